@@ -1,0 +1,209 @@
+"""The tables: instance, series, study, job, job_step, event, artifact, result.
+
+Rows point at blobs by sha256, never the other way. Times are UTC. Text that came from outside is data, never a name.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, Text, UniqueConstraint
+from sqlmodel import Field, SQLModel
+
+from heimdallr_ray.catalog.states import JobState, StudyState
+from heimdallr_ray.catalog.types import UtcDateTime
+from heimdallr_ray.ids import new_id
+
+_BIG_ID = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class StudyRow(SQLModel, table=True):
+    """One study, keyed by StudyInstanceUID (a derived UID where the sender left it blank)."""
+
+    __tablename__ = "study"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (Index("ix_study_state_last", "state", "last_received_at"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
+    study_uid: str = Field(unique=True, max_length=64)
+    uid_generated: bool = False
+    state: str = Field(default=StudyState.RECEIVING.value, max_length=16)
+    step: str | None = Field(default=None, max_length=32)
+    reason_code: str | None = Field(default=None, max_length=64)
+    reason: str | None = Field(default=None, sa_column=Column(Text))
+    epoch: int = 1
+    manifest_sha256: str | None = Field(default=None, max_length=64)
+    n_instances: int = 0
+    n_bytes: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, default=0))
+    first_received_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    last_received_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    closed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    done_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    urgency: str | None = Field(default=None, max_length=2, index=True)
+    urgency_reason: str | None = Field(default=None, sa_column=Column(Text))
+    ordered_priority: str | None = Field(default=None, max_length=16)
+    synthetic: bool = False
+    door: str = Field(default="dicom", max_length=8)
+    calling_ae: str | None = Field(default=None, max_length=16)
+    patient_id: str | None = Field(default=None, max_length=64, index=True)
+    patient_name: str | None = Field(default=None, max_length=324)
+    patient_birth_date: str | None = Field(default=None, max_length=8)
+    patient_sex: str | None = Field(default=None, max_length=16)
+    accession_number: str | None = Field(default=None, max_length=16, index=True)
+    study_date: str | None = Field(default=None, max_length=8)
+    study_time: str | None = Field(default=None, max_length=16)
+    study_description: str | None = Field(default=None, max_length=64)
+    modalities: str | None = Field(default=None, max_length=64)
+    """Comma-separated, sorted."""
+
+
+class SeriesRow(SQLModel, table=True):
+    """One series of a study, and why it was, or was not, chosen."""
+
+    __tablename__ = "series"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (UniqueConstraint("study_id", "series_uid"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
+    study_id: str = Field(foreign_key="study.id", index=True, max_length=32)
+    series_uid: str = Field(max_length=64)
+    modality: str | None = Field(default=None, max_length=16)
+    series_number: int | None = None
+    series_description: str | None = Field(default=None, max_length=64)
+    body_part: str | None = Field(default=None, max_length=16)
+    n_instances: int = 0
+    chosen: bool | None = None
+    """None until a selection has run."""
+    reject_code: str | None = Field(default=None, max_length=64)
+    reason: str | None = Field(default=None, sa_column=Column(Text))
+    geometry: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    """JSON: shape, spacing_mm, flags of the assembled volume."""
+
+
+class InstanceRow(SQLModel, table=True):
+    """One stored DICOM object. `blob_sha256` names the Part 10 file exactly as written to the spool."""
+
+    __tablename__ = "instance"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (UniqueConstraint("study_id", "sop_uid", "dataset_sha256"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
+    study_id: str = Field(foreign_key="study.id", index=True, max_length=32)
+    series_id: str = Field(foreign_key="series.id", index=True, max_length=32)
+    sop_uid: str = Field(index=True, max_length=64)
+    sop_class_uid: str = Field(max_length=64)
+    transfer_syntax_uid: str = Field(max_length=64)
+    blob_sha256: str = Field(max_length=64)
+    dataset_sha256: str = Field(max_length=64)
+    """Digest of the data set bytes as received, without preamble and file meta."""
+    size: int
+    spool_name: str = Field(unique=True, max_length=64)
+    epoch: int = 1
+    received_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    door: str = Field(default="dicom", max_length=8)
+    association_id: str | None = Field(default=None, max_length=64)
+    calling_ae: str | None = Field(default=None, max_length=16)
+    address: str | None = Field(default=None, max_length=64)
+    sop_uid_conflict: bool = False
+
+
+class JobRow(SQLModel, table=True):
+    """One row of the lease table. `fence` grows with each claim; who holds an older fence changes nothing."""
+
+    __tablename__ = "job"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        UniqueConstraint("kind", "key"),
+        Index("ix_job_claim", "state", "priority", "run_at"),
+    )
+
+    id: int | None = Field(default=None, sa_column=Column(_BIG_ID, primary_key=True, autoincrement=True))
+    kind: str = Field(max_length=16)
+    key: str = Field(max_length=128)
+    study_id: str | None = Field(default=None, foreign_key="study.id", index=True, max_length=32)
+    epoch: int = 1
+    priority: int = 3
+    state: str = Field(default=JobState.QUEUED.value, max_length=16)
+    run_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    attempt: int = 0
+    max_attempts: int = 3
+    fence: int = 0
+    owner: str | None = Field(default=None, max_length=64)
+    lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    payload: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    error_code: str | None = Field(default=None, max_length=64)
+    error: str | None = Field(default=None, sa_column=Column(Text))
+    created_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+
+
+class JobStepRow(SQLModel, table=True):
+    """One finished step of a job: what went in, what came out, how long it took."""
+
+    __tablename__ = "job_step"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (UniqueConstraint("job_id", "step", "input_hash"),)
+
+    id: int | None = Field(default=None, sa_column=Column(_BIG_ID, primary_key=True, autoincrement=True))
+    job_id: int = Field(sa_column=Column(_BIG_ID, nullable=False, index=True))
+    step: str = Field(max_length=32)
+    input_hash: str = Field(max_length=64)
+    output: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    """JSON: small facts and blob digests, never bulk."""
+    fence: int
+    attempt: int = 1
+    seconds: float
+    finished_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+
+
+class EventRow(SQLModel, table=True):
+    """What happened, in order; the state history and the source of the live stream (id = Last-Event-ID)."""
+
+    __tablename__ = "event"  # pyright: ignore[reportAssignmentType]
+
+    id: int | None = Field(default=None, sa_column=Column(_BIG_ID, primary_key=True, autoincrement=True))
+    at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    kind: str = Field(max_length=32)
+    """study.state, study.step, study.images, study.urgency, job.claimed, ..."""
+    study_id: str | None = Field(default=None, index=True, max_length=32)
+    job_id: int | None = Field(default=None, sa_column=Column(_BIG_ID, nullable=True))
+    actor: str = Field(max_length=64)
+    old: str | None = Field(default=None, max_length=64)
+    new: str | None = Field(default=None, max_length=64)
+    reason: str | None = Field(default=None, sa_column=Column(Text))
+    payload: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
+class ResultRow(SQLModel, table=True):
+    """The result of one epoch of a study. A later epoch supersedes it, visibly."""
+
+    __tablename__ = "result"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (UniqueConstraint("study_id", "epoch", "version"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
+    study_id: str = Field(foreign_key="study.id", index=True, max_length=32)
+    job_id: int = Field(sa_column=Column(_BIG_ID, nullable=False, unique=True))
+    epoch: int = 1
+    version: int = 1
+    fence: int
+    created_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    superseded_by: str | None = Field(default=None, max_length=32)
+    urgency: str | None = Field(default=None, max_length=2)
+    synthetic: bool = False
+    document: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    """The same JSON as the artifact results.json."""
+
+
+class ArtifactRow(SQLModel, table=True):
+    """One file that belongs to a result; its bytes are the blob `sha256`."""
+
+    __tablename__ = "artifact"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (UniqueConstraint("result_id", "name"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
+    result_id: str = Field(foreign_key="result.id", index=True, max_length=32)
+    study_id: str = Field(foreign_key="study.id", index=True, max_length=32)
+    name: str = Field(max_length=128)
+    kind: str = Field(max_length=32)
+    """id, results, resultados, label_map, display_volume, key_image, overlay."""
+    media_type: str = Field(max_length=64)
+    sha256: str = Field(max_length=64)
+    size: int
+    synthetic: bool = False
+    meta: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))

@@ -1,0 +1,163 @@
+"""One frozen Settings object: heimdallr.toml, then HEIMDALLR_* variables. Built in cli.py, passed down, read nowhere else.
+
+Unknown keys, malformed files and weak secrets stop the start.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, cast
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from heimdallr_ray.errors import BadSetting
+
+ENV_PREFIX = "HEIMDALLR_"
+NOT_SETTINGS = frozenset({"HEIMDALLR_TEST_DATA", "HEIMDALLR_CONFIG"})
+"""Variables with our prefix that are not settings: the tests' data folder and the path of heimdallr.toml."""
+MIN_SECRET_LENGTH = 16
+
+
+def is_loopback(host: str) -> bool:
+    """True where `host` can only be reached from this machine."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Each field is documented in docs/settings.md (a test compares)."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
+
+    profile: Literal["demo", "site"] = Field("site", description="`demo` uses the synthetic demo weights; `site` refuses them.")
+    data_dir: Path = Field(
+        Path.home() / ".local" / "share" / "heimdallr", description="Folder of the database, the spool, the blobs and the logs."
+    )
+    database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in `data_dir`.")
+
+    server_host: str = Field("127.0.0.1", description="Address that HTTP binds to.")
+    server_port: int = Field(8001, ge=0, le=65535, description="Port of the API and the web pages.")
+    api_token: SecretStr = Field(SecretStr(""), description="Bearer token for the API; needed when HTTP is not on loopback.")
+    upload_token: SecretStr = Field(
+        SecretStr(""), description="Token for uploads, as bearer or X-Upload-Token; empty: `api_token` alone decides."
+    )
+    max_upload_mib: int = Field(4096, ge=1, description="Largest ZIP that an upload may send.")
+    max_unpacked_mib: int = Field(16384, ge=1, description="Largest total size that a ZIP may unpack to.")
+    max_zip_entries: int = Field(50000, ge=1, description="Most entries that a ZIP may hold.")
+
+    ae_title: str = Field("HEIMDALLR", min_length=1, max_length=16, description="Our application entity title.")
+    dicom_host: str = Field("127.0.0.1", description="Address that the DICOM listener binds to.")
+    dicom_port: int = Field(11112, ge=0, le=65535, description="Port of the DICOM listener.")
+    allowed_calling_aes: tuple[str, ...] = Field((), description="Calling AE titles that may associate; empty: any.")
+    allowed_addresses: tuple[str, ...] = Field((), description="Networks (CIDR) that may associate; empty: any.")
+    max_associations: int = Field(32, ge=1, le=1000, description="Associations open at once.")
+    max_instance_mib: int = Field(512, ge=1, description="Largest single DICOM object.")
+    idle_seconds: float = Field(30.0, gt=0, description="A study is closed after this long without a new image.")
+    scan_seconds: float = Field(1.0, gt=0, le=60, description="How often the listener looks for idle studies.")
+    min_free_mib: int = Field(1024, ge=0, description="Intake is refused while less than this is free in `data_dir`.")
+
+    max_parallel_cases: int = Field(1, ge=1, le=64, description="Studies that one consumer replica works on at once.")
+    lease_seconds: float = Field(20.0, gt=0, description="How long a claimed job belongs to its worker without renewal.")
+    renew_seconds: float = Field(5.0, gt=0, description="How often a worker renews its lease.")
+    max_attempts: int = Field(3, ge=1, le=20, description="Attempts before a job is set aside.")
+
+    weights_dir: Path | None = Field(None, description="Folder of TotalSegmentator models; empty: demo weights in `demo`, `data_dir`/weights in `site`.")
+    totalsegmentator_licence: SecretStr = Field(SecretStr(""), description="The site's own TotalSegmentator licence number, for licensed tasks.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the models run.")
+    torch_threads: int = Field(0, ge=0, le=256, description="CPU threads of one Segmenter replica; 0: all cores.")
+
+    ray_port: int = Field(6479, ge=0, le=65535, description="Port of the Ray head (GCS).")
+    ray_dashboard_port: int = Field(8297, ge=0, le=65535, description="Port of Ray's own dashboard, always on loopback.")
+    ray_agent_port: int = Field(52397, ge=0, le=65535, description="Port of Ray's dashboard agent, always on loopback.")
+    ray_client_port: int = Field(10397, ge=0, le=65535, description="Port of the Ray client server.")
+    ray_metrics_port: int = Field(8397, ge=0, le=65535, description="Port of Ray's metrics export.")
+    ray_worker_ports: str = Field("22000-22999", pattern=r"^\d+-\d+$", description="Port range of Ray workers.")
+    ray_num_cpus: int = Field(0, ge=0, description="Logical CPUs of the Ray head; 0: enough for all deployments.")
+    object_store_mib: int = Field(1024, ge=100, description="Ray's object store on this host.")
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what `load` passes in: no hidden .env file, no secret folder, no second reading of the environment."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _secure(self) -> Self:
+        for name in ("api_token", "upload_token"):
+            secret = cast(SecretStr, getattr(self, name)).get_secret_value()
+            if secret and len(secret) < MIN_SECRET_LENGTH:
+                raise ValueError(f"{name} needs at least {MIN_SECRET_LENGTH} characters")
+        if not is_loopback(self.server_host) and not self.api_token.get_secret_value():
+            raise ValueError("server_host is not loopback: set api_token first")
+        if not is_loopback(self.dicom_host) and not (self.allowed_calling_aes or self.allowed_addresses):
+            raise ValueError("dicom_host is not loopback: set allowed_calling_aes or allowed_addresses first")
+        for network in self.allowed_addresses:
+            ipaddress.ip_network(network)
+        if self.renew_seconds * 2 > self.lease_seconds:
+            raise ValueError("renew_seconds must be at most half of lease_seconds")
+        return self
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The database to use."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'catalog.sqlite'}"
+
+    @property
+    def spool_dir(self) -> Path:
+        """Where received objects are made durable before they are acknowledged."""
+        return self.data_dir / "spool"
+
+    @property
+    def blob_dir(self) -> Path:
+        """Root of the content-addressed store."""
+        return self.data_dir / "blobs"
+
+    @property
+    def log_dir(self) -> Path:
+        """Where the supervisor and its children write their logs."""
+        return self.data_dir / "logs"
+
+
+def load(
+    environ: Mapping[str, str] | None = None, config_file: Path | None = None, **overrides: Any
+) -> Settings:
+    """The settings from `config_file` (or HEIMDALLR_CONFIG), the environment and `overrides`, the latter winning.
+
+    Raises:
+        BadSetting: an unknown key, a malformed file or value, or an insecure combination; says which.
+    """
+    env = os.environ if environ is None else environ
+    path = config_file or (Path(env["HEIMDALLR_CONFIG"]) if env.get("HEIMDALLR_CONFIG") else None)
+    values: dict[str, Any] = {}
+    if path is not None:
+        try:
+            values.update(tomllib.loads(path.read_text(encoding="utf-8")))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+            raise BadSetting(f"cannot read {path.name}: {error}") from error
+    for key, text in env.items():
+        if key.startswith(ENV_PREFIX) and key not in NOT_SETTINGS and text != "":
+            name = key.removeprefix(ENV_PREFIX).lower()
+            values[name] = tuple(part.strip() for part in text.split(",")) if name.startswith("allowed_") else text
+    values.update({key: value for key, value in overrides.items() if value is not None})
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
+        raise BadSetting(problems) from error

@@ -1,0 +1,235 @@
+"""Every error the package raises on purpose: three families, one stable code per leaf.
+
+`Rejected` is the sender's fault and is never retried, `Retryable` may succeed later, `Broken` is ours and stops the
+work. Each leaf maps once to an HTTP status and to a DIMSE status (PS3.7 Annex C, PS3.4 table B.2-1).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HeimdallrError(Exception):
+    """Root of all errors raised on purpose.
+
+    `code` is stable and goes into API bodies, study reasons and logs; `detail` is for a person and carries no patient
+    data.
+    """
+
+    code: ClassVar[str] = "error"
+    http_status: ClassVar[int] = 500
+    dimse_status: ClassVar[int] = 0x0110
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail or (type(self).__doc__ or self.code).strip().splitlines()[0])
+        self.detail = str(self)
+
+
+class Rejected(HeimdallrError):
+    """The input cannot be accepted as it is; sending it again changes nothing."""
+
+    code = "rejected"
+    http_status = 400
+    dimse_status = 0xC000
+
+
+class Retryable(HeimdallrError):
+    """Not possible at the moment; the same request may succeed later."""
+
+    code = "retryable"
+    http_status = 503
+    dimse_status = 0xA700
+
+
+class Broken(HeimdallrError):
+    """Something that should hold does not hold: a defect of ours or of the installation."""
+
+    code = "broken"
+    http_status = 500
+    dimse_status = 0x0110
+
+
+# Rejected ------------------------------------------------------------------------------------------------------------
+
+
+class BadIdentifier(Rejected):
+    """An identifier does not have the form its standard prescribes."""
+
+    code = "bad_identifier"
+
+
+class NotDicom(Rejected):
+    """The bytes are not a DICOM object."""
+
+    code = "not_dicom"
+
+
+class TruncatedObject(Rejected):
+    """The object ends before its declared length."""
+
+    code = "truncated"
+
+
+class TooLarge(Rejected):
+    """The input exceeds a limit of heimdallr_ray.dicom.limits."""
+
+    code = "too_large"
+    http_status = 413
+
+
+class BadArchive(Rejected):
+    """The ZIP archive is damaged, or holds a name or an entry that is not allowed."""
+
+    code = "bad_archive"
+
+
+class EmptyInput(Rejected):
+    """Nothing in the input is a DICOM instance."""
+
+    code = "empty_input"
+
+
+class NotAVolume(Rejected):
+    """The series cannot be assembled exactly; `reason` says which rule failed."""
+
+    code = "not_a_volume"
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(detail or reason)
+        self.reason = reason
+
+
+class NoUsableSeries(Rejected):
+    """No series of the study can be measured; each carries its own reject code."""
+
+    code = "no_usable_series"
+    http_status = 422
+
+
+class ModalityNotSupported(Rejected):
+    """No installed model reads this modality."""
+
+    code = "modality_not_supported"
+    http_status = 422
+
+
+class GeometryMismatch(Rejected):
+    """Label map and image do not describe the same grid."""
+
+    code = "geometry_mismatch"
+    http_status = 422
+
+
+class EmptyImage(Rejected):
+    """The image holds nothing to segment (all voxels equal or zero)."""
+
+    code = "empty_image"
+    http_status = 422
+
+
+class NotFound(Rejected):
+    """There is no such thing here."""
+
+    code = "not_found"
+    http_status = 404
+
+
+class Unauthorized(Rejected):
+    """A bearer token is needed and was absent or wrong."""
+
+    code = "unauthorized"
+    http_status = 401
+    dimse_status = 0x0124
+
+
+class BadSetting(Rejected):
+    """A setting is unknown, malformed or insecure."""
+
+    code = "bad_setting"
+
+
+# Retryable -----------------------------------------------------------------------------------------------------------
+
+
+class StorageFull(Retryable):
+    """No room left on the device that holds the data folder."""
+
+    code = "storage_full"
+    http_status = 507
+    dimse_status = 0xA700
+
+
+class StorageFailed(Retryable):
+    """The operating system refused to make bytes durable."""
+
+    code = "storage_failed"
+    dimse_status = 0xA701
+
+
+class DatabaseBusy(Retryable):
+    """The database did not answer within its bound."""
+
+    code = "database_busy"
+
+
+class EngineUnavailable(Retryable):
+    """The segmentation replica is not there at the moment."""
+
+    code = "engine_unavailable"
+
+
+class StaleLease(Retryable):
+    """Another worker holds the lease; this one's work is thrown away."""
+
+    code = "stale_lease"
+
+
+class AlreadyRunning(Retryable):
+    """Another supervisor holds the data folder."""
+
+    code = "already_running"
+
+
+class NotReady(Retryable):
+    """The stack did not become ready within its bound."""
+
+    code = "not_ready"
+
+
+# Broken --------------------------------------------------------------------------------------------------------------
+
+
+class WeightsMissing(Broken):
+    """A model folder that the plan needs is not installed."""
+
+    code = "weights_missing"
+
+
+class WeightsTampered(Broken):
+    """A model file differs from its entry in the sha256 manifest."""
+
+    code = "weights_tampered"
+
+
+class LicenceRequired(Broken):
+    """The task needs a TotalSegmentator licence that the site has not configured."""
+
+    code = "licence_required"
+
+
+class BlobMissing(Broken):
+    """A row names a blob that is not in the store, or whose bytes differ from its name."""
+
+    code = "blob_missing"
+
+
+class IllegalTransition(Broken):
+    """The study is not in a state from which this transition is allowed."""
+
+    code = "illegal_transition"
+
+
+class OutOfMemory(Broken):
+    """The model did not fit into memory, not even split."""
+
+    code = "oom"

@@ -1,0 +1,167 @@
+"""Volume and LabelMap: voxels together with the geometry that gives them meaning.
+
+Arrays are indexed `[i, j, k]`. `affine_ras` maps `(i, j, k, 1)` to patient millimetres in the NIfTI convention, where
+x, y, z grow towards the patient's right, anterior and superior side. DICOM's own LPS frame exists inside `dicom/` only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heimdallr_ray.errors import GeometryMismatch, NotAVolume
+
+AFFINE_ATOL_MM = 1e-3
+"""Two grids whose voxel corners differ by less are the same grid."""
+
+
+def spacing_mm_of(affine_ras: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Length in mm of one step along i, j and k."""
+    i, j, k = np.sqrt((affine_ras[:3, :3] ** 2).sum(axis=0))
+    return float(i), float(j), float(k)
+
+
+def _checked_affine(affine_ras: NDArray[np.float64]) -> NDArray[np.float64]:
+    affine = np.array(affine_ras, dtype=np.float64)
+    if affine.shape != (4, 4) or not np.isfinite(affine).all():
+        raise NotAVolume("bad_affine", "affine must be a finite 4 x 4 matrix")
+    if not np.allclose(affine[3], (0.0, 0.0, 0.0, 1.0)) or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise NotAVolume("bad_affine", "affine is not an invertible map to millimetres")
+    affine.setflags(write=False)
+    return affine
+
+
+def same_grid(a: Volume | LabelMap, b: Volume | LabelMap) -> bool:
+    """True where both have one shape and no voxel corner differs by more than AFFINE_ATOL_MM."""
+    if a.array.shape != b.array.shape:
+        return False
+    corners = np.array([[i, j, k, 1.0] for i in (0, 1) for j in (0, 1) for k in (0, 1)])
+    corners[:, :3] *= np.array(a.array.shape) - 1
+    return bool(np.abs(corners @ (a.affine_ras - b.affine_ras).T).max() <= AFFINE_ATOL_MM)
+
+
+@dataclass(frozen=True)
+class VolumeSource:
+    """Where a volume came from; carried into the provenance of every number made from it."""
+
+    modality: str
+    """DICOM Modality (0008,0060): CT, MR."""
+    study_uid: str = ""
+    series_uid: str = ""
+    frame_of_reference_uid: str = ""
+    manifest_sha256: str = ""
+    """Digest over the sorted digests of the instances that were used, in slice order."""
+    synthetic: bool = False
+    attributes: Mapping[str, str | float | int | None] = field(default_factory=dict[str, Any])
+    """Header facts that metrics gate on: kvp, kernel, slice_thickness_mm, contrast_agent, ..."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A scalar image on a regular grid.
+
+    Attributes:
+        array: `[i, j, k]`, int16 or float32; CT in Hounsfield units (rescale applied), MR in arbitrary units.
+        affine_ras: 4 x 4 float64, voxel index to RAS millimetres.
+        source: where it came from.
+        flags: what the assembler noticed: `tilt`, `variable_spacing`, `missing_slices:2`, ...
+    """
+
+    array: NDArray[Any]
+    affine_ras: NDArray[np.float64]
+    source: VolumeSource
+    flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 3 or min(self.array.shape) < 1:
+            raise NotAVolume("not_3d", f"expected 3 dimensions, got shape {self.array.shape}")
+        if self.array.dtype not in (np.dtype(np.int16), np.dtype(np.float32)):
+            raise NotAVolume("dtype", f"expected int16 or float32, got {self.array.dtype}")
+        object.__setattr__(self, "affine_ras", _checked_affine(self.affine_ras))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along i, j, k."""
+        i, j, k = self.array.shape
+        return i, j, k
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Millimetres per step along i, j, k."""
+        return spacing_mm_of(self.affine_ras)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres (from the determinant, so right for sheared grids too)."""
+        return float(abs(np.linalg.det(self.affine_ras[:3, :3])) / 1000.0)
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """The model that made a label map."""
+
+    task: str
+    """TotalSegmentator task name: total, tissue_types, cerebral_bleed."""
+    model_id: str
+    """For example totalsegmentator/297."""
+    weights_sha256: str
+    """Digest of the weights manifest entry."""
+    synthetic: bool
+    backend: str = "resident"
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """A segmentation on the grid of the volume it was made from.
+
+    Attributes:
+        array: `[i, j, k]`, uint8 or uint16; 0 is background.
+        affine_ras: as in Volume.
+        labels: label value to structure name (TotalSegmentator's names).
+        model: what made it.
+        source_manifest_sha256: `VolumeSource.manifest_sha256` of the image it belongs to.
+    """
+
+    array: NDArray[Any]
+    affine_ras: NDArray[np.float64]
+    labels: Mapping[int, str]
+    model: ModelRef
+    source_manifest_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if self.array.ndim != 3:
+            raise NotAVolume("not_3d", f"expected 3 dimensions, got shape {self.array.shape}")
+        if self.array.dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
+            raise NotAVolume("dtype", f"expected uint8 or uint16, got {self.array.dtype}")
+        object.__setattr__(self, "affine_ras", _checked_affine(self.affine_ras))
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine_ras[:3, :3])) / 1000.0)
+
+    def value_of(self, name: str) -> int | None:
+        """The label value of a structure, or None where this map cannot hold it."""
+        return next((value for value, label in self.labels.items() if label == name), None)
+
+    def mask(self, *names: str) -> NDArray[np.bool_]:
+        """Boolean `[i, j, k]` mask of the union of the named structures; names the map cannot hold are ignored."""
+        values = [value for value in map(self.value_of, names) if value is not None]
+        return np.isin(self.array, values)
+
+
+def require_same_grid(volume: Volume, label_map: LabelMap) -> None:
+    """Nothing happens where image and labels share grid and source.
+
+    Raises:
+        GeometryMismatch: another shape, another affine, or a label map made from other pixels.
+    """
+    if not same_grid(volume, label_map):
+        raise GeometryMismatch("label map and image differ in shape or affine")
+    made_from = label_map.source_manifest_sha256
+    if made_from and volume.source.manifest_sha256 and made_from != volume.source.manifest_sha256:
+        raise GeometryMismatch("label map was made from another image")
