@@ -6,6 +6,7 @@ Unknown keys, malformed files and weak secrets stop the start.
 from __future__ import annotations
 
 import ipaddress
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -80,7 +81,9 @@ class Settings(BaseSettings):
     ray_agent_port: int = Field(52397, ge=0, le=65535, description="Port of Ray's dashboard agent, always on loopback.")
     ray_client_port: int = Field(10397, ge=0, le=65535, description="Port of the Ray client server.")
     ray_metrics_port: int = Field(8397, ge=0, le=65535, description="Port of Ray's metrics export.")
-    ray_worker_ports: str = Field("22000-22999", pattern=r"^\d+-\d+$", description="Port range of Ray workers.")
+    ray_worker_ports: str = Field(
+        "22000-22999", pattern=r"^(\d+-\d+)?$", description="Port range of Ray workers; empty: any free port."
+    )
     ray_num_cpus: int = Field(0, ge=0, description="Logical CPUs of the Ray head; 0: enough for all deployments.")
     object_store_mib: int = Field(1024, ge=100, description="Ray's object store on this host.")
 
@@ -130,6 +133,18 @@ class Settings(BaseSettings):
         return self.data_dir / "blobs"
 
     @property
+    def run_dir(self) -> Path:
+        """Lock, token and effective settings of the running supervisor."""
+        return self.data_dir / "run"
+
+    @property
+    def resolved_weights_dir(self) -> Path | None:
+        """The folder of the models; None: the packaged demo weights."""
+        if self.weights_dir is not None:
+            return self.weights_dir
+        return None if self.profile == "demo" else self.data_dir / "weights"
+
+    @property
     def log_dir(self) -> Path:
         """Where the supervisor and its children write their logs."""
         return self.data_dir / "logs"
@@ -161,3 +176,27 @@ def load(
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
         raise BadSetting(problems) from error
+
+
+def save_effective(settings: Settings, path: Path) -> None:
+    """Write the settings, secrets included, to `path` with mode 0600, for the replicas of this installation."""
+    values = settings.model_dump(mode="json")
+    for name, value in settings.model_dump().items():
+        if isinstance(value, SecretStr):
+            values[name] = value.get_secret_value()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        json.dump(values, file)
+
+
+def load_effective(path: Path) -> Settings:
+    """The settings that `save_effective` wrote.
+
+    Raises:
+        BadSetting: the file is missing or was not written by this version.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise BadSetting(f"cannot read {path.name}: {error}") from error
+    return load({}, **values)

@@ -24,6 +24,10 @@ class HeimdallrError(Exception):
         super().__init__(detail or (type(self).__doc__ or self.code).strip().splitlines()[0])
         self.detail = str(self)
 
+    def __reduce__(self) -> tuple[type[HeimdallrError], tuple[str, ...]]:
+        """Errors cross process boundaries with their detail."""
+        return type(self), (self.detail,)
+
 
 class Rejected(HeimdallrError):
     """The input cannot be accepted as it is; sending it again changes nothing."""
@@ -97,6 +101,10 @@ class NotAVolume(Rejected):
     def __init__(self, reason: str, detail: str = "") -> None:
         super().__init__(detail or reason)
         self.reason = reason
+
+    def __reduce__(self) -> tuple[type[HeimdallrError], tuple[str, ...]]:
+        """Errors cross process boundaries with reason and detail."""
+        return type(self), (self.reason, self.detail)
 
 
 class NoUsableSeries(Rejected):

@@ -1,0 +1,1 @@
+"""The five Serve deployments and the builder that serve_config.yaml names."""

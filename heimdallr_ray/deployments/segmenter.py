@@ -1,0 +1,44 @@
+"""Segmenter: TotalSegmentator's models, resident and warm, one study at a time."""
+
+from __future__ import annotations
+
+import os
+
+from ray import serve
+
+from heimdallr_ray.deployments.app import AppArgs
+from heimdallr_ray.segmentation.engine import EngineInfo, SegmentationRequest, SegmentationRun
+
+
+@serve.deployment(name="Segmenter")
+class Segmenter:
+    """A resident engine. The replica is ready only when every installed model is loaded and has run one tile."""
+
+    def __init__(self, args: AppArgs) -> None:
+        """Load and warm up; a missing or changed weight file fails the replica with its typed error."""
+        from heimdallr_ray.segmentation.totalseg import ResidentEngine, open_weights
+
+        settings = args.settings()
+        self._engine = ResidentEngine(
+            open_weights(settings.resolved_weights_dir, allow_synthetic=settings.profile == "demo"),
+            device=settings.device,
+            threads=settings.torch_threads or os.cpu_count(),
+            licensed=bool(settings.totalsegmentator_licence.get_secret_value()),
+        )
+        self._engine.warm_up()
+
+    def run(self, request: SegmentationRequest) -> SegmentationRun:
+        """Segment one study; errors of heimdallr_ray.errors pass through."""
+        return self._engine.run_plan(request)
+
+    def info(self) -> EngineInfo:
+        """What is loaded and where."""
+        return self._engine.info()
+
+    def pid(self) -> int:
+        """The process that holds the models."""
+        return os.getpid()
+
+    def check_health(self) -> None:
+        """Raises where the models are gone."""
+        self._engine.info()

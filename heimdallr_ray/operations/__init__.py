@@ -1,0 +1,1 @@
+"""Running the product: supervisor, doctor, demo."""
