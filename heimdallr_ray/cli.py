@@ -1,0 +1,244 @@
+"""Composition root and the `heimdallr` command."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+import heimdallr_ray
+from heimdallr_ray.clock import SystemClock
+from heimdallr_ray.config import Settings, load
+from heimdallr_ray.errors import HeimdallrError
+
+app = typer.Typer(
+    name="heimdallr",
+    help="A radiology pipeline on Ray: DICOM in, TotalSegmentator, measurements, triage, worklist. "
+    "Decision support, not diagnosis.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+_err = Console(stderr=True, highlight=False)
+_out = Console(highlight=False)
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", help="heimdallr.toml; otherwise HEIMDALLR_CONFIG, otherwise none.")
+]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Overrides the data folder.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
+
+DOWN_S = 20.0
+
+
+def _settings(config: Path | None, **overrides: Any) -> Settings:
+    try:
+        return load(config_file=config, **overrides)
+    except HeimdallrError as error:
+        raise _failure(error) from error
+
+
+def _failure(error: HeimdallrError, status: int = 1) -> typer.Exit:
+    _err.print(f"[red]{error.code}[/red]: {error.detail}", markup=True, soft_wrap=True)
+    return typer.Exit(status)
+
+
+def _say(message: str) -> None:
+    _err.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {message}", soft_wrap=True)
+
+
+@app.callback(invoke_without_command=True)
+def main_options(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    """A radiology pipeline on Ray."""
+    if version:
+        _out.print(f"heimdallr {heimdallr_ray.__version__}")
+        raise typer.Exit(0)
+
+
+@app.command()
+def up(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Annotated[
+        str | None, typer.Option(help="demo or site.")] = None) -> None:  # fmt: skip
+    """Start everything and stay in the foreground: Ray head, DICOM listener, Serve application. Ctrl-C stops it."""
+    from heimdallr_ray.operations import supervisor
+
+    settings = _settings(config, data_dir=data_dir, profile=profile)
+
+    def progress(message: str) -> None:
+        _say(message)
+        if message == "ready":
+            _say(f"pages and API  {supervisor.server_url(settings)}" if settings.server_port else "ready")
+            _say(f"DICOM          {settings.ae_title}@{settings.dicom_host}:{settings.dicom_port}")
+
+    raise typer.Exit(supervisor.run(settings, SystemClock(), progress))
+
+
+@app.command()
+def down(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    drain: Annotated[bool, typer.Option(help="Take no new images and finish queued and running studies first.")] = False,
+    timeout: Annotated[float, typer.Option(help="Longest wait for --drain, in seconds.")] = 3600.0,
+) -> None:
+    """Stop the stack of a data folder. Running work is abandoned and leased anew by the next start, or drained."""
+    from heimdallr_ray.operations import lock
+
+    settings = _settings(config, data_dir=data_dir)
+    holder = lock.read_holder(settings.run_dir)
+    if not lock.is_held(settings.run_dir) or holder is None:
+        _say(f"nothing runs on {settings.data_dir}")
+        raise typer.Exit(0)
+    os.kill(holder.pid, signal.SIGUSR1 if drain else signal.SIGTERM)
+    deadline = time.monotonic() + (timeout if drain else DOWN_S)
+    while lock.is_held(settings.run_dir):
+        if time.monotonic() > deadline:
+            _say(f"pid {holder.pid} is still there; `heimdallr down` without --drain stops it at once")
+            raise typer.Exit(1)
+        time.sleep(0.1)
+    _say("stopped")
+
+
+@app.command()
+def status(config: ConfigOption = None, data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+    """What runs on a data folder and what it is doing. Exit status 0 when ready, 3 when nothing runs, 1 otherwise."""
+    from heimdallr_ray.operations import status as status_of
+
+    settings = _settings(config, data_dir=data_dir)
+    report = status_of.collect(settings)
+    if as_json:
+        print(json.dumps(report))  # noqa: T201
+    else:
+        table = Table(show_header=False, box=None)
+        for key, value in status_of.flatten(report):
+            table.add_row(key, value)
+        _out.print(table)
+    raise typer.Exit(status_of.exit_status(report))
+
+
+@app.command()
+def doctor(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Annotated[
+        str | None, typer.Option(help="demo or site.")] = None, as_json: JsonOption = False) -> None:  # fmt: skip
+    """Check ports and listeners, disk, database, weights, GPU, versions and the Ray token; say how to mend each."""
+    from heimdallr_ray.operations.doctor import examine
+
+    findings = examine(_settings(config, data_dir=data_dir, profile=profile))
+    if as_json:
+        print(json.dumps([finding.__dict__ for finding in findings]))  # noqa: T201
+    else:
+        for finding in findings:
+            mark = "[green]ok  [/green]" if finding.ok else "[red]MEND[/red]"
+            _out.print(f"{mark} {finding.name}: {finding.detail}", soft_wrap=True)
+            if finding.mend:
+                _out.print(f"     -> {finding.mend}", soft_wrap=True)
+    raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
+
+
+@app.command()
+def demo(
+    once: Annotated[bool, typer.Option(help="Stop when both studies are done.")] = False,
+    as_json: JsonOption = False,
+    keep: Annotated[Path | None, typer.Option(help="Work in this folder and leave it there.")] = None,
+) -> None:
+    """Two synthetic CT studies travel the whole road, with demo weights, in a temporary folder."""
+    from heimdallr_ray.operations import demo as demo_run
+
+    exit_status, document = demo_run.run(SystemClock(), _say, once=once, keep=keep)
+    if as_json:
+        print(json.dumps(document))  # noqa: T201
+    raise typer.Exit(exit_status)
+
+
+@app.command()
+def send(
+    folder: Annotated[Path, typer.Argument(exists=True, help="Folder (or file) with DICOM objects.")],
+    host: Annotated[str, typer.Option()] = "127.0.0.1",
+    port: Annotated[int | None, typer.Option(help="Default: HEIMDALLR_DICOM_PORT.")] = None,
+    called: Annotated[str | None, typer.Option(help="Called AE title; default: HEIMDALLR_AE_TITLE.")] = None,
+    calling: Annotated[str, typer.Option(help="Calling AE title.")] = "HEIMDALLR_SCU",
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send every DICOM object below a folder by C-STORE, with progress."""
+    from heimdallr_ray.clients.send import send_folder
+
+    settings = _settings(config)
+    with _bar("images") as bar:
+        task = bar.add_task("sending", total=None)
+        try:
+            report = send_folder(
+                folder,
+                host=host,
+                port=port or settings.dicom_port,
+                called_ae=called or settings.ae_title,
+                calling_ae=calling,
+                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except HeimdallrError as error:
+            raise _failure(error) from error
+    _report(report.as_json(), as_json)
+    raise typer.Exit(0 if not report.failed else 1)
+
+
+@app.command()
+def upload(
+    source: Annotated[Path, typer.Argument(exists=True, help="ZIP archive, or a folder that is zipped on the way.")],
+    url: Annotated[str | None, typer.Option(help="Default: the server of the settings.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Upload a ZIP archive or a folder of DICOM objects over HTTP, with progress."""
+    from heimdallr_ray.clients.upload import upload_zip
+    from heimdallr_ray.operations.supervisor import server_url
+
+    settings = _settings(config)
+    token = settings.upload_token.get_secret_value() or settings.api_token.get_secret_value()
+    with _bar("bytes") as bar:
+        task = bar.add_task("uploading", total=None)
+        try:
+            outcome = upload_zip(
+                source,
+                url=url or server_url(settings),
+                token=token or None,
+                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+            )
+        except HeimdallrError as error:
+            raise _failure(error) from error
+    _report(outcome.as_json(), as_json)
+
+
+def _bar(unit: str) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
+        console=_err,
+    )  # fmt: skip
+
+
+def _report(values: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(values))  # noqa: T201
+    else:
+        for key, value in values.items():
+            _out.print(f"{key}: {value}", soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point of the `heimdallr` command."""
+    try:
+        app()
+    except HeimdallrError as error:
+        _failure(error)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

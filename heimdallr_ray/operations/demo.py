@@ -1,0 +1,162 @@
+"""`heimdallr demo`: two synthetic studies over a real association through the whole stack, in a temporary folder."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+
+from heimdallr_ray.clients.send import send_folder
+from heimdallr_ray.clock import Clock
+from heimdallr_ray.config import Settings, load
+from heimdallr_ray.errors import HeimdallrError, NotReady
+from heimdallr_ray.ids import new_id
+from heimdallr_ray.operations import ports
+from heimdallr_ray.operations.demo_studies import DemoStudy, write_demo_study
+from heimdallr_ray.operations.supervisor import Progress, Supervisor
+
+log = logging.getLogger(__name__)
+
+LABELS = ("chest-abdomen", "head-bleed")
+STUDY_S = 900.0
+"""A study that is not finished by then has failed."""
+POLL_S = 0.25
+TERMINAL = frozenset({"done", "failed", "not_applicable", "cancelled"})
+
+
+def demo_settings(data_dir: Path) -> Settings:
+    """The demo profile: loopback, short idle time, ports that do not disturb another stack."""
+    server, dicom = ports.pick_free(2)
+    return load(
+        {},
+        profile="demo",
+        data_dir=data_dir,
+        server_port=8001 if ports.is_free(8001) else server,
+        dicom_port=11112 if ports.is_free(11112) else dicom,
+        idle_seconds=2.0,
+        scan_seconds=0.5,
+        ray_port=0,
+        ray_dashboard_port=0,
+        ray_agent_port=0,
+        ray_client_port=0,
+        ray_metrics_port=0,
+        ray_worker_ports="",
+    )
+
+
+class Follower:
+    """Tells each change of a study, stage by stage, until it is finished."""
+
+    def __init__(self, url: str, progress: Progress) -> None:
+        """`url` of the running stack."""
+        self._client = httpx.Client(base_url=f"{url}/api/v1", timeout=10.0)
+        self._progress = progress
+
+    def follow(self, study: DemoStudy) -> dict[str, Any]:
+        """The finished study.
+
+        Raises:
+            NotReady: it did not finish within its bound.
+        """
+        deadline, said = time.monotonic() + STUDY_S, ""
+        while time.monotonic() < deadline:
+            answer = self._client.get(f"/studies/{study.study_uid}")
+            if answer.status_code == 200:
+                detail = cast(dict[str, Any], answer.json())
+                now = detail["state"] + (f": {detail['step']}" if detail.get("step") else "")
+                if now != said:
+                    self._progress(f"{study.label}: {now}")
+                    said = now
+                if detail["state"] in TERMINAL:
+                    return detail
+            time.sleep(POLL_S)
+        raise NotReady(f"{study.label} was not finished within {STUDY_S:.0f} s")
+
+    def worklist(self) -> list[str]:
+        """Study UIDs in the order of the worklist."""
+        page = cast(dict[str, Any], self._client.get("/studies").raise_for_status().json())
+        return [row["study_uid"] for row in page["studies"]]
+
+    def results(self, study: DemoStudy) -> dict[str, Any]:
+        """The study's results.json."""
+        return cast(dict[str, Any], self._client.get(f"/studies/{study.study_uid}/results").raise_for_status().json())
+
+
+def report_of(study: DemoStudy, detail: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """One entry of the document that `--json` prints."""
+    return {
+        "label": study.label,
+        "study_uid": str(study.study_uid),
+        "state": detail["state"],
+        "urgency": detail["urgency"],
+        "stages": {name: seconds for name, seconds in detail["stages"].items()},
+        "measurements": [
+            {
+                "id": measurement["id"],
+                "value": measurement["value"],
+                "unit": measurement["unit"],
+                "status": measurement["status"],
+                "truth": study.truth.get(measurement["id"]),
+            }
+            for measurement in results["measurements"]
+        ],
+        "artifacts": [artifact["name"] for artifact in detail["artifacts"]],
+    }
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    if keep is not None:
+        keep.mkdir(parents=True, exist_ok=True)
+        yield keep
+    else:
+        with tempfile.TemporaryDirectory(prefix="heimdallr-demo-", ignore_cleanup_errors=True) as name:
+            yield Path(name)
+
+
+def run(clock: Clock, progress: Progress, *, once: bool, keep: Path | None = None) -> tuple[int, dict[str, Any]]:
+    """Start the stack, send both studies, follow them; with `once` stop then, else wait for Ctrl-C.
+
+    Returns the exit status and the document of `--json`.
+    """
+    with _folder(keep) as root:
+        supervisor = Supervisor(demo_settings(root / "data"), clock, progress)
+        try:
+            supervisor.start()
+            document = _studies(supervisor, root / "dicom", clock, progress)
+            (root / "demo.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+            good = all(study["state"] == "done" for study in document["studies"])
+            if not once:
+                progress(f"worklist: {supervisor.url}   (Ctrl-C stops everything)")
+                supervisor.wait()
+        except HeimdallrError as error:
+            progress(f"failed: {error.code}: {error.detail}")
+            return 1, {"error": {"code": error.code, "detail": error.detail}}
+        finally:
+            left = supervisor.stop()
+            if left:
+                progress(f"processes that did not end: {left}")
+        return (0 if good else 1), document
+
+
+def _studies(supervisor: Supervisor, root: Path, clock: Clock, progress: Progress) -> dict[str, Any]:
+    settings, run_id = supervisor.settings, new_id()
+    studies: list[DemoStudy] = []
+    for label in LABELS:
+        progress(f"{label}: painting the phantom")
+        study = write_demo_study(label, root, clock.now().date(), run_id)
+        progress(f"{label}: sending {study.n_files} images to {settings.ae_title}@127.0.0.1:{settings.dicom_port}")
+        report = send_folder(study.folder, host="127.0.0.1", port=settings.dicom_port, called_ae=settings.ae_title)
+        if report.failed:
+            raise NotReady(f"{label}: {report.failed} of {study.n_files} images were not accepted")
+        studies.append(study)
+    follower = Follower(supervisor.url, progress)
+    reports = {study.study_uid: report_of(study, follower.follow(study), follower.results(study)) for study in studies}
+    return {"studies": [reports[uid] for uid in map(str, follower.worklist()) if uid in reports]}

@@ -1,0 +1,75 @@
+"""The two studies of `heimdallr demo`, as DICOM files with known truth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+
+from heimdallr_ray.dicom.synthetic import SyntheticPatient, write_ct_series, write_localizer
+from heimdallr_ray.ids import Uid
+from heimdallr_ray.segmentation.demo import phantom
+
+CHEST_ABDOMEN_SEED = 90_001
+HEAD_BLEED_SEED = 90_002
+"""Outside the ranges that the demo weights were trained and evaluated on."""
+
+
+@dataclass(frozen=True)
+class DemoStudy:
+    """One synthetic study on disk."""
+
+    label: str
+    study_uid: Uid
+    folder: Path
+    n_files: int
+    truth: Mapping[str, float]
+    """Measurement id to the value painted into the phantom, in the measurement's unit."""
+
+
+def _truth(body: phantom.Phantom) -> dict[str, float]:
+    volumes = body.truth.volumes_ml
+    known = {
+        "liver_volume": volumes.get("liver"),
+        "spleen_volume": volumes.get("spleen"),
+        "kidney_right_volume": volumes.get("kidney_right"),
+        "kidney_left_volume": volumes.get("kidney_left"),
+        "liver_attenuation": body.truth.hu.get("liver"),
+        "spleen_attenuation": body.truth.hu.get("spleen"),
+        "kidney_right_attenuation": body.truth.hu.get("kidney_right"),
+        "kidney_left_attenuation": body.truth.hu.get("kidney_left"),
+    }
+    if volumes.get("brain"):
+        known["intracranial_hemorrhage_volume"] = body.truth.bleed_ml
+    return {name: float(value) for name, value in known.items() if value}
+
+
+def write_demo_study(label: str, root: Path, today: date, run_id: str) -> DemoStudy:
+    """Write the study `label` (`chest-abdomen` or `head-bleed`) below `root`; UIDs differ from run to run."""
+    if label == "chest-abdomen":
+        body, description, part = phantom.chest_abdomen(CHEST_ABDOMEN_SEED), "CT CHEST ABDOMEN", "CHESTABDOMEN"
+        patient = SyntheticPatient("DEMO-001", "Phantom^Torso", "19600101", "M")
+    else:
+        body, description, part = phantom.head_bleed(HEAD_BLEED_SEED), "CT HEAD", "HEAD"
+        patient = SyntheticPatient("DEMO-002", "Phantom^Head", "19480615", "F")
+    study_uid = Uid.derived("demo", label, run_id)
+    folder = root / label
+    folder.mkdir(parents=True)
+    count = 0
+    common = {
+        "study_uid": study_uid,
+        "patient": patient,
+        "study_description": description,
+        "body_part": part,
+        "study_date": today.strftime("%Y%m%d"),
+        "study_time": "080000",
+    }
+    for writer, number in ((write_localizer, 1), (write_ct_series, 2)):
+        series_uid = Uid.derived("demo", label, run_id, str(number))
+        for name, content in writer(
+            body.hu, body.affine_ras, series_uid=series_uid, series_number=number, **common
+        ):
+            (folder / f"{number}-{name}").write_bytes(content)
+            count += 1
+    return DemoStudy(label, study_uid, folder, count, _truth(body))

@@ -1,0 +1,188 @@
+"""`heimdallr doctor`: what stands in the way, and how to mend each thing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import psutil
+
+import heimdallr_ray
+from heimdallr_ray.config import Settings, is_loopback
+from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.operations import lock, ports, processes, rayhead
+
+RAY_SERIES = "2.60."
+PACKAGES = ("ray", "torch", "totalsegmentator", "nnunetv2", "pydicom", "pynetdicom", "nibabel", "sqlmodel", "fastapi")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One finding of the doctor."""
+
+    name: str
+    ok: bool
+    detail: str
+    mend: str = ""
+    """What to do; empty where nothing is wrong."""
+
+
+def _existing(path: Path) -> Path:
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+def check_ports(settings: Settings) -> Iterator[Check]:
+    """The ports are ours, or free."""
+    held = lock.is_held(settings.run_dir)
+    for name, host, port in (
+        ("HTTP port", settings.server_host, settings.server_port),
+        ("DICOM port", settings.dicom_host, settings.dicom_port),
+        ("Ray port", "127.0.0.1", settings.ray_port),
+    ):
+        if port == 0:
+            yield Check(name, True, "any free port")
+            continue
+        at = ports.listeners({port})
+        who = ", ".join(f"{one.process or 'unknown'} (pid {one.pid or '?'}) on {one.address}" for one in at)
+        if held:
+            yield Check(name, bool(at), f"{port}: {who or 'nobody listens though a supervisor runs'}",
+                        "" if at else "heimdallr down, then heimdallr up; the logs say why")  # fmt: skip
+        else:
+            free = ports.is_free(port, host)
+            yield Check(name, free, f"{port} is free" if free else f"{port} is taken by {who or 'another process'}",
+                        "" if free else f"stop it, or set another port (HEIMDALLR_{name.split()[0].upper().replace('HTTP', 'SERVER')}_PORT)")  # fmt: skip
+
+
+def check_listeners(settings: Settings) -> Iterator[Check]:
+    """Every listening socket of the running stack; those that other machines can reach are named."""
+    holder = lock.read_holder(settings.run_dir)
+    if holder is None or not lock.is_held(settings.run_dir):
+        yield Check("listeners", True, "no supervisor runs on this data folder")
+        return
+    pids = {holder.pid, *(process.pid for process in processes.descendants(holder.pid))}
+    found = ports.listeners(pids=pids)
+    for one in found:
+        ours = one.port in (settings.server_port, settings.dicom_port)
+        reachable = not is_loopback(one.address.removeprefix("::ffff:"))
+        detail = f"{one.address}:{one.port} {one.process} (pid {one.pid})"
+        if reachable and not ours:
+            yield Check("listener", True, f"{detail}: reachable from other machines, answers with the Ray token only",
+                        "keep it behind the host's firewall: docs/operations/security.md")  # fmt: skip
+        else:
+            yield Check("listener", True, detail)
+
+
+def check_disk(settings: Settings) -> Iterator[Check]:
+    """There is room, and the folder can be written."""
+    folder = _existing(settings.data_dir)
+    free_mib = shutil.disk_usage(folder).free // 2**20
+    enough = free_mib >= settings.min_free_mib
+    yield Check("disk", enough, f"{free_mib} MiB free for {settings.data_dir}",
+                "" if enough else f"free {settings.min_free_mib - free_mib} MiB; intake is refused until then")  # fmt: skip
+    writable = os.access(folder, os.W_OK)
+    yield Check("data folder", writable, str(settings.data_dir),
+                "" if writable else f"give this user write access: chown -R $(id -u) {folder}")  # fmt: skip
+
+
+def check_database(settings: Settings) -> Iterator[Check]:
+    """The database answers and has the schema of this version."""
+    from heimdallr_ray.catalog.database import Database
+
+    sqlite = settings.resolved_database_url.startswith("sqlite")
+    if sqlite and not settings.database_url and not (settings.data_dir / "catalog.sqlite").exists():
+        yield Check("database", True, "will be made by the first `heimdallr up`")
+        return
+    try:
+        database = Database(settings.resolved_database_url)
+        database.check()
+        database.close()
+    except HeimdallrError as error:
+        yield Check("database", False, f"{error.code}: {error.detail}",
+                    "check HEIMDALLR_DATABASE_URL; `heimdallr up` applies missing migrations")  # fmt: skip
+    else:
+        yield Check("database", True, "SQLite" if sqlite else "PostgreSQL")
+
+
+def check_weights(settings: Settings) -> Iterator[Check]:
+    """The model folders are there and unchanged."""
+    from heimdallr_ray.segmentation.demo import weights_dir
+    from heimdallr_ray.segmentation.weights import verify
+
+    folder = settings.resolved_weights_dir or weights_dir()
+    try:
+        weights = verify(folder)
+    except HeimdallrError as error:
+        yield Check("weights", False, f"{error.code}: {error.detail}",
+                    "put TotalSegmentator's model folders and their manifest.json there (docs/weights.md), or use "
+                    "HEIMDALLR_PROFILE=demo")  # fmt: skip
+        return
+    synthetic = bool(weights.synthetic)
+    wrong = synthetic and settings.profile != "demo"
+    yield Check("weights", not wrong, f"{folder}: {'DEMO WEIGHTS' if synthetic else 'real weights'}, manifest holds",
+                "profile `site` refuses synthetic weights: set HEIMDALLR_WEIGHTS_DIR" if wrong else "")  # fmt: skip
+
+
+def check_device(settings: Settings) -> Iterator[Check]:
+    """The accelerator, as the driver reports it."""
+    driver = Path("/proc/driver/nvidia/gpus")
+    cards = sorted(path.name for path in driver.iterdir()) if driver.is_dir() else []
+    missing = settings.device == "cuda" and not cards
+    yield Check("GPU", not missing, f"{len(cards)} NVIDIA device(s)" if cards else "none; models run on the CPU",
+                "install the NVIDIA driver, or set HEIMDALLR_DEVICE=auto" if missing else "")  # fmt: skip
+    memory_mib = psutil.virtual_memory().available // 2**20
+    enough = memory_mib >= 4096
+    yield Check("memory", enough, f"{memory_mib} MiB available",
+                "" if enough else "the stack needs 4 GiB before the first study; close other programs")  # fmt: skip
+
+
+def check_versions(_settings: Settings) -> Iterator[Check]:
+    """Python and the packages whose version matters."""
+    python = ".".join(map(str, sys.version_info[:3]))
+    good = (3, 11) <= sys.version_info[:2] < (3, 13)
+    yield Check("Python", good, python, "" if good else "use Python 3.11 or 3.12: make setup")
+    versions: dict[str, str] = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            yield Check(name, False, "not installed", "make setup")
+    ray_ok = versions.get("ray", "").startswith(RAY_SERIES)
+    listed = ", ".join(f"{name} {version}" for name, version in versions.items())
+    yield Check("versions", ray_ok, f"heimdallr_ray {heimdallr_ray.__version__}; {listed}",
+                "" if ray_ok else f"Ray must be {RAY_SERIES}*: make setup")  # fmt: skip
+
+
+def check_ray_token(settings: Settings) -> Iterator[Check]:
+    """The token that guards Ray is ours alone."""
+    token = rayhead.places(settings).token_file
+    if not token.exists():
+        yield Check("Ray token", True, "will be made by the first `heimdallr up`")
+        return
+    private = not stat.S_IMODE(token.stat().st_mode) & 0o077
+    yield Check("Ray token", private, f"{token}, mode {stat.S_IMODE(token.stat().st_mode):o}",
+                "" if private else f"chmod 600 {token}; it is root on the cluster")  # fmt: skip
+
+
+CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
+    check_versions,
+    check_disk,
+    check_database,
+    check_weights,
+    check_device,
+    check_ports,
+    check_listeners,
+    check_ray_token,
+)
+
+
+def examine(settings: Settings) -> list[Check]:
+    """All findings, in reading order."""
+    return [finding for check in CHECKS for finding in check(settings)]

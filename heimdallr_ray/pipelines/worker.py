@@ -1,0 +1,94 @@
+"""The worker loop: claim a lease, run the study, renew meanwhile, say honestly how it ended."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+from heimdallr_ray.catalog.database import Database
+from heimdallr_ray.config import Settings
+from heimdallr_ray.errors import HeimdallrError, Retryable, StaleLease
+from heimdallr_ray.queue.lease import Lease, LeaseQueue
+from heimdallr_ray.queue.renewer import Renewer
+
+log = logging.getLogger(__name__)
+
+KINDS = ("study",)
+IDLE_POLL_S = 0.25
+RETRY_DELAY_S = 1.0
+CLAIM_BACKOFF_S = 2.0
+
+
+class StudyWorker:
+    """`settings.max_parallel_cases` threads that work the queue until they are stopped."""
+
+    def __init__(
+        self,
+        database: Database,
+        queue: LeaseQueue,
+        run: Callable[[Lease, threading.Event], None],
+        settings: Settings,
+        owner: str,
+    ) -> None:
+        """`run(lease, lost)` does one study and commits it; it stops early once `lost` is set."""
+        self._database = database
+        self._queue = queue
+        self._run = run
+        self._settings = settings
+        self._owner = owner
+        self._stop = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._loop, args=(f"{owner}/{index}",), name=f"study-worker-{index}", daemon=True)
+            for index in range(settings.max_parallel_cases)
+        ]
+
+    def start(self) -> None:
+        """The threads run."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, timeout_s: float) -> None:
+        """No further study is claimed; waits for running ones at most `timeout_s` in all."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(timeout_s / len(self._threads))
+
+    @property
+    def alive(self) -> bool:
+        """True while every thread runs."""
+        return all(thread.is_alive() for thread in self._threads)
+
+    def _loop(self, owner: str) -> None:
+        while not self._stop.is_set():
+            try:
+                lease = self._queue.claim(owner, KINDS)
+            except HeimdallrError as error:
+                log.warning("claim failed", extra={"code": error.code})
+                self._stop.wait(CLAIM_BACKOFF_S)
+                continue
+            if lease is None:
+                self._stop.wait(IDLE_POLL_S)
+                continue
+            self._work(lease)
+
+    def _work(self, lease: Lease) -> None:
+        with Renewer(self._queue, lease, self._settings.renew_seconds) as renewer:
+            try:
+                self._run(lease, renewer.lost)
+            except StaleLease:
+                log.warning("lease lost, work thrown away", extra={"job": lease.job_id, "fence": lease.fence})
+            except HeimdallrError as error:
+                log.warning("study failed", extra={"job": lease.job_id, "code": error.code, "detail": error.detail})
+                self._fail(lease, error.code, error.detail, retry=isinstance(error, Retryable))
+            except Exception as error:  # the process loop: recorded, retried a bounded number of times
+                log.exception("study broke", extra={"job": lease.job_id})
+                self._fail(lease, "broken", type(error).__name__, retry=True)
+
+    def _fail(self, lease: Lease, code: str, detail: str, *, retry: bool) -> None:
+        try:
+            with self._database.write() as session:
+                self._queue.fail(session, lease, code, detail, retry=retry, delay_s=RETRY_DELAY_S)
+        except HeimdallrError as error:
+            # The lease runs out by itself and the job is claimed anew.
+            log.warning("failure not recorded", extra={"job": lease.job_id, "code": error.code})
