@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m bench NAME [--full]`; see README.md in this folder."""

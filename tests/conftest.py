@@ -1,0 +1,86 @@
+"""What all tests share: the folder of real images, and skips that are loud, or failures where CI asks for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+# Before any test imports Ray: no usage statistics leave the machine.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+
+PEER_PACKAGES = (Path(__file__).parent / "peers.txt").read_text(encoding="utf-8").split()
+# One program of each package; what a test needs of them it names: @pytest.mark.peers("storescu").
+PEER_PROGRAMS = ("dcmsend", "storescp", "Orthanc", "chromium", "chromedriver")
+DATA_VARIABLE = "HEIMDALLR_TEST_DATA"
+
+
+def peers_required() -> bool:
+    """True where a test may not be skipped for want of a program."""
+    return os.environ.get("REQUIRE_PEERS", "") == "1"
+
+
+def find_program(name: str) -> str | None:
+    """Full path of a peer's program; Debian keeps Orthanc's in /usr/sbin, which is not on everybody's PATH."""
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/bin", "/usr/sbin"]))
+
+
+def missing_programs(item: pytest.Item) -> list[str]:
+    """Programs that the test's `peers` markers name (or any of them, where a marker names none) and that are absent."""
+    wanted = [name for marker in item.iter_markers("peers") for name in (marker.args or PEER_PROGRAMS)]
+    return sorted({name for name in wanted if find_program(name) is None})
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if absent := missing_programs(item):
+        pytest.skip(f"not installed: {', '.join(absent)}")
+    if item.get_closest_marker("data") and not os.environ.get(DATA_VARIABLE):
+        pytest.skip(f"{DATA_VARIABLE} is not set")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """With REQUIRE_PEERS=1 a skip is a failure, except for real images or a GPU that are not there."""
+    report = yield
+    if not (report.skipped and peers_required()) or hasattr(report, "wasxfail"):
+        return report
+    without_images = item.get_closest_marker("data") and not os.environ.get(DATA_VARIABLE)
+    if without_images or item.get_closest_marker("gpu"):
+        return report
+    reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    report.outcome = "failed"
+    report.longrepr = f"{item.nodeid}: {reason}; REQUIRE_PEERS=1 makes a skip a failure"
+    return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out, and what would bring it back."""
+    reasons: dict[str, int] = {}
+    for report in terminalreporter.stats.get("skipped", []):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        reasons[reason.removeprefix("Skipped: ")] = reasons.get(reason.removeprefix("Skipped: "), 0) + 1
+    if not reasons:
+        return
+    terminalreporter.section("TESTS LEFT OUT", sep="!", red=True, bold=True)
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"{count:4d}  {reason}")
+    if any(reason.startswith("not installed") for reason in reasons):
+        terminalreporter.write_line(f"To run them: apt-get install --no-install-recommends {' '.join(PEER_PACKAGES)}")
+    if any(reason.startswith(DATA_VARIABLE) for reason in reasons):
+        terminalreporter.write_line(f"To run them: {DATA_VARIABLE}=FOLDER, the folder of real public images")
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of real images. A test that uses it carries the marker `data`; a file missing there is a failure."""
+    text = os.environ.get(DATA_VARIABLE)
+    if not text:
+        pytest.skip(f"{DATA_VARIABLE} is not set")
+    folder = Path(text)
+    assert folder.is_dir(), f"{DATA_VARIABLE} names no folder"
+    return folder
