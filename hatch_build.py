@@ -27,7 +27,7 @@ class WebPagesHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling's
             return
         if not (source / "package-lock.json").is_file():
             raise FileNotFoundError("dashboard/package-lock.json: a wheel without its web pages is not built")
-        _npm(["ci"], source, INSTALL_TIMEOUT_S)
+        _npm(["ci", "--ignore-scripts", "--no-audit", "--no-fund"], source, INSTALL_TIMEOUT_S)
         _npm(["run", "build"], source, BUILD_TIMEOUT_S)
         if not (root / "heimdallr_ray" / "dashboard" / "static" / "index.html").is_file():
             raise FileNotFoundError("the web build left no heimdallr_ray/dashboard/static/index.html")
