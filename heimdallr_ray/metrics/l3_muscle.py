@@ -7,6 +7,7 @@ centroid 5 mm (L3) to 11 mm (T12) away from the body.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def _require_level(context: MetricContext, l3: LabelStatistics) -> tuple[str, ..
         for name in ("vertebrae_L1", "vertebrae_L2", "vertebrae_L3", "vertebrae_L4", "vertebrae_L5")
         if name in found and (name == l3.name or not context.borders_touched(found[name]))
     ]
-    if any(below >= above for above, below in zip(heights, heights[1:], strict=False)):
+    if any(below >= above for above, below in pairwise(heights)):
         raise NotMeasured(Status.LEVEL_UNCERTAIN, ("vertebrae_out_of_order",), l3.n_voxels)
     above, below = found.get("vertebrae_L2"), found.get("vertebrae_L4")
     if above is None or below is None or context.borders_touched(above) or context.borders_touched(below):

@@ -1,0 +1,1 @@
+"""Evidence: slices, key images and overlays, NIfTI for the viewer. Same input, same bytes."""

@@ -1,0 +1,356 @@
+"""Key images and overlays as PNG: what a number was read from, and where.
+
+Slices come from the measurements' evidence (largest area, level L3), so picture and number cannot disagree.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from heimdallr_ray.errors import GeometryMismatch
+from heimdallr_ray.metrics.result import Measurement
+from heimdallr_ray.render.slices import (
+    ABDOMEN,
+    BRAIN,
+    OVERVIEW,
+    Display,
+    Plane,
+    Window,
+    axis_of,
+    display_of,
+    picture_size,
+    windowed,
+)
+from heimdallr_ray.volume import LabelMap, Volume, require_same_grid
+
+NOTICE = "AI - not for diagnosis"
+SYNTHETIC_NOTICE = "DEMO WEIGHTS - SYNTHETIC"
+FILL = 0.28
+"""Opacity of the colour inside an outline: the grey values below stay readable."""
+MIN_SIDE = 200
+"""A narrower picture is padded with black, or the burned-in text would not fit."""
+
+Colour = tuple[int, int, int]
+YELLOW: Colour = (255, 214, 64)
+WHITE: Colour = (235, 235, 235)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One PNG.
+
+    Attributes:
+        name: file name.
+        kind: `key_image` (grey) or `overlay` (with outlines).
+        png: the file.
+        meta: JSON: plane, slice, window, structures, what it belongs to.
+    """
+
+    name: str
+    kind: str
+    png: bytes
+    meta: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What one pair of pictures shows.
+
+    Attributes:
+        name: stem of the file names.
+        title: burned into the picture.
+        measurement_ids: the first of these that carries slice evidence decides the slice.
+        task: label map to draw.
+        colours: structures and their colours.
+        window: grey values.
+    """
+
+    name: str
+    title: str
+    measurement_ids: tuple[str, ...]
+    task: str
+    colours: Mapping[str, Colour]
+    window: Window
+
+
+ORGAN_COLOURS: dict[str, Colour] = {
+    "liver": (214, 122, 72),
+    "spleen": (156, 104, 222),
+    "kidney_right": (84, 190, 120),
+    "kidney_left": (72, 170, 210),
+}
+OVERVIEW_COLOURS: dict[str, Colour] = {
+    **ORGAN_COLOURS,
+    "vertebrae_L3": (240, 200, 80),
+    "brain": (120, 150, 230),
+    "heart": (220, 84, 96),
+    **dict.fromkeys(
+        (
+            "lung_upper_lobe_left",
+            "lung_lower_lobe_left",
+            "lung_upper_lobe_right",
+            "lung_middle_lobe_right",
+            "lung_lower_lobe_right",
+        ),
+        (110, 160, 190),
+    ),
+    "urinary_bladder": (236, 212, 120),
+    "aorta": (224, 64, 64),
+}
+SUBJECTS: tuple[Subject, ...] = (
+    Subject(
+        "hemorrhage",
+        "intracranial hemorrhage",
+        ("intracranial_hemorrhage_volume",),
+        "cerebral_bleed",
+        {"intracerebral_hemorrhage": (255, 72, 72)},
+        BRAIN,
+    ),
+    *(
+        Subject(
+            name, name.replace("_", " "), (f"{name}_volume", f"{name}_attenuation"), "total", {name: colour}, ABDOMEN
+        )
+        for name, colour in ORGAN_COLOURS.items()
+    ),
+    Subject(
+        "l3_muscle",
+        "L3 skeletal muscle",
+        ("l3_muscle_area", "l3_muscle_attenuation"),
+        "tissue_types",
+        {"skeletal_muscle": (230, 90, 110)},
+        ABDOMEN,
+    ),
+)
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _caption(measurement: Measurement) -> str:
+    unit = {"[hnsf'U]": "HU", "1": ""}.get(measurement.unit, measurement.unit)
+    if measurement.value is None:
+        return f"{measurement.id}: {measurement.status.value} ({', '.join(measurement.reasons)})"
+    return f"{measurement.id}: {measurement.value:.1f} {unit}".rstrip()
+
+
+def _write(
+    draw: ImageDraw.ImageDraw, at: tuple[float, float], text: str, size: int, colour: Colour, anchor: str
+) -> None:
+    draw.text(at, text, font=_font(size), fill=colour, anchor=anchor, stroke_width=2, stroke_fill=(0, 0, 0))
+
+
+def _fitting(text: str, size: int, width: int) -> int:
+    """The largest font size up to `size` at which `text` is not wider than `width`."""
+    length = _font(size).getlength(text)
+    return size if length <= width else max(8, int(size * width / length))
+
+
+def _annotate(image: Image.Image, display: Display, lines: Sequence[str], *, synthetic: bool) -> None:
+    draw = ImageDraw.Draw(image)
+    width, height = image.size
+    left, right, top, bottom = display.letters
+    for at, letter, anchor in (
+        ((6, height / 2), left, "lm"),
+        ((width - 6, height / 2), right, "rm"),
+    ):
+        _write(draw, at, letter, 22, YELLOW, anchor)
+    for row, line in enumerate(lines):
+        _write(draw, (8, 6 + 19 * row), line, _fitting(line, 15, width - 16), WHITE, "la")
+    _write(draw, (width / 2, height - 8 - 22 * synthetic), bottom, 15, YELLOW, "md")
+    _write(draw, (width - 8, 6 + 19 * len(lines)), top, 15, YELLOW, "ra")
+    _write(draw, (8, height - 6), NOTICE, _fitting(NOTICE, 15, width // 2), WHITE, "ld")
+    if synthetic:
+        _write(
+            draw,
+            (width - 8, height - 6),
+            SYNTHETIC_NOTICE,
+            _fitting(SYNTHETIC_NOTICE, 15, width // 2 - 12),
+            (255, 96, 64),
+            "rd",
+        )
+
+
+def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Voxels of the mask that have a neighbour outside, two pixels wide."""
+    padded = np.pad(mask, 2)
+    inner = mask.copy()
+    rows, columns = mask.shape
+    for d_row, d_column in ((-2, 0), (-1, 0), (1, 0), (2, 0), (0, -2), (0, -1), (0, 1), (0, 2)):
+        inner &= padded[2 + d_row : 2 + d_row + rows, 2 + d_column : 2 + d_column + columns]
+    return mask & ~inner
+
+
+def _coloured(grey: NDArray[np.uint8], labels: NDArray[Any], colours: Mapping[int, Colour]) -> NDArray[np.uint8]:
+    picture = np.repeat(grey[:, :, None], 3, axis=2)
+    for value, colour in sorted(colours.items()):
+        mask = labels == value
+        if not mask.any():
+            continue
+        tint = np.array(colour, dtype=np.float32)
+        picture[mask] = np.rint(picture[mask] * (1.0 - FILL) + tint * FILL).astype(np.uint8)
+        picture[_outline(mask)] = colour
+    return picture
+
+
+def _png(pixels: NDArray[np.uint8], display: Display, lines: Sequence[str], *, synthetic: bool) -> bytes:
+    image = Image.fromarray(pixels).convert("RGB")
+    if min(image.size) < MIN_SIDE:
+        width, height = (max(MIN_SIDE, side) for side in image.size)
+        canvas = Image.new("RGB", (width, height))
+        canvas.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        image = canvas
+    _annotate(image, display, lines, synthetic=synthetic)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", compress_level=4)
+    return buffer.getvalue()
+
+
+def _resized(pixels: NDArray[Any], size: tuple[int, int], how: Image.Resampling) -> NDArray[Any]:
+    return np.asarray(Image.fromarray(np.ascontiguousarray(pixels)).resize(size, how))
+
+
+def _pair(
+    stem: str,
+    volume: Volume,
+    label_map: LabelMap,
+    colours: Mapping[str, Colour],
+    window: Window,
+    axis: int,
+    index: int,
+    lines: Sequence[str],
+    meta: Mapping[str, Any],
+    *,
+    synthetic: bool,
+) -> tuple[Picture, Picture]:
+    display = display_of(volume.array.shape, volume.affine_ras, axis)
+    image = display.of(volume.array, index)
+    size = picture_size(image.shape[0], image.shape[1], display)
+    grey = _resized(windowed(image, window), size, Image.Resampling.BILINEAR)
+    by_value = {value: colours[name] for value, name in label_map.labels.items() if name in colours}
+    labels = _resized(display.of(label_map.array, index).astype(np.int32), size, Image.Resampling.NEAREST)
+    shown = sorted(label_map.labels[int(value)] for value in np.unique(labels) if int(value) in by_value)
+    text = [*lines, f"{display.plane.value} {display.number(index)}/{display.n_slices}"]
+    common = {
+        **meta,
+        "plane": display.plane.value,
+        "slice_axis": axis,
+        "slice_index": index,
+        "slice_number": display.number(index),
+        "n_slices": display.n_slices,
+        "window_centre": window.centre,
+        "window_width": window.width,
+        "width": max(size[0], MIN_SIDE),
+        "height": max(size[1], MIN_SIDE),
+        "synthetic": synthetic,
+    }
+    legend = {name: "#{:02x}{:02x}{:02x}".format(*colours[name]) for name in shown}
+    return (
+        Picture(f"{stem}_key_image.png", "key_image", _png(grey, display, text, synthetic=synthetic), common),
+        Picture(
+            f"{stem}_overlay.png",
+            "overlay",
+            _png(_coloured(grey, labels, by_value), display, text, synthetic=synthetic),
+            {**common, "structures": legend},
+        ),
+    )
+
+
+def _usable(volume: Volume, label_maps: Mapping[str, LabelMap]) -> Mapping[str, LabelMap]:
+    usable: dict[str, LabelMap] = {}
+    for task, label_map in label_maps.items():
+        try:
+            require_same_grid(volume, label_map)
+        except GeometryMismatch:
+            # Its measurements say so; a picture with labels of another grid would be a lie.
+            continue
+        usable[task] = label_map
+    return usable
+
+
+def _overview_slice(label_map: LabelMap | None, volume: Volume, axis: int) -> int:
+    """The coronal slice with most voxels of the named structures; the middle one where there are none."""
+    middle = volume.array.shape[axis] // 2
+    if label_map is None:
+        return middle
+    wanted = [value for value, name in label_map.labels.items() if name in OVERVIEW_COLOURS]
+    lut = np.zeros(np.iinfo(label_map.array.dtype).max + 1, dtype=bool)
+    lut[wanted] = True
+    # Every other voxel along each axis finds the same slice, give or take one, at an eighth of the cost.
+    coarse = lut[label_map.array[::2, ::2, ::2]]
+    counts = coarse.sum(axis=tuple(other for other in range(3) if other != axis))
+    return min(2 * int(np.argmax(counts)), volume.array.shape[axis] - 1) if counts.any() else middle
+
+
+def _located(measurements: Sequence[Measurement], ids: tuple[str, ...], volume: Volume) -> tuple[int, int] | None:
+    for measurement in sorted((m for m in measurements if m.id in ids), key=lambda m: ids.index(m.id)):
+        axis, index = measurement.evidence.get("slice_axis"), measurement.evidence.get("slice_index")
+        if isinstance(axis, int) and isinstance(index, int) and 0 <= axis < 3 and 0 <= index < volume.array.shape[axis]:
+            return axis, index
+    return None
+
+
+def key_images(
+    volume: Volume,
+    label_maps: Mapping[str, LabelMap],
+    measurements: Iterable[Measurement],
+    *,
+    synthetic: bool,
+) -> tuple[Picture, ...]:
+    """A coronal overview, then an axial key image and overlay for each subject whose measurement names a slice.
+
+    Args:
+        volume: the image, `[i, j, k]` in any orientation.
+        label_maps: by task; those on another grid than the image are not drawn.
+        measurements: their evidence `slice_axis` and `slice_index` decide what is shown.
+        synthetic: burn in DEMO WEIGHTS - SYNTHETIC; also done where the volume or any label map says so.
+    """
+    usable = _usable(volume, label_maps)
+    all_measurements = tuple(measurements)
+    synthetic = synthetic or volume.source.synthetic or any(m.model.synthetic for m in label_maps.values())
+    coronal = axis_of(volume.affine_ras, Plane.CORONAL)
+    total = usable.get("total")
+    blank = total or next(iter(usable.values()), None)
+    pictures: list[Picture] = []
+    if blank is not None:
+        pictures.extend(
+            _pair(
+                "overview",
+                volume,
+                blank,
+                OVERVIEW_COLOURS if total is not None else {},
+                OVERVIEW,
+                coronal,
+                _overview_slice(total, volume, coronal),
+                ("overview",),
+                {"subject": "overview"},
+                synthetic=synthetic,
+            )
+        )
+    for subject in SUBJECTS:
+        label_map = usable.get(subject.task)
+        located = _located(all_measurements, subject.measurement_ids, volume)
+        if label_map is None or located is None:
+            continue
+        mine = [m for m in all_measurements if m.id in subject.measurement_ids]
+        pictures.extend(
+            _pair(
+                subject.name,
+                volume,
+                label_map,
+                subject.colours,
+                subject.window,
+                *located,
+                (subject.title, *(_caption(m) for m in mine)),
+                {"subject": subject.name, "measurements": [m.id for m in mine]},
+                synthetic=synthetic,
+            )
+        )
+    return tuple(pictures)

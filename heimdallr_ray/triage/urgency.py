@@ -1,0 +1,132 @@
+"""From measurements to findings and one urgency, each with its written reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from heimdallr_ray.metrics.result import Measurement, Status
+from heimdallr_ray.triage.rules import RULES, Rule, Urgency
+
+NO_RULE_FIRED = "no rule fired; an absent AI finding excludes nothing"
+_FAILED = (Status.ERROR, Status.GATED, Status.IMPLAUSIBLE)
+NOT_AVAILABLE = "AI not available: nothing was measured that a rule looks at"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One rule that fired.
+
+    Attributes:
+        rule_id: of the rule.
+        rule_version: of the rule.
+        name: what was found, in words.
+        urgency: that the rule asks for.
+        reason: sentence for the reader: number, threshold, rule, citation.
+        measurement_id: where the number comes from.
+        compared: the number that was compared, unrounded.
+        threshold: what it was compared with.
+        unit: of both, UCUM.
+        citation: source of the threshold.
+        synthetic: made with demo weights or from a synthetic image; must not reach a patient's care.
+        evidence: of the measurement.
+    """
+
+    rule_id: str
+    rule_version: int
+    name: str
+    urgency: Urgency
+    reason: str
+    measurement_id: str
+    compared: float
+    threshold: float
+    unit: str
+    citation: str
+    synthetic: bool
+    evidence: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+@dataclass(frozen=True)
+class Assessment:
+    """What triage says of a study.
+
+    Attributes:
+        urgency: None where AI has nothing to say (it failed, or measured nothing); the ordered priority then stands.
+        findings: the rules that fired, most urgent first.
+        reason: why this urgency, in words.
+    """
+
+    urgency: Urgency | None
+    findings: tuple[Finding, ...]
+    reason: str
+
+
+def _number(value: float) -> str:
+    # Two significant digits below 1, one decimal above: a bleed of 0.104 mL must not read "0.1 mL".
+    return f"{value:.1f}" if abs(value) >= 1 else f"{value:.2g}"
+
+
+def _compared(rule: Rule, measurement: Measurement) -> float | None:
+    if measurement.id != rule.measurement_id or measurement.status not in rule.statuses:
+        return None
+    number = measurement.value if rule.evidence_key is None else measurement.evidence.get(rule.evidence_key)
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        return None
+    return float(number)
+
+
+def _amount(measurement: Measurement, compared: float) -> str:
+    if measurement.value is not None:
+        return _number(measurement.value)
+    segmented = measurement.evidence.get("segmented_ml")
+    return f"at least {_number(float(segmented) if isinstance(segmented, int | float) else compared)}"
+
+
+def _finding(rule: Rule, measurement: Measurement, compared: float) -> Finding:
+    reason = (
+        f"{rule.finding} {_amount(measurement, compared)} {rule.unit} ≥ {_number(rule.at_least)} {rule.unit}; "
+        f"rule {rule.id} v{rule.version}, {rule.citation}"
+    )
+    return Finding(
+        rule_id=rule.id,
+        rule_version=rule.version,
+        name=rule.finding,
+        urgency=rule.urgency,
+        reason=reason,
+        measurement_id=measurement.id,
+        compared=compared,
+        threshold=rule.at_least,
+        unit=rule.unit,
+        citation=rule.citation,
+        synthetic=measurement.provenance.synthetic,
+        evidence=dict(measurement.evidence),
+    )
+
+
+def assess(measurements: Iterable[Measurement], rules: tuple[Rule, ...] = RULES) -> Assessment:
+    """The findings, and the most urgent class among them.
+
+    P3 ROUTINE needs at least one measurement with a value, and no measurement that a rule looks at in error: where AI
+    failed there is no urgency from AI, which is not the same as routine.
+    """
+    all_of_them = tuple(measurements)
+    fired = [
+        (rule, measurement, compared)
+        for rule in rules
+        for measurement in all_of_them
+        if (compared := _compared(rule, measurement)) is not None and compared >= rule.at_least
+    ]
+    findings = sorted(
+        (_finding(rule, measurement, compared) for rule, measurement, compared in fired),
+        key=lambda finding: (finding.urgency.value, finding.rule_id, -finding.compared),
+    )
+    if findings:
+        return Assessment(findings[0].urgency, tuple(findings), findings[0].reason)
+    looked_at = {rule.measurement_id for rule in rules}
+    failed = sorted({m.id for m in all_of_them if m.id in looked_at and m.status in _FAILED})
+    if failed:
+        return Assessment(None, (), f"AI not available: {', '.join(failed)} could not be measured")
+    if all(measurement.value is None for measurement in all_of_them):
+        return Assessment(None, (), NOT_AVAILABLE)
+    return Assessment(Urgency.P3, (), NO_RULE_FIRED)
