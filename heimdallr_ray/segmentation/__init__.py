@@ -1,0 +1,1 @@
+"""Segmentation: from a Volume to label maps, by models that stay loaded."""

@@ -1,0 +1,157 @@
+"""What the rest of the product knows about segmentation: a protocol and plain values, no torch.
+
+An engine takes a `Volume` and gives one `LabelMap` per task, on the grid of that volume. Label maps of different tasks
+stay apart: `total`, `tissue_types` and `cerebral_bleed` overlap in space and each carries its own model reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Protocol
+
+from heimdallr_ray.segmentation.tasks import DEFAULT_WANTED, Plan
+from heimdallr_ray.volume import LabelMap, ModelRef, Volume
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds spent on one task or one study; a part that another task of the study already paid for is 0.
+
+    Attributes:
+        load_s: checks of the volume (something in it, all values finite).
+        resample_s: canonical view and interpolation to the model's spacing.
+        preprocess_s: cropping to non-zero, normalisation, nnU-Net's own resampling of the image.
+        forward_s: inside the bare network calls, nothing else.
+        assemble_s: tiles in and out, accumulation, division, argmax, nnU-Net's own resampling of the logits.
+        restore_s: labels back to the grid of the volume.
+        total_s: wall clock of the whole call; the parts add up to a little less.
+    """
+
+    load_s: float = 0.0
+    resample_s: float = 0.0
+    preprocess_s: float = 0.0
+    forward_s: float = 0.0
+    assemble_s: float = 0.0
+    restore_s: float = 0.0
+    total_s: float = 0.0
+
+    @property
+    def outside_forward_s(self) -> float:
+        """What the call cost besides the network itself."""
+        return self.total_s - self.forward_s
+
+    def __add__(self, other: Timings) -> Timings:
+        """Part by part."""
+        return Timings(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """The labels of one task and what they cost."""
+
+    task: str
+    """Name of the row in `tasks.TASKS`."""
+    label_map: LabelMap
+    timings: Timings
+
+    @property
+    def model(self) -> ModelRef:
+        """The model that made the labels."""
+        return self.label_map.model
+
+    @property
+    def backend(self) -> str:
+        """`resident`, or `upstream` where the task ran through TotalSegmentator's own entry point."""
+        return self.label_map.model.backend
+
+
+@dataclass(frozen=True)
+class SegmentationRequest:
+    """A volume and the tasks that its purpose asks for."""
+
+    volume: Volume
+    wanted: tuple[str, ...] = DEFAULT_WANTED
+
+
+@dataclass(frozen=True)
+class SegmentationRun:
+    """Everything that was segmented of one study, and why the rest was not.
+
+    Attributes:
+        segmentations: task name to labels, in the order in which they ran.
+        plan: what ran, and what was left out for which reason.
+        found_ml: structures that the first pass saw, in ml on its coarse grid; good for "is it there", not a
+            measurement.
+        timings: sum over the first pass and all tasks.
+    """
+
+    segmentations: Mapping[str, Segmentation]
+    plan: Plan
+    found_ml: Mapping[str, float]
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class EngineInfo:
+    """What a replica says about itself.
+
+    Attributes:
+        backend: `resident`.
+        device: torch's name of the device.
+        threads: intra-operation threads on the CPU.
+        models: one reference per loaded model.
+        available_tasks: tasks whose model folders are installed.
+        licensed_tasks: tasks that may run here: open ones, synthetic ones, and all with a site licence.
+        synthetic: any of the installed models is synthetic.
+        load_s: seconds from construction to ready, model by model.
+        versions: of TotalSegmentator, nnU-Net and torch.
+    """
+
+    backend: str
+    device: str
+    threads: int
+    models: tuple[ModelRef, ...]
+    available_tasks: tuple[str, ...]
+    licensed_tasks: tuple[str, ...]
+    synthetic: bool
+    load_s: Mapping[str, float]
+    versions: Mapping[str, str]
+
+
+class SegmentationEngine(Protocol):
+    """A segmenter that stays loaded. Calls are served one at a time."""
+
+    def warm_up(self) -> None:
+        """All installed models that may run are loaded and have seen one tile.
+
+        Raises:
+            WeightsMissing: the first-pass model is not installed.
+            WeightsTampered: a file differs from the manifest.
+        """
+        ...
+
+    def info(self) -> EngineInfo:
+        """What is loaded and where."""
+        ...
+
+    def segment(self, volume: Volume, task: str) -> Segmentation:
+        """The labels of one task on the grid of `volume`.
+
+        Raises:
+            EmptyImage: the volume holds one value only.
+            NotAVolume: the volume holds NaN or infinity.
+            NotFound: no such task.
+            ModalityNotSupported: the task does not read this modality.
+            WeightsMissing, WeightsTampered, LicenceRequired: the model cannot be used here.
+            OutOfMemory: the model did not fit.
+        """
+        ...
+
+    def run_plan(self, volume: Volume, wanted: tuple[str, ...] = DEFAULT_WANTED) -> SegmentationRun:
+        """First pass, plan, and every task of the plan.
+
+        Raises:
+            As `segment`; a wanted task that cannot run is not an error but an entry in `plan.left_out`.
+        """
+        ...

@@ -1,0 +1,292 @@
+"""The resident engine: TotalSegmentator's results without its processes, files and reloading."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from totalsegmentator.map_to_binary import (
+    class_map,
+    class_map_5_parts,
+    map_taskid_to_partname_ct,
+)
+
+from heimdallr_ray.errors import LicenceRequired, ModalityNotSupported, WeightsMissing
+from heimdallr_ray.segmentation.engine import EngineInfo, Segmentation, SegmentationRun, Timings
+from heimdallr_ray.segmentation.tasks import (
+    DEFAULT_WANTED,
+    TASKS,
+    ModelSpec,
+    TaskSpec,
+    first_pass,
+    models_of,
+    plan,
+    task_spec,
+)
+from heimdallr_ray.segmentation.totalseg import environment, kernels
+from heimdallr_ray.segmentation.totalseg.model import ResidentModel, is_synthetic
+from heimdallr_ray.segmentation.totalseg.study import ModelImage, Study
+from heimdallr_ray.segmentation.weights import WeightsSet, verify
+from heimdallr_ray.volume import LabelMap, ModelRef, Volume
+
+logger = logging.getLogger(__name__)
+BACKEND = "resident"
+
+
+def labels_of(spec: TaskSpec) -> Mapping[int, str]:
+    """TotalSegmentator's label table of a task."""
+    return dict(class_map[spec.upstream_task])
+
+
+def _part_table(model: ModelSpec, spec: TaskSpec) -> NDArray[np.uint8]:
+    """Label of a part model to label of the whole task, as a table of 256."""
+    whole = {name: value for value, name in class_map[spec.upstream_task].items()}
+    table = np.zeros(256, np.uint8)
+    for value, name in class_map_5_parts[map_taskid_to_partname_ct[model.dataset_id]].items():
+        table[value] = whole[name]
+    return table
+
+
+def combined_digest(digests: tuple[str, ...]) -> str:
+    """One digest for a task: that of its model, or of the parts' digests in order."""
+    if len(digests) == 1:
+        return digests[0]
+    import hashlib
+
+    return hashlib.sha256("\n".join(digests).encode()).hexdigest()
+
+
+class ResidentEngine:
+    """A `SegmentationEngine` over a verified registry; models load on first use or in `warm_up`.
+
+    The masks equal those of `totalsegmentator()` in voxels, affine and header, but for two cases: an image without the
+    structures a task crops to gives zeros (upstream may predict on the whole volume), and an image of one value is
+    refused. Calls are served one at a time.
+    """
+
+    def __init__(
+        self,
+        weights_dir: Path,
+        device: str = "cpu",
+        threads: int | None = None,
+        *,
+        licensed: bool = False,
+        home_dir: Path | None = None,
+    ) -> None:
+        """The registry is hashed, upstream's environment set, nothing is loaded yet.
+
+        Args:
+            weights_dir: registry with manifest.json.
+            device: torch device: cpu, cuda, cuda:1.
+            threads: CPU threads; None: all cores, as upstream.
+            licensed: the site has a TotalSegmentator licence for the tasks that need one.
+            home_dir: folder for upstream's config.json; None: a temporary one.
+
+        Raises:
+            WeightsMissing, WeightsTampered: as `verify`.
+        """
+        self._weights: WeightsSet = verify(weights_dir)
+        self._home = environment.prepare(weights_dir, home_dir)
+        self._device = torch.device(device)
+        self._threads = threads or os.cpu_count() or 1
+        self._licensed = licensed
+        self._slabs = kernels.Slabs(self._threads)
+        self._models: dict[int, ResidentModel] = {}
+        self._synthetic: dict[int, bool] = {}
+        self._lock = threading.RLock()
+        self._study: Study | None = None
+        self._study_of: weakref.ref[Volume] | None = None
+        if self._device.type == "cpu":
+            torch.set_num_threads(self._threads)
+
+    @property
+    def available_tasks(self) -> tuple[str, ...]:
+        """Tasks whose models, the rough one for cropping included, are all in the registry."""
+        return tuple(name for name in TASKS if all(self._weights.has_folder(m.folder) for m in models_of(name)))
+
+    @property
+    def licensed_tasks(self) -> tuple[str, ...]:
+        """Available tasks that may run here: open, or licensed, or with our own synthetic weights."""
+        return tuple(name for name in self.available_tasks if self._may_run(TASKS[name]))
+
+    def info(self) -> EngineInfo:
+        """What is loaded and where."""
+        with self._lock:
+            models = tuple(self._model_ref(row, (model,)) for row, model in self._rows() if self._loaded(model))
+            loads = {model.spec.model_id: model.load_s for model in self._models.values()}
+        return EngineInfo(
+            backend=BACKEND,
+            device=str(self._device),
+            threads=self._threads,
+            models=models,
+            available_tasks=self.available_tasks,
+            licensed_tasks=self.licensed_tasks,
+            synthetic=any(model.synthetic for model in models) or self._weights.synthetic,
+            load_s=loads,
+            versions=environment.versions(),
+        )
+
+    def warm_up(self) -> None:
+        """All installed models that may run are loaded and have seen one tile; kernels are compiled."""
+        with self._lock:
+            if not self.available_tasks:
+                raise WeightsMissing("no complete model of any known task in the weights folder")
+            kernels.compile_all()
+            for name in self.licensed_tasks:
+                for spec in TASKS[name].models:
+                    self._model(spec, TASKS[name]).warm_up()
+
+    def segment(self, volume: Volume, task: str) -> Segmentation:
+        """The labels of one task on the grid of `volume`; work shared with the last call's volume is not repeated.
+
+        Raises:
+            As `SegmentationEngine.segment`.
+        """
+        spec = task_spec(task)
+        with self._lock:
+            return self._task(self._study_for(volume), spec)
+
+    def run_plan(self, volume: Volume, wanted: tuple[str, ...] = DEFAULT_WANTED) -> SegmentationRun:
+        """First pass, plan, and every task of the plan.
+
+        Raises:
+            As `SegmentationEngine.run_plan`.
+        """
+        modality = volume.source.modality
+        began = time.perf_counter()
+        with self._lock:
+            available = self.available_tasks
+            rough = first_pass(modality, available)
+            study = self._study_for(volume)
+            spent = Timings()
+            if rough is not None:
+                spent += self._task(study, task_spec(rough)).timings
+            made = plan(study.found_ml, modality, available, self.licensed_tasks, wanted)
+            segmentations = {name: self._task(study, task_spec(name)) for name in made.run}
+            found = dict(study.found_ml)
+            self._forget()
+        for name, segmentation in segmentations.items():
+            if name != rough:
+                spent += segmentation.timings
+        return SegmentationRun(segmentations, made, found, replace(spent, total_s=time.perf_counter() - began))
+
+    def _forget(self) -> None:
+        self._study = self._study_of = None
+
+    def _study_for(self, volume: Volume) -> Study:
+        if self._study is None or self._study_of is None or self._study_of() is not volume:
+            self._study = Study(volume, self._slabs)
+            self._study_of = weakref.ref(volume)
+        return self._study
+
+    def _rows(self) -> list[tuple[TaskSpec, ModelSpec]]:
+        return [(row, model) for row in TASKS.values() for model in row.models]
+
+    def _loaded(self, spec: ModelSpec) -> bool:
+        return spec.dataset_id in self._models
+
+    def _is_synthetic(self, spec: ModelSpec) -> bool:
+        if spec.dataset_id not in self._synthetic:
+            self._synthetic[spec.dataset_id] = is_synthetic(self._weights, spec)
+        return self._synthetic[spec.dataset_id]
+
+    def _may_run(self, row: TaskSpec) -> bool:
+        return not row.licence or self._licensed or all(self._is_synthetic(model) for model in row.models)
+
+    def _model(self, spec: ModelSpec, row: TaskSpec) -> ResidentModel:
+        if not self._weights.has_folder(spec.folder):
+            raise WeightsMissing(f"{spec.folder} is not installed")
+        if not self._may_run(row):
+            raise LicenceRequired(f"{row.upstream_task} needs a TotalSegmentator licence of the site")
+        if spec.dataset_id not in self._models:
+            model = ResidentModel(self._weights, spec, row.tile_step, self._device, self._slabs)
+            self._models[spec.dataset_id] = model
+            logger.info("model loaded", extra={"model": spec.model_id, "load_s": round(model.load_s, 3)})
+        return self._models[spec.dataset_id]
+
+    def _model_ref(self, row: TaskSpec, models: tuple[ModelSpec, ...]) -> ModelRef:
+        digests = tuple(str(self._weights.entry(model.checkpoint).sha256) for model in models)
+        return ModelRef(
+            task=row.upstream_task,
+            model_id="totalsegmentator/" + "+".join(str(model.dataset_id) for model in models),
+            weights_sha256=combined_digest(digests),
+            synthetic=any(self._is_synthetic(model) for model in models),
+            backend=BACKEND,
+        )
+
+    def _task(self, study: Study, spec: TaskSpec) -> Segmentation:
+        done = study.segmentations.get(spec.name)
+        if done is not None:
+            return done
+        modality = study.volume.source.modality
+        if modality != spec.modality:
+            raise ModalityNotSupported(f"{spec.name} reads {spec.modality}, the image is {modality}")
+        models = [self._model(model, spec) for model in spec.models]
+        began = time.perf_counter()
+        image = self._image(study, spec)
+        spent = study.take_timings()
+        if image is None:
+            array, affine = np.zeros(study.native.array.shape, np.uint8), study.native.affine
+        else:
+            labels, predicted = self._predict(models, spec, image)
+            if spec.name == first_pass("CT", ()):
+                study.found_ml = _found_ml(labels, image.affine, labels_of(spec))
+            restoring = time.perf_counter()
+            array, affine = study.restore(labels, image)
+            spent += predicted
+            spent += Timings(restore_s=time.perf_counter() - restoring)
+        label_map = LabelMap(
+            array=array,
+            affine_ras=affine,
+            labels=labels_of(spec),
+            model=self._model_ref(spec, spec.models),
+            source_manifest_sha256=study.volume.source.manifest_sha256,
+        )
+        timings = replace(spent, total_s=time.perf_counter() - began)
+        segmentation = Segmentation(spec.name, label_map, timings)
+        study.segmentations[spec.name] = segmentation
+        logger.info(
+            "segmented",
+            extra={
+                "task": spec.name,
+                "total_s": round(timings.total_s, 3),
+                "forward_s": round(timings.forward_s, 3),
+                "synthetic": label_map.model.synthetic,
+            },
+        )
+        return segmentation
+
+    def _image(self, study: Study, spec: TaskSpec) -> ModelImage | None:
+        if spec.crop is None:
+            return study.image(spec.resample_mm)
+        rough = self._task(study, task_spec(spec.crop.task)).label_map
+        return study.cropped(spec.resample_mm, rough.mask(*spec.crop.structures), spec.crop.margin_mm)
+
+    @staticmethod
+    def _predict(models: list[ResidentModel], spec: TaskSpec, image: ModelImage) -> tuple[NDArray[np.uint8], Timings]:
+        if len(models) == 1:
+            return models[0].predict(image.zyx, image.affine)
+        merged = np.zeros(image.zyx.shape[::-1], np.uint8)
+        spent = Timings()
+        for model in models:
+            labels, timings = model.predict(image.zyx, image.affine)
+            part = _part_table(model.spec, spec)[labels]
+            np.copyto(merged, part, where=part != 0)
+            spent += timings
+        return merged, spent
+
+
+def _found_ml(labels: NDArray[np.uint8], affine: NDArray[np.float64], names: Mapping[int, str]) -> dict[str, float]:
+    """Millilitres of each structure on the model's own grid."""
+    voxel_ml = float(abs(np.linalg.det(affine[:3, :3]))) / 1000.0
+    counts = np.bincount(labels.ravel(), minlength=256)
+    return {name: float(counts[value]) * voxel_ml for value, name in names.items() if counts[value]}

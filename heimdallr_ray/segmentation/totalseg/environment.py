@@ -1,0 +1,73 @@
+"""What TotalSegmentator and nnU-Net read from the environment, set before either is imported.
+
+Both take folders from environment variables at import time, and TotalSegmentator keeps a config.json whose usage
+statistics default to on. A process of ours gets a folder of its own with statistics off, so nothing is sent, and
+replicas do not race for one file. Licence numbers are never written here: the engine does not pass upstream's gate.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import json
+import os
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+
+from heimdallr_ray.errors import Broken
+
+_CONFIG = {
+    "totalseg_id": "totalseg_heimdallr",
+    "send_usage_stats": False,
+    "prediction_counter": 0,
+    "statistics_disclaimer_shown": True,
+}
+
+
+def prepare(weights_dir: Path, home_dir: Path | None = None) -> Path:
+    """Upstream's variables point at `weights_dir` and at a home of this process; returns that home.
+
+    Args:
+        weights_dir: registry with one folder per data set.
+        home_dir: folder for config.json; None makes a fresh temporary one.
+
+    Raises:
+        Broken: the folder or config.json cannot be written.
+    """
+    try:
+        home = home_dir or Path(tempfile.mkdtemp(prefix="heimdallr-totalseg-"))
+        home.mkdir(parents=True, exist_ok=True)
+        config = home / "config.json"
+        temporary = home / f".config.{os.getpid()}.tmp"
+        temporary.write_text(json.dumps(_CONFIG), encoding="utf-8")
+        temporary.replace(config)
+    except OSError as error:
+        raise Broken(f"no folder for TotalSegmentator's settings: {error.strerror}") from error
+    os.environ["TOTALSEG_HOME_DIR"] = str(home)
+    os.environ["TOTALSEG_WEIGHTS_PATH"] = str(weights_dir)
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        os.environ[name] = str(weights_dir)
+    # torch.compile changes results; exactness is the promise
+    os.environ.pop("nnUNet_compile", None)
+    return home
+
+
+@contextlib.contextmanager
+def upstream_call(what: str) -> Generator[None]:
+    """Upstream prints, and leaves by SystemExit where it should raise; here it is silent and raises Broken.
+
+    Raises:
+        Broken: upstream called sys.exit.
+    """
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    except SystemExit as error:
+        raise Broken(f"{what}: upstream ended the process ({error.code})") from error
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides the labels, for provenance."""
+    return {name: importlib.metadata.version(name) for name in ("TotalSegmentator", "nnunetv2", "torch")}

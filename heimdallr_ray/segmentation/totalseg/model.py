@@ -1,0 +1,296 @@
+"""One nnU-Net of TotalSegmentator, loaded from verified bytes and kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import pickle
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from heimdallr_ray.errors import Broken, EmptyImage, OutOfMemory, WeightsTampered
+from heimdallr_ray.segmentation.engine import Timings
+from heimdallr_ray.segmentation.tasks import ModelSpec
+from heimdallr_ray.segmentation.totalseg import kernels
+from heimdallr_ray.segmentation.totalseg.environment import upstream_call
+from heimdallr_ray.segmentation.totalseg.geometry import nonzero_box, zooms_of
+from heimdallr_ray.segmentation.totalseg.sliding import SlidingWindow
+from heimdallr_ray.segmentation.weights import SYNTHETIC_MARKER, WeightsSet
+
+logger = logging.getLogger(__name__)
+_CUSTOM_TRAINERS = frozenset(
+    {
+        "nnUNetTrainer_MOSAIC_1k_QuarterLR_NoMirroring",
+        "nnUNetTrainerDiceTopK10Loss_2000epochs",
+        "nnUNetTrainerSkeletonRecall",
+    }
+)
+"""Trainers that TotalSegmentator brings along and nnU-Net does not know."""
+
+
+class ForwardClock:
+    """Seconds inside the bare network, by host time on the CPU and by events on the GPU."""
+
+    def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._host_s = 0.0
+        self._start = 0.0
+        self._events: list[tuple[Any, Any]] = []
+        network.register_forward_pre_hook(self._before)
+        network.register_forward_hook(self._after)
+
+    def _event(self) -> Any:  # noqa: ANN401
+        event: Any = cast(Any, torch.cuda).Event(enable_timing=True)
+        event.record()
+        return event
+
+    def _before(self, *_: object) -> None:
+        if self._cuda:
+            self._events.append((self._event(), None))
+        else:
+            self._start = time.perf_counter()
+
+    def _after(self, *_: object) -> None:
+        if self._cuda:
+            self._events[-1] = (self._events[-1][0], self._event())
+        else:
+            self._host_s += time.perf_counter() - self._start
+
+    def take(self) -> float:
+        """Seconds since the last call of this method."""
+        seconds = self._host_s
+        if self._cuda:
+            torch.cuda.synchronize()
+            seconds += sum(first.elapsed_time(last) for first, last in self._events if last is not None) / 1000.0
+        self._host_s, self._events = 0.0, []
+        return seconds
+
+
+def _checkpoint(content: bytes, name: str) -> Mapping[str, Any]:
+    """The checkpoint in `content`, whose digest was checked.
+
+    nnU-Net's own checkpoints carry numpy scalars of the training log, which the restricted unpickler refuses; then the
+    full one is used, on bytes that the manifest vouches for.
+    """
+    try:
+        parsed: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        logger.info("checkpoint needs the full unpickler", extra={"checkpoint": name})
+        parsed = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
+    if not isinstance(parsed, dict) or not {"network_weights", "init_args", "trainer_name"} <= parsed.keys():
+        raise Broken(f"{name} is not an nnU-Net checkpoint")
+    return cast("Mapping[str, Any]", parsed)
+
+
+def _trainer_class(name: str) -> Any:  # noqa: ANN401
+    if name in _CUSTOM_TRAINERS:
+        import totalsegmentator.custom_trainers as custom
+
+        return getattr(custom, name)
+    from nnunetv2.utilities.find_objects import (
+        recursive_find_trainer_class_by_name,
+    )
+
+    return cast(Any, recursive_find_trainer_class_by_name)(name)
+
+
+def _json(weights: WeightsSet, relative: str) -> dict[str, Any]:
+    try:
+        parsed: object = json.loads(weights.read(relative))
+    except ValueError as error:
+        raise Broken(f"{relative} is not JSON") from error
+    if not isinstance(parsed, dict):
+        raise Broken(f"{relative} is not an object")
+    return cast("dict[str, Any]", parsed)
+
+
+def is_synthetic(weights: WeightsSet, spec: ModelSpec) -> bool:
+    """True where the registry or the model's own description says that it was made from phantoms."""
+    description = str(_json(weights, f"{spec.folder}/dataset.json").get("description", ""))
+    return weights.synthetic or SYNTHETIC_MARKER in description
+
+
+class ResidentModel:
+    """A network on its device with everything around it that upstream builds anew on each call.
+
+    Raises (on construction):
+        WeightsMissing, WeightsTampered: as `WeightsSet.read`.
+        Broken: the files are not an nnU-Net model of a kind that the engine runs exactly.
+    """
+
+    def __init__(
+        self, weights: WeightsSet, spec: ModelSpec, tile_step: float, device: torch.device, slabs: kernels.Slabs
+    ) -> None:
+        began = time.perf_counter()
+        from nnunetv2.utilities.label_handling.label_handling import (
+            determine_num_input_channels,
+        )
+        from nnunetv2.utilities.plans_handling.plans_handler import (
+            PlansManager,
+        )
+
+        dataset = _json(weights, f"{spec.folder}/dataset.json")
+        checkpoint = _checkpoint(weights.read(spec.checkpoint), spec.checkpoint)
+        if checkpoint["trainer_name"] != spec.trainer:
+            raise WeightsTampered(f"{spec.checkpoint} was made by another trainer than its folder says")
+        self.spec, self.device, self.tile_step = spec, device, tile_step
+        self.synthetic = is_synthetic(weights, spec)
+        self.weights_sha256 = str(weights.entry(spec.checkpoint).sha256)
+        with upstream_call(spec.model_id):
+            plans: Any = cast(Any, PlansManager)(_json(weights, f"{spec.folder}/plans.json"))
+            self._configuration: Any = plans.get_configuration(checkpoint["init_args"]["configuration"])
+            self._label_manager: Any = plans.get_label_manager(dataset)
+            channels = cast(Any, determine_num_input_channels)(plans, self._configuration, dataset)
+            network: torch.nn.Module = _trainer_class(spec.trainer).build_network_architecture(
+                plans,
+                self._configuration,
+                channels,
+                self._label_manager.num_segmentation_heads,
+                enable_deep_supervision=False,
+            )
+            network.load_state_dict(checkpoint["network_weights"])
+            self._preprocessor: Any = self._configuration.preprocessor_class(verbose=False)
+        if channels != 1 or any(self._configuration.use_mask_for_norm) or self._label_manager.has_regions:
+            raise Broken(f"{spec.model_id} is of a kind that the resident engine does not run")
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.patch: tuple[int, ...] = tuple(int(n) for n in self._configuration.patch_size)
+        self.heads = int(self._label_manager.num_segmentation_heads)
+        self._spacing_zyx = [float(mm) for mm in self._configuration.spacing]
+        self._forward_axes: list[int] = list(plans.transpose_forward)
+        self._backward_axes: list[int] = list(plans.transpose_backward)
+        self._intensities: Any = plans.foreground_intensity_properties_per_channel
+        # bound once: nnU-Net caches one of these per process, which several models defeat
+        self._resample_image: Any = self._configuration.resampling_fn_data
+        self._resample_logits: Any = self._configuration.resampling_fn_probabilities
+        self._exact_cpu = device.type == "cpu" and self.heads <= 256 and kernels.has_half_conversion()
+        self._window = SlidingWindow(self.patch, self.heads, tile_step, slabs) if self._exact_cpu else None
+        self._predictor = None if self._exact_cpu else self._upstream_predictor(plans, dataset)
+        self.clock = ForwardClock(self.network, device)
+        self.load_s = time.perf_counter() - began
+
+    def _upstream_predictor(self, plans: Any, dataset: Mapping[str, Any]) -> Any:  # noqa: ANN401
+        from nnunetv2.inference.predict_from_raw_data import (
+            nnUNetPredictor,
+        )
+
+        with upstream_call(self.spec.model_id):
+            predictor: Any = cast(Any, nnUNetPredictor)(
+                tile_step_size=self.tile_step,
+                use_gaussian=True,
+                use_mirroring=False,
+                perform_everything_on_device=True,
+                device=self.device,
+                verbose=False,
+                allow_tqdm=False,
+            )
+        predictor.network = self.network
+        predictor.plans_manager = plans
+        predictor.configuration_manager = self._configuration
+        predictor.dataset_json = dataset
+        predictor.label_manager = self._label_manager
+        predictor.trainer_name = self.spec.trainer
+        predictor.allowed_mirroring_axes = None
+        predictor.list_of_parameters = [None]
+        return predictor
+
+    def warm_up(self) -> None:
+        """One tile has gone through the network."""
+        with torch.inference_mode():
+            self.network(torch.zeros((1, 1, *self.patch), device=self.device))
+        self.clock.take()
+
+    def predict(self, zyx: NDArray[np.float32], affine: NDArray[np.float64]) -> tuple[NDArray[np.uint8], Timings]:
+        """Labels of an image in canonical axes.
+
+        Args:
+            zyx: `[z, y, x]` float32, CT in HU; not changed.
+            affine: of the same image as `[x, y, z]`, RAS millimetres.
+
+        Returns:
+            `[x, y, z]` uint8 (a view), and the parts preprocess, forward and assemble.
+
+        Raises:
+            EmptyImage: all voxels are 0.
+            OutOfMemory: the model did not fit.
+            Broken: the network gave values that are not finite.
+        """
+        began = time.perf_counter()
+        spacing_zyx = [float(mm) for mm in zooms_of(affine)[::-1]]
+        image = zyx.transpose(self._forward_axes)
+        spacing = [spacing_zyx[axis] for axis in self._forward_axes]
+        box = nonzero_box(image)
+        if box is None:
+            raise EmptyImage("all voxels of the image are 0 at the model's spacing")
+        inside = tuple(slice(low, high) for low, high in box)
+        try:
+            tensor, cropped = self._preprocessed(image[inside], spacing)
+            ready = time.perf_counter()
+            part = self._labels(tensor, cropped, spacing)
+        except torch.OutOfMemoryError as error:
+            raise OutOfMemory(f"{self.spec.model_id} on {self.device}") from error
+        except MemoryError as error:
+            raise OutOfMemory(f"{self.spec.model_id} on the host") from error
+        forward_s = self.clock.take()
+        labels = part
+        if part.shape != image.shape:
+            labels = np.zeros(image.shape, np.uint8)
+            labels[inside] = part
+        done = time.perf_counter()
+        timings = Timings(
+            preprocess_s=ready - began, forward_s=forward_s, assemble_s=done - ready - forward_s, total_s=done - began
+        )
+        return labels.transpose(self._backward_axes).transpose(2, 1, 0), timings
+
+    def _preprocessed(self, image: NDArray[np.float32], spacing: list[float]) -> tuple[torch.Tensor, tuple[int, ...]]:
+        from nnunetv2.preprocessing.resampling.default_resampling import (
+            compute_new_shape,
+        )
+
+        values = np.array(image[None], dtype=np.float32, order="C")
+        cropped = values.shape[1:]
+        values = self._preprocessor._normalize(values, [None], self._configuration, self._intensities)
+        shape = cast(Any, compute_new_shape)(cropped, spacing, self._spacing_zyx)
+        values = self._resample_image(values, shape, spacing, self._spacing_zyx)
+        tensor = torch.from_numpy(np.ascontiguousarray(cast("NDArray[np.float32]", values)))
+        return tensor.to(torch.float32), cropped
+
+    @torch.inference_mode()
+    def _labels(self, image: torch.Tensor, shape: tuple[int, ...], spacing: list[float]) -> NDArray[np.uint8]:
+        resampled = tuple(image.shape[1:]) != tuple(shape)
+        if self._window is not None and not resampled:
+            return self._window.labels(image, self.network)
+        if self._window is not None:
+            logits = self._window.logits(image, self.network)
+        else:
+            with upstream_call(self.spec.model_id):
+                logits = cast(torch.Tensor, cast(Any, self._predictor).predict_sliding_window_return_logits(image))
+        if not resampled:
+            return _argmax_on_device(logits)
+        full: Any = self._resample_logits(logits.cpu(), shape, self._spacing_zyx, spacing)
+        return _argmax(np.asarray(full))
+
+
+def _argmax_on_device(logits: torch.Tensor) -> NDArray[np.uint8]:
+    """First index of the largest channel, slab by slab where the logits are; only labels leave the device."""
+    labels = torch.empty(logits.shape[1:], dtype=torch.uint8)
+    for z in range(0, logits.shape[1], 8):
+        labels[z : z + 8] = logits[:, z : z + 8].float().argmax(0).to(torch.uint8).cpu()
+    return labels.numpy()
+
+
+def _argmax(logits: NDArray[Any]) -> NDArray[np.uint8]:
+    """First index of the largest channel; numpy's own argmax of float16 is many times slower."""
+    best = logits[0].astype(np.float32)
+    labels = np.zeros(best.shape, np.uint8)
+    for channel in range(1, len(logits)):
+        values = logits[channel].astype(np.float32)
+        larger = values > best
+        labels[larger] = channel
+        np.copyto(best, values, where=larger)
+    return labels

@@ -1,0 +1,180 @@
+"""The weights registry: a folder, and a manifest that says which bytes belong in it.
+
+`manifest.json`: {"format": 1, "synthetic": bool, "files": {"relative/path": {"sha256": "...", "size": n}}, ...}.
+Nothing is loaded whose bytes differ from its entry: a checkpoint is a pickle, and a pickle is a program.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, cast
+
+from heimdallr_ray.errors import BadIdentifier, WeightsMissing, WeightsTampered
+from heimdallr_ray.ids import Sha256
+
+MANIFEST_NAME = "manifest.json"
+MANIFEST_FORMAT = 1
+_MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+_CHUNK_BYTES = 1024 * 1024
+SYNTHETIC_MARKER = "SYNTHETIC"
+"""Word in the description of a model's dataset.json that says: made by us on phantoms, no third party's weights."""
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """What a file of the registry must be."""
+
+    sha256: Sha256
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class WeightsSet:
+    """A registry folder whose manifest was read.
+
+    Attributes:
+        folder: where the model folders are.
+        synthetic: the manifest says that all of it was made from phantoms.
+        files: path relative to `folder`, with forward slashes, to its entry.
+    """
+
+    folder: Path
+    synthetic: bool
+    files: Mapping[str, FileEntry]
+
+    def has_folder(self, relative: str) -> bool:
+        """True where the manifest lists at least one file below `relative`."""
+        prefix = relative.rstrip("/") + "/"
+        return any(name.startswith(prefix) for name in self.files)
+
+    def entry(self, relative: str) -> FileEntry:
+        """The entry of one file.
+
+        Raises:
+            WeightsMissing: the manifest does not list it.
+        """
+        try:
+            return self.files[relative]
+        except KeyError as error:
+            raise WeightsMissing(f"{relative} is not in {MANIFEST_NAME}") from error
+
+    def read(self, relative: str) -> bytes:
+        """The bytes of one file, exactly those that were hashed.
+
+        Raises:
+            WeightsMissing: not listed, or not on disk.
+            WeightsTampered: other size or digest than listed.
+        """
+        entry = self.entry(relative)
+        try:
+            with (self.folder / relative).open("rb") as stream:
+                content = stream.read(entry.size_bytes + 1)
+        except OSError as error:
+            raise WeightsMissing(f"{relative} cannot be read: {error.strerror}") from error
+        if len(content) != entry.size_bytes or hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise WeightsTampered(f"{relative} differs from {MANIFEST_NAME}")
+        return content
+
+
+def _entry_of(relative: str, value: object) -> FileEntry:
+    pure = PurePosixPath(relative)
+    if pure.is_absolute() or not pure.parts or ".." in pure.parts or "\\" in relative or str(pure) != relative:
+        raise WeightsTampered(f"{MANIFEST_NAME} names a path outside its folder")
+    try:
+        fields = cast("Mapping[str, Any]", value)
+        digest, size = Sha256.parse(fields["sha256"]), fields["size"]
+    except (BadIdentifier, KeyError, TypeError) as error:
+        raise WeightsTampered(f"{MANIFEST_NAME}: malformed entry for {relative}") from error
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise WeightsTampered(f"{MANIFEST_NAME}: malformed size for {relative}")
+    return FileEntry(digest, size)
+
+
+def read_manifest(folder: Path) -> WeightsSet:
+    """The registry as its manifest describes it; no file is hashed yet.
+
+    Raises:
+        WeightsMissing: no manifest.
+        WeightsTampered: malformed, of another format, or naming a path outside the folder.
+    """
+    try:
+        with (folder / MANIFEST_NAME).open("rb") as stream:
+            content = stream.read(_MAX_MANIFEST_BYTES + 1)
+    except OSError as error:
+        raise WeightsMissing(f"no {MANIFEST_NAME} in the weights folder: {error.strerror}") from error
+    if len(content) > _MAX_MANIFEST_BYTES:
+        raise WeightsTampered(f"{MANIFEST_NAME} is too large")
+    try:
+        parsed: object = json.loads(content)
+    except ValueError as error:
+        raise WeightsTampered(f"{MANIFEST_NAME} is not JSON") from error
+    if not isinstance(parsed, dict):
+        raise WeightsTampered(f"{MANIFEST_NAME} is not an object")
+    document = cast("dict[str, Any]", parsed)
+    files, synthetic = document.get("files"), document.get("synthetic")
+    if document.get("format") != MANIFEST_FORMAT or not isinstance(files, dict) or not isinstance(synthetic, bool):
+        raise WeightsTampered(f"{MANIFEST_NAME} has another form than format {MANIFEST_FORMAT}")
+    entries = {name: _entry_of(name, value) for name, value in cast("dict[str, object]", files).items()}
+    return WeightsSet(folder, synthetic, entries)
+
+
+def _digest(file: Path) -> tuple[str, int]:
+    digest, size = hashlib.sha256(), 0
+    with file.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+    return digest.hexdigest(), size
+
+
+def verify(folder: Path) -> WeightsSet:
+    """The registry, every listed file having been hashed.
+
+    Raises:
+        WeightsMissing: no manifest, or a listed file is absent.
+        WeightsTampered: a file differs from its entry, or the manifest is malformed.
+    """
+    weights = read_manifest(folder)
+    for relative, entry in weights.files.items():
+        try:
+            digest, size = _digest(folder / relative)
+        except OSError as error:
+            raise WeightsMissing(f"{relative} cannot be read: {error.strerror}") from error
+        if (digest, size) != (entry.sha256, entry.size_bytes):
+            raise WeightsTampered(f"{relative} differs from {MANIFEST_NAME}")
+    return weights
+
+
+def write_manifest(folder: Path, *, synthetic: bool, extra: Mapping[str, Any] | None = None) -> Path:
+    """The manifest of everything below `folder`, written durably; returns its path.
+
+    Args:
+        folder: registry with one folder per data set.
+        synthetic: made from phantoms by this project.
+        extra: further keys for a person to read (training recipe, licence, scores); may not replace ours.
+    """
+    files: dict[str, dict[str, str | int]] = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name != MANIFEST_NAME:
+            digest, size = _digest(file)
+            files[file.relative_to(folder).as_posix()] = {"sha256": digest, "size": size}
+    document = {**(extra or {}), "format": MANIFEST_FORMAT, "synthetic": synthetic, "files": files}
+    target = folder / MANIFEST_NAME
+    temporary = folder / f".{MANIFEST_NAME}.tmp"
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(document, stream, indent=1, sort_keys=True)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(target)
+    directory = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+    return target
