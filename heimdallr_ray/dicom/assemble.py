@@ -1,0 +1,223 @@
+"""`assemble`: one series into one Volume, exactly, or a named refusal."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heimdallr_ray.dicom import geometry, limits
+from heimdallr_ray.dicom.decode import check_pixels, stored_pixels
+from heimdallr_ray.dicom.grouping import Series, Slice, slices_of, stack_of
+from heimdallr_ray.dicom.header import Header
+from heimdallr_ray.errors import NotAVolume, TooLarge
+from heimdallr_ray.volume import Volume, VolumeSource
+
+_INT16: Final = np.iinfo(np.int16)
+_UNREADABLE: Final = ("rescale_slope", "rescale_intercept", "pixel_representation", "number_of_frames")
+"""Fields whose absence has a meaning and whose damage must therefore not pass for absence."""
+
+Progress = Callable[[int, int], None]
+
+
+def assemble(series: Series, read_bytes: Callable[[str], bytes], *, progress: Progress | None = None) -> Volume:
+    """The volume of one series: rescaled values on a regular grid.
+
+    The array is `[i, j, k]` = [column, row, slice], slices ascending along the normal, in Fortran order: each
+    `array[:, :, k]` is one contiguous block, and writing NIfTI needs no copy. It is int16 where every rescaled value
+    is an integer in its range, float32 otherwise. Values are those of the modality (CT: Hounsfield units); MONOCHROME1
+    is a matter of display and leaves them as they are (flag `monochrome1`); padding keeps its stored value, rescaled,
+    and is named in `source.attributes["padding_value"]`.
+
+    Up to `geometry.MAX_MISSING_SLICES` gaps are filled by linear interpolation (flag `missing_slices:n`, places in
+    `source.attributes["interpolated_slices"]`). Slices repeated with equal pixels count once (`duplicate_slices:n`).
+
+    Args:
+        series: from `group`.
+        read_bytes: the bytes of a locator; called once per instance, in slice order.
+        progress: told (slices done, slices in all).
+
+    Raises:
+        NotAVolume: `reason` names the rule; see `geometry.stack`, `grouping.stack_of`, `decode.stored_pixels`, and
+            `mosaic`, `bad_rescale`, `modality_lut`, `mixed_sizes`, `conflicting_duplicates`.
+        TooLarge, TruncatedObject, BlobMissing: as `decode.stored_pixels`.
+    """
+    slices = slices_of(series)
+    _check(series, slices)
+    found, iop, spacing = stack_of(slices)
+    affine = geometry.affine_ras(found, iop, spacing)
+    ordered = [slices[index] for index in found.order]
+    pixels = _PixelReader(read_bytes)
+    for kept, dropped in found.duplicates:
+        if not np.array_equal(pixels.rescalable(slices[kept]), pixels.rescalable(slices[dropped])):
+            raise NotAVolume("conflicting_duplicates", "two slices at one position differ")
+    buffer = _filled(ordered, found, pixels, progress)
+    _interpolate(buffer, found)
+    return Volume(
+        array=buffer.transpose(2, 1, 0),
+        affine_ras=affine,
+        source=_source(series, ordered, found),
+        flags=(*found.flags, *_flags(slices)),
+    )
+
+
+def manifest_sha256(locators: Sequence[str]) -> str:
+    """Digest over the locators in slice order, one per line."""
+    return hashlib.sha256("\n".join(locators).encode()).hexdigest()
+
+
+class _PixelReader:
+    """Stored pixels per slice; the frames of the last object are kept, so that a multi-frame object is decoded once."""
+
+    def __init__(self, read_bytes: Callable[[str], bytes]) -> None:
+        self._read = read_bytes
+        self._locator: str | None = None
+        self._frames: NDArray[Any] = np.empty((0, 0, 0), np.int16)
+
+    def stored(self, item: Slice) -> NDArray[Any]:
+        """Stored values `[row, column]` of one slice."""
+        if item.instance.locator != self._locator:
+            self._frames = stored_pixels(self._read(item.instance.locator), item.instance.header)
+            self._locator = item.instance.locator
+        found: NDArray[Any] = self._frames[item.plane.frame]
+        return found
+
+    def rescalable(self, item: Slice) -> NDArray[np.float64]:
+        """Rescaled values `[row, column]` in float64."""
+        slope, intercept = _rescale(item)
+        return self.stored(item) * np.float64(slope) + intercept
+
+
+def _check(series: Series, slices: Sequence[Slice]) -> None:
+    first = series.header
+    total = 0
+    for instance in series.instances:
+        header = instance.header
+        check_pixels(header)
+        if "MOSAIC" in header.image_type:
+            raise NotAVolume("mosaic", "several slices in one image")
+        if header.has_modality_lut:
+            raise NotAVolume("modality_lut", "values need a lookup table")
+        if (header.rows, header.columns) != (first.rows, first.columns):
+            raise NotAVolume("mixed_sizes", "slices differ in rows or columns")
+        unreadable = [name for name in _UNREADABLE if name in header.malformed]
+        if unreadable:
+            raise NotAVolume("bad_rescale", f"unreadable: {', '.join(unreadable)}")
+        total += header.native_pixel_bytes
+    for item in slices:
+        slope, intercept = _rescale(item)
+        if slope == 0 or max(abs(slope), abs(intercept)) > 1e7:
+            raise NotAVolume("bad_rescale", f"rescale {slope} x + {intercept}")
+    frame_bytes = 4 * (first.rows or 0) * (first.columns or 0)
+    bytes_needed = max(total, frame_bytes * len(slices))
+    if len(slices) > limits.MAX_FRAMES_PER_SERIES or bytes_needed > limits.MAX_PIXEL_BYTES_PER_SERIES:
+        raise TooLarge(f"{len(slices)} slices, {bytes_needed} bytes of pixels")
+
+
+def _rescale(item: Slice) -> tuple[float, float]:
+    slope, intercept = item.plane.slope, item.plane.intercept
+    return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
+
+
+def _filled(
+    ordered: Sequence[Slice], found: geometry.Stack, pixels: _PixelReader, progress: Progress | None
+) -> NDArray[Any]:
+    """`[slice, row, column]`; starts as int16 where rescale is integer, and turns to float32 once a value does not fit."""
+    first = ordered[0].instance.header
+    shape = found.slices, first.rows or 0, first.columns or 0
+    integer = all(value == int(value) for item in ordered for value in _rescale(item))
+    buffer: NDArray[Any] = np.empty(shape, np.int16 if integer else np.float32)
+    for done, (place, item) in enumerate(zip(found.grid_index, ordered, strict=True), start=1):
+        stored = pixels.stored(item)
+        slope, intercept = _rescale(item)
+        if buffer.dtype == np.int16 and not _rescale_int16(stored, int(slope), int(intercept), buffer[place], item):
+            wide = np.empty(shape, np.float32)
+            wide[:place] = buffer[:place]
+            buffer = wide
+        if buffer.dtype == np.float32:
+            buffer[place] = stored * np.float64(slope) + intercept
+        if progress is not None:
+            progress(done, len(ordered))
+    return buffer
+
+
+def _rescale_int16(stored: NDArray[Any], slope: int, intercept: int, out: NDArray[Any], item: Slice) -> bool:
+    """True where `out` holds slope x stored + intercept exactly; False where that does not fit into int16."""
+    header: Header = item.instance.header
+    bits = header.bits_stored
+    low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if header.signed else (0, (1 << bits) - 1)
+    if not _fits(low, high, slope, intercept):
+        low, high = int(stored.min()), int(stored.max())
+        if not _fits(low, high, slope, intercept):
+            return False
+    if slope == 1 and high <= _INT16.max and low >= _INT16.min and _INT16.min <= intercept <= _INT16.max:
+        narrow = stored.view(np.int16) if stored.dtype == np.uint16 else stored.astype(np.int16, copy=False)
+        np.add(narrow, np.int16(intercept), out=out)
+    else:
+        np.copyto(out, stored.astype(np.int64) * slope + intercept, casting="unsafe")
+    return True
+
+
+def _fits(low: int, high: int, slope: int, intercept: int) -> bool:
+    ends = low * slope + intercept, high * slope + intercept
+    return _INT16.min <= min(ends) and max(ends) <= _INT16.max
+
+
+def _interpolate(buffer: NDArray[Any], found: geometry.Stack) -> None:
+    """Missing places become the linear blend of their nearest neighbours, rounded for int16."""
+    present = found.grid_index
+    for place in found.missing:
+        below = max(index for index in present if index < place)
+        above = min(index for index in present if index > place)
+        weight = (place - below) / (above - below)
+        blend = buffer[below].astype(np.float64) * (1 - weight) + buffer[above].astype(np.float64) * weight
+        buffer[place] = np.rint(blend) if buffer.dtype == np.int16 else blend
+
+
+def _flags(slices: Sequence[Slice]) -> tuple[str, ...]:
+    headers = [item.instance.header for item in slices]
+    found: list[str] = []
+    if any(header.photometric == "MONOCHROME1" for header in headers):
+        found.append("monochrome1")
+    if len({_rescale(item) for item in slices}) > 1:
+        found.append("per_slice_rescale")
+    if any(item.plane.slope is None or item.plane.intercept is None for item in slices):
+        found.append("no_rescale")
+    return tuple(found)
+
+
+def _source(series: Series, ordered: Sequence[Slice], found: geometry.Stack) -> VolumeSource:
+    header = ordered[0].instance.header
+    locators = dict.fromkeys(item.instance.locator for item in ordered)
+    padding = header.pixel_padding
+    slope, intercept = _rescale(ordered[0])
+    return VolumeSource(
+        modality=series.modality,
+        study_uid=header.study_uid or "",
+        series_uid=series.uid,
+        frame_of_reference_uid=header.frame_of_reference_uid or "",
+        manifest_sha256=manifest_sha256(list(locators)),
+        synthetic=any(instance.header.synthetic for instance in series.instances),
+        attributes={
+            "kvp": header.kvp,
+            "kernel": header.kernel,
+            "slice_thickness_mm": header.slice_thickness_mm,
+            "slice_spacing_mm": round(found.spacing_mm, 6),
+            "contrast_agent": header.contrast_agent,
+            "manufacturer": header.manufacturer,
+            "body_part": header.body_part,
+            "series_description": header.series_description,
+            "series_number": header.series_number,
+            "image_type": "\\".join(header.image_type),
+            "patient_sex": header.patient_sex,
+            "patient_age_years": header.patient_age_years,
+            "patient_size_m": header.patient_size_m,
+            "patient_weight_kg": header.patient_weight_kg,
+            "phase": series.phase,
+            "padding_value": None if padding is None else padding * slope + intercept,
+            "interpolated_slices": ",".join(map(str, found.missing)),
+        },
+    )

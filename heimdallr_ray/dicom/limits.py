@@ -1,0 +1,59 @@
+"""Every bound that reading of received DICOM keeps, with the reason for its size."""
+
+from __future__ import annotations
+
+from typing import Final
+
+MAX_OBJECT_BYTES: Final = 4 << 30
+"""One object. Explicit value lengths end at 4 GiB - 2 (PS3.5 section 7.1.1), so no native object is larger."""
+
+FIRST_READ_BYTES: Final = 64 << 10
+"""First read of a header. Headers of CT and MR slices measured 1 to 20 kB; one read serves nearly all."""
+
+MAX_HEADER_BYTES: Final = 32 << 20
+"""Everything before the pixels. Enhanced CT with 2,000 frames of functional groups needs about 4 MB; private vendor
+blobs (Siemens CSA, overlays, icon images) stay below 10 MB."""
+
+MAX_ELEMENTS: Final = 200_000
+"""Elements walked in one header, nested ones included: 2,000 frames with 60 elements each, and room."""
+
+MAX_NESTING: Final = 24
+"""Sequences inside sequences. The deepest standard templates (SR content trees aside, which are never opened here)
+nest 5 deep; recursion stays far below the interpreter's limit."""
+
+MAX_VALUES: Final = 4096
+"""Values of one multi-valued element that are looked at."""
+
+MAX_ROWS: Final = 16_384
+"""Rows of one image. CT and MR end at 2,048; mammography and whole-slide tiles at 8,192."""
+
+MAX_COLUMNS: Final = 16_384
+"""Columns of one image, as MAX_ROWS."""
+
+MAX_FRAMES: Final = 20_000
+"""Frames of one object: cardiac and perfusion enhanced objects reach a few thousand."""
+
+MAX_FRAMES_PER_SERIES: Final = 20_000
+"""Slices of one series, all objects together."""
+
+MAX_PIXEL_BYTES_PER_OBJECT: Final = 2 << 30
+"""Decoded pixels of one object: 2,000 frames of 512 x 512 x 16 bit are 1.05 GB."""
+
+MAX_PIXEL_BYTES_PER_SERIES: Final = 6 << 30
+"""The assembled array. 2,000 slices of 1,024 x 1,024 int16 are 4.2 GB; more does not fit beside a model in 32 GB."""
+
+MAX_INFLATED_BYTES: Final = MAX_PIXEL_BYTES_PER_OBJECT + MAX_HEADER_BYTES
+"""Deflated objects stop inflating here, whatever their own header claims."""
+
+MAX_INFLATE_RATIO: Final = 1032
+"""DEFLATE cannot expand by more than about 1032 : 1, so a larger claim is false without trying (zlib technical notes)."""
+
+MAX_COMPRESSION_RATIO: Final = 2_000
+"""Decoded pixel bytes per compressed byte of RLE, JPEG and JPEG 2000. A constant 512 x 512 image reaches about 1,000
+with JPEG 2000; a claim beyond is refused before anything is allocated."""
+
+MAX_SERIES_PARTS: Final = 64
+"""Stacks that one series is split into (sizes, orientations, echoes, phases); the rest form one unusable part."""
+
+DECODE_THREADS: Final = 4
+"""Frames decoded at once for codecs that release the interpreter lock."""
