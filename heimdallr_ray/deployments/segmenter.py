@@ -7,6 +7,7 @@ import os
 from ray import serve
 
 from heimdallr_ray.deployments.app import AppArgs
+from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.segmentation.engine import EngineInfo, SegmentationRequest, SegmentationRun
 
 
@@ -16,20 +17,24 @@ class Segmenter:
 
     def __init__(self, args: AppArgs) -> None:
         """Load and warm up; a missing or changed weight file fails the replica with its typed error."""
-        from heimdallr_ray.segmentation.totalseg import ResidentEngine, open_weights
+        from heimdallr_ray.segmentation.demo import weights_dir
+        from heimdallr_ray.segmentation.totalseg.device import pick_device
+        from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
 
         settings = args.settings()
         self._engine = ResidentEngine(
-            open_weights(settings.resolved_weights_dir, allow_synthetic=settings.profile == "demo"),
-            device=settings.device,
+            settings.resolved_weights_dir or weights_dir(),
+            device=pick_device(settings.device),
             threads=settings.torch_threads or os.cpu_count(),
             licensed=bool(settings.totalsegmentator_licence.get_secret_value()),
         )
+        if self._engine.info().synthetic and settings.profile != "demo":
+            raise BadSetting("these weights are synthetic; only the demo profile accepts them")
         self._engine.warm_up()
 
     def run(self, request: SegmentationRequest) -> SegmentationRun:
         """Segment one study; errors of heimdallr_ray.errors pass through."""
-        return self._engine.run_plan(request)
+        return self._engine.run_plan(request.volume, request.wanted)
 
     def info(self) -> EngineInfo:
         """What is loaded and where."""

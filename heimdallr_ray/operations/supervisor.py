@@ -121,9 +121,9 @@ class Supervisor:
         self._connect(deadline)
         self._head.remember()
         self._progress("DICOM listener")
-        self._start_scp(effective, deadline)
-        self._progress("Serve application")
         self._deploy(effective)
+        self._start_scp(deadline)
+        self._progress("models and Serve application")
         self._wait_ready(deadline)
         self._head.remember()
         (self.settings.run_dir / "started_before").touch()
@@ -198,13 +198,13 @@ class Supervisor:
         # ray.init installs its own SIGTERM handler, which would end us without cleaning up.
         self._install_signals()
 
-    def _start_scp(self, effective: Path, deadline: float) -> None:
+    def _start_scp(self, deadline: float) -> None:
         import ray
 
-        from heimdallr_ray.listener.actor import DicomScp
+        from heimdallr_ray.listener.actor import DicomScp, listener_settings
 
         actor = cast(Any, DicomScp).options(name=SCP_ACTOR, namespace=NAMESPACE, lifetime="detached", get_if_exists=True)
-        handle = actor.remote(str(effective), self.build)
+        handle = actor.remote(listener_settings(self.settings), self.build)
         try:
             ray.get(handle.status.remote(), timeout=max(1.0, deadline - time.monotonic()))
         except Exception as error:

@@ -1,0 +1,157 @@
+"""The chain, wired once: bytes, series, volume, label maps, measurements, urgency, evidence, documents.
+
+Live work (`pipelines/study.py`) and reprocessing call the same functions; each is values in, values out, with reading
+and segmenting passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from heimdallr_ray.dicom.assemble import assemble
+from heimdallr_ray.dicom.read import read_header
+from heimdallr_ray.dicom.series import IndexedInstance, Selection, SeriesDecision, group, select
+from heimdallr_ray.errors import NoUsableSeries
+from heimdallr_ray.ids import Uid
+from heimdallr_ray.metrics.catalogue import measure_all
+from heimdallr_ray.metrics.context import MetricContext
+from heimdallr_ray.metrics.result import Measurement
+from heimdallr_ray.pipelines import documents
+from heimdallr_ray.render.nifti import display_label_map_nifti, display_volume_nifti, label_map_nifti
+from heimdallr_ray.render.pictures import key_images
+from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationRun
+from heimdallr_ray.triage.urgency import Assessment, assess
+from heimdallr_ray.volume import LabelMap, Volume, require_same_grid
+
+STEPS = ("select", "prepare", "segment", "measure", "triage", "render", "commit")
+
+
+class StudySegmenter(Protocol):
+    """Segments one study: a resident engine in this process, or the Segmenter deployment."""
+
+    def run(self, request: SegmentationRequest) -> SegmentationRun:
+        """The segmentations of one study."""
+        ...
+
+
+@dataclass(frozen=True)
+class StoredInstance:
+    """One instance of the catalog: its series there, and where its bytes are."""
+
+    series_uid: Uid
+    study_uid: Uid
+    sop_uid: Uid
+    locator: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One file of a result."""
+
+    name: str
+    kind: str
+    media_type: str
+    content: bytes
+    meta: Mapping[str, object]
+
+
+def choose_series(instances: Iterable[StoredInstance], path_of: Callable[[str], Path]) -> Selection:
+    """The series to measure and the written reason for each other one; headers only, no pixel is read.
+
+    Raises:
+        HeimdallrError: an instance that was accepted cannot be read any more.
+    """
+    indexed: list[IndexedInstance] = []
+    for instance in instances:
+        header = read_header(path_of(instance.locator))
+        # Blank identifiers were derived once, at the door; the catalog's are the ones that count.
+        header = replace(header, study_uid=instance.study_uid, series_uid=instance.series_uid, sop_uid=instance.sop_uid)
+        indexed.append(IndexedInstance(header, instance.locator, instance.size))
+    return select(group(indexed))
+
+
+def require_chosen(decisions: Sequence[SeriesDecision]) -> NoUsableSeries:
+    """The error that says of every series why it cannot be measured."""
+    reasons = "; ".join(f"{decision.code}: {decision.reason}" for decision in decisions)
+    return NoUsableSeries(reasons or "the study holds no image series")
+
+
+def prepare(selection: Selection, read_bytes: Callable[[str], bytes]) -> Volume:
+    """The chosen series as a volume.
+
+    Raises:
+        NoUsableSeries: none was chosen.
+        NotAVolume: it cannot be assembled exactly; names the rule.
+    """
+    if selection.chosen is None:
+        raise require_chosen(selection.decisions)
+    return assemble(selection.chosen, read_bytes)
+
+
+def segment(volume: Volume, segmenter: StudySegmenter) -> SegmentationRun:
+    """Label maps by task, each on the volume's own grid.
+
+    Raises:
+        GeometryMismatch: the engine gave labels on another grid.
+    """
+    run = segmenter.run(SegmentationRequest(volume))
+    for made in run.segmentations.values():
+        require_same_grid(volume, made.label_map)
+    return run
+
+
+def label_maps(run: SegmentationRun) -> dict[str, LabelMap]:
+    """Task name to label map."""
+    return {task: made.label_map for task, made in run.segmentations.items()}
+
+
+def measure(volume: Volume, run: SegmentationRun) -> tuple[Measurement, ...]:
+    """Every measurement of the catalogue, each with a value or the reason why it has none."""
+    left_out = {one.task: str(one.code) for one in run.plan.left_out}
+    return measure_all(MetricContext(volume, label_maps(run), left_out))
+
+
+def triage(measurements: Sequence[Measurement]) -> Assessment:
+    """Findings and urgency by the rules; a failed measurement lowers nothing."""
+    return assess(measurements)
+
+
+def is_synthetic(volume: Volume, run: SegmentationRun) -> bool:
+    """True where images or weights are synthetic: then everything made from them is."""
+    return volume.source.synthetic or any(made.model.synthetic for made in run.segmentations.values())
+
+
+def draw(volume: Volume, run: SegmentationRun, measurements: Sequence[Measurement]) -> list[Artifact]:
+    """Pictures and volumes for the reader."""
+    synthetic = is_synthetic(volume, run)
+    maps = label_maps(run)
+    made = [
+        Artifact(picture.name, picture.kind, "image/png", picture.png, picture.meta)
+        for picture in key_images(volume, maps, measurements, synthetic=synthetic)
+    ]
+    shared = {"source_manifest_sha256": volume.source.manifest_sha256, "synthetic": synthetic}
+    made.append(
+        Artifact("display.nii.gz", "display_volume", "application/gzip", display_volume_nifti(volume), shared)
+    )
+    for task, label_map in maps.items():
+        meta = {
+            **shared,
+            "task": task,
+            "labels": {str(value): name for value, name in label_map.labels.items()},
+            "model_id": label_map.model.model_id,
+        }
+        made.append(
+            Artifact(f"labels-{task}.nii.gz", "label_map", "application/gzip", label_map_nifti(label_map), meta)
+        )
+        small = display_label_map_nifti(label_map)
+        made.append(Artifact(f"display-labels-{task}.nii.gz", "display_label_map", "application/gzip", small, meta))
+    return made
+
+
+def json_artifact(name: str, kind: str, document: Mapping[str, object]) -> Artifact:
+    """A JSON document as a file, in canonical form."""
+    return Artifact(name, kind, "application/json", documents.to_bytes(document), {})

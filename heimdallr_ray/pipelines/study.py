@@ -1,0 +1,234 @@
+"""The chain, run durably for one study under a lease: each step is shown, timed and recorded, the result is committed once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from heimdallr_ray.catalog.database import Database
+from heimdallr_ray.catalog.results import NewArtifact, commit_result, record_selection
+from heimdallr_ray.catalog.states import StudyState, Urgency
+from heimdallr_ray.catalog.studies import instances_of, require_study, series_rows_of, set_step, transition
+from heimdallr_ray.catalog.tables import StudyRow
+from heimdallr_ray.clock import Clock
+from heimdallr_ray.dicom.series import Selection
+from heimdallr_ray.errors import HeimdallrError, ModalityNotSupported, NoUsableSeries, StaleLease
+from heimdallr_ray.ids import Sha256, Uid
+from heimdallr_ray.metrics.result import Measurement
+from heimdallr_ray.pipelines import describe, documents, steps
+from heimdallr_ray.pipelines.steps import Artifact, StoredInstance, StudySegmenter
+from heimdallr_ray.queue.lease import Lease, LeaseQueue
+from heimdallr_ray.segmentation.engine import SegmentationRun
+from heimdallr_ray.storage.blobs import LocalBlobStore
+from heimdallr_ray.triage.urgency import Assessment
+from heimdallr_ray.volume import Volume
+
+log = logging.getLogger(__name__)
+
+NOT_APPLICABLE = (NoUsableSeries, ModalityNotSupported)
+"""Nothing is wrong with us or the files: there is just nothing here that we measure."""
+
+
+@dataclass(frozen=True)
+class _Made:
+    """Everything that the chain made of one study."""
+
+    selection: Selection
+    volume: Volume
+    run: SegmentationRun
+    measurements: Sequence[Measurement]
+    assessment: Assessment
+
+
+class StudyRunner:
+    """Runs leases of kind `study`."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: LocalBlobStore,
+        queue: LeaseQueue,
+        segmenter: StudySegmenter,
+        clock: Clock,
+        build: str,
+    ) -> None:
+        """`segmenter` is a resident engine or the deployment; `build` goes into the provenance."""
+        self._database = database
+        self._blobs = blobs
+        self._queue = queue
+        self._segmenter = segmenter
+        self._clock = clock
+        self._build = build
+
+    def run(self, lease: Lease, lost: threading.Event) -> None:
+        """The study is `done` with one result, or `not_applicable` with its reason.
+
+        Raises:
+            StaleLease: the lease was lost on the way; nothing was committed.
+            HeimdallrError: the study cannot be done now, or not at all; the caller records which.
+        """
+        seconds: dict[str, float] = {}
+        study = self._load(lease)
+        try:
+            made, artifacts = self._chain(lease, lost, study, seconds)
+        except NOT_APPLICABLE as error:
+            self._not_applicable(lease, error)
+            return
+        with self._step(lease, lost, "commit", seconds):
+            self._commit(lease, study, made, artifacts, seconds)
+
+    def _load(self, lease: Lease) -> StudyRow:
+        if lease.study_id is None:
+            raise StaleLease("the job belongs to no study")
+        with self._database.read() as session:
+            return require_study(session, lease.study_id)
+
+    def _chain(
+        self, lease: Lease, lost: threading.Event, study: StudyRow, seconds: dict[str, float]
+    ) -> tuple[_Made, list[Artifact]]:
+        with self._step(lease, lost, "select", seconds):
+            selection = steps.choose_series(self._instances(lease), self._path_of)
+            self._record_choices(study, selection, None)
+        with self._step(lease, lost, "prepare", seconds):
+            volume = steps.prepare(selection, self._read)
+            self._record_choices(study, selection, volume)
+        with self._step(lease, lost, "segment", seconds):
+            run = steps.segment(volume, self._segmenter)
+        seconds["forward"] = run.timings.forward_s
+        with self._step(lease, lost, "measure", seconds):
+            measurements = steps.measure(volume, run)
+        with self._step(lease, lost, "triage", seconds):
+            assessment = steps.triage(measurements)
+        with self._step(lease, lost, "render", seconds):
+            artifacts = steps.draw(volume, run, measurements)
+        return _Made(selection, volume, run, measurements, assessment), artifacts
+
+    @contextmanager
+    def _step(
+        self, lease: Lease, lost: threading.Event, name: str, seconds: dict[str, float]
+    ) -> Iterator[None]:
+        if lost.is_set():
+            raise StaleLease(f"lease lost before step {name}")
+        assert lease.study_id is not None  # noqa: S101
+        with self._database.write() as session:
+            set_step(session, lease.study_id, name, self._clock.now(), lease.owner)
+        began = self._clock.monotonic()
+        yield
+        seconds[name] = self._clock.monotonic() - began
+        if name != "commit":
+            with self._database.write() as session:
+                self._queue.record_step(session, lease, name, self._input_hash(lease), {}, seconds[name])
+
+    def _input_hash(self, lease: Lease) -> str:
+        parts = (str(lease.payload.get("manifest_sha256", "")), self._build, str(lease.attempt))
+        return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
+
+    def _instances(self, lease: Lease) -> list[StoredInstance]:
+        assert lease.study_id is not None  # noqa: S101
+        with self._database.read() as session:
+            study = require_study(session, lease.study_id)
+            series_uids = {row.id: Uid(row.series_uid) for row in series_rows_of(session, lease.study_id)}
+            return [
+                StoredInstance(
+                    series_uid=series_uids[row.series_id],
+                    study_uid=Uid(study.study_uid),
+                    sop_uid=Uid(row.sop_uid),
+                    locator=row.blob_sha256,
+                    size=row.size,
+                )
+                for row in instances_of(session, lease.study_id, lease.epoch)
+            ]
+
+    def _path_of(self, locator: str) -> Path:
+        return self._blobs.path(Sha256.parse(locator))
+
+    def _read(self, locator: str) -> bytes:
+        return self._path_of(locator).read_bytes()
+
+    def _record_choices(self, study: StudyRow, selection: Selection, volume: Volume | None) -> None:
+        with self._database.write() as session:
+            record_selection(session, study.id, describe.series_choices(selection, volume))
+
+    def _not_applicable(self, lease: Lease, error: HeimdallrError) -> None:
+        assert lease.study_id is not None  # noqa: S101
+        with self._database.write() as session:
+            self._queue.finish(session, lease)
+            transition(
+                session,
+                lease.study_id,
+                StudyState.NOT_APPLICABLE,
+                now=self._clock.now(),
+                actor=lease.owner,
+                reason_code=error.code,
+                reason=error.detail,
+            )
+
+    def _commit(
+        self, lease: Lease, study: StudyRow, made: _Made, artifacts: list[Artifact], seconds: dict[str, float]
+    ) -> None:
+        manifest = str(lease.payload.get("manifest_sha256", ""))
+        with self._database.read() as session:
+            rows = series_rows_of(session, study.id)
+        facts = describe.study_facts(study, rows, made.volume, lease.epoch, manifest)
+        decisions = describe.series_decisions(made.selection, rows)
+        synthetic = steps.is_synthetic(made.volume, made.run)
+        results = documents.results_document(
+            study=facts,
+            measurements=made.measurements,
+            assessment=made.assessment,
+            series=decisions,
+            models=[one.model for one in made.run.segmentations.values()],
+            skipped_tasks=describe.skipped_tasks(made.run),
+            stage_seconds={name: round(value, 3) for name, value in seconds.items()},
+            software_version=self._build,
+            synthetic=synthetic,
+            volume_facts=describe.volume_facts(made.volume),
+        )
+        artifacts = [
+            steps.json_artifact(
+                "id.json",
+                "id",
+                documents.id_document(facts, decisions, software_version=self._build, synthetic=synthetic),
+            ),
+            steps.json_artifact("results.json", "results", results),
+            steps.json_artifact(
+                "resultados.json",
+                "resultados",
+                documents.resultados_document(
+                    made.measurements,
+                    documents.body_regions_of(made.measurements),
+                    made.volume.source.modality,
+                    synthetic=synthetic,
+                ),
+            ),
+            *artifacts,
+        ]
+        stored = [self._store(artifact) for artifact in artifacts]
+        urgency = made.assessment.urgency
+        with self._database.write() as session:
+            commit_result(
+                session,
+                lease,
+                results,
+                stored,
+                None if urgency is None else Urgency(urgency.value),
+                now=self._clock.now(),
+                urgency_reason=made.assessment.reason,
+                synthetic=synthetic,
+            )
+
+    def _store(self, artifact: Artifact) -> NewArtifact:
+        reference = self._blobs.put(artifact.content)
+        return NewArtifact(
+            name=artifact.name,
+            kind=artifact.kind,
+            media_type=artifact.media_type,
+            sha256=reference.sha256,
+            size=reference.size,
+            meta=dict(artifact.meta),
+        )

@@ -1,0 +1,95 @@
+"""up, down, status, doctor: ready or a reason, stopped without a trace."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from heimdallr_ray.operations import ports
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Stack]:
+    made = Stack(tmp_path / "data")
+    yield made
+    made.clean_up()
+
+
+def test_second_up_refuses_and_names_the_holder(stack: Stack) -> None:
+    assert stack.process is not None
+    second = stack.run("up", timeout_s=60)
+    assert second.returncode == 1
+    assert "already_running" in second.stderr
+    assert f"pid {stack.process.pid}" in second.stderr
+    assert stack.state() == "ready"
+
+
+def test_status_and_doctor_tell_what_runs(stack: Stack) -> None:
+    status = stack.run("status", "--json")
+    assert status.returncode == 0, status.stdout + status.stderr
+    report = stack.run_json("status")
+    assert report["state"] == "ready"
+    assert report["listener"] == "answers C-ECHO"
+    assert report["api"]["profile"] == "demo"
+    findings = {finding["name"]: finding for finding in stack.run_json("doctor")}
+    assert findings["weights"]["ok"]
+    assert "DEMO WEIGHTS" in findings["weights"]["detail"]
+    assert findings["Ray token"]["ok"]
+    assert findings["database"]["ok"]
+    listening = [finding["detail"] for finding in stack.run_json("doctor") if finding["name"] == "listener"]
+    assert any(f":{stack.dicom_port} " in detail for detail in listening)
+    assert any(f":{stack.server_port} " in detail for detail in listening)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_stop_leaves_no_process_and_no_port(own: Stack, number: signal.Signals) -> None:
+    own.start()
+    members = own.members()
+    pids = {member.pid for member in members}
+    listening = {one.port for one in ports.listeners(pids=pids)}
+    assert own.dicom_port in listening
+    assert own.server_port in listening
+    seconds = own.stop(number)
+    assert seconds <= 15, f"took {seconds:.1f} s"
+    deadline = time.monotonic() + 2
+    while any(member.is_running() for member in members) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert [member for member in members if member.is_running()] == []
+    assert [one for one in ports.listeners() if one.port in listening] == []
+    assert not (own.data_dir / "run" / "supervisor.json").exists()
+
+
+def test_a_taken_port_is_named_before_anything_starts(own: Stack) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", own.dicom_port))
+        taken.listen()
+        refused = own.run("up", timeout_s=60)
+    assert refused.returncode == 1
+    assert f"DICOM port {own.dicom_port} is taken" in refused.stderr
+
+
+def test_unknown_setting_stops_the_start(own: Stack) -> None:
+    own.overrides = {"HEIMDALLR_IDLE_SECOND": "3"}
+    refused = own.run("up", timeout_s=60)
+    assert refused.returncode == 1
+    assert "idle_second" in refused.stderr
+
+
+def test_open_bind_without_a_rule_is_refused(own: Stack) -> None:
+    own.overrides = {"HEIMDALLR_SERVER_HOST": "0.0.0.0"}
+    refused = own.run("up", timeout_s=60)
+    assert refused.returncode == 1
+    assert "api_token" in refused.stderr
+
+
+def test_down_on_a_folder_where_nothing_runs(own: Stack) -> None:
+    assert own.run("down").returncode == 0
+    assert own.run("status").returncode == 3

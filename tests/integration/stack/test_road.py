@@ -1,0 +1,163 @@
+"""Real peers against the running product: every road in, every bad input, one honest state each."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from pydicom.data import get_testdata_file
+
+from tests.support import dicom as synthetic
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.timeout(600)
+
+
+def _zip(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+def _upload(stack: Stack, content: bytes, name: str = "study.zip", path: str = "/api/v1/upload") -> httpx.Response:
+    return httpx.post(f"{stack.url}{path}", files={"file": (name, content, "application/zip")}, timeout=60)
+
+
+def _by_code(detail: dict[str, Any]) -> dict[str, int]:
+    codes: dict[str, int] = {}
+    for series in detail["series"]:
+        code = "chosen" if series["chosen"] else series["reject_code"]
+        codes[code] = codes.get(code, 0) + 1
+    return codes
+
+
+@pytest.mark.peers
+@pytest.mark.data
+def test_dcmtk_sends_a_real_ct_study(stack: Stack, data_dir: Path) -> None:
+    before = {study["study_uid"] for study in stack.studies()}
+    sent = subprocess.run(
+        ["/usr/bin/dcmsend", "--scan-directories", "--recurse", "-aec", "HEIMDALLR", "127.0.0.1", str(stack.dicom_port),
+         str(data_dir / "dcm_qa_ct" / "Philips_S21570")],
+        env={**os.environ, "TCP_NODELAY": "1"}, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert sent.returncode == 0, sent.stdout + sent.stderr
+
+    def arrived() -> list[str]:
+        return [study["study_uid"] for study in stack.studies() if study["study_uid"] not in before]
+
+    new = stack.wait_for(arrived, 30, "the study to appear")
+    assert len(new) == 1
+    detail = stack.finished(new[0])
+    assert detail["state"] == "done", detail["reason"]
+    chosen = [series for series in detail["series"] if series["chosen"]]
+    assert [series["n_instances"] for series in chosen] == [28]
+    rejected = [series for series in detail["series"] if not series["chosen"]]
+    assert len(rejected) >= 2
+    assert all(series["reject_code"] and series["reason"] for series in rejected)
+    assert "localizer" in _by_code(detail)
+
+
+@pytest.mark.data
+def test_zip_with_blank_uids_is_one_study_of_twenty_slices(stack: Stack, data_dir: Path) -> None:
+    folder = data_dir / "totalsegmentator" / "example_ct_dicom"
+    answer = _upload(stack, _zip({f"a/{path.name}": path.read_bytes() for path in sorted(folder.iterdir())}))
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert body["accepted"] == 20
+    assert len(body["study_uids"]) == 1
+    detail = stack.finished(body["study_uids"][0])
+    assert detail["state"] == "done", detail["reason"]
+    assert detail["n_instances"] == 20
+    assert [series["n_instances"] for series in detail["series"] if series["chosen"]] == [20]
+
+
+def test_the_original_client_is_understood(stack: Stack) -> None:
+    content = _zip({f"{i}.dcm": one for i, one in enumerate(synthetic.ct_study(12))})
+    answer = _upload(stack, content, name="case1.zip", path="/upload")
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["status"] == "Accepted"
+    assert body["original_file"] == "case1.zip"
+    assert body["message"]
+    assert _upload(stack, content, name="case1.tar", path="/upload").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("make", "status", "code"),
+    [
+        (lambda: b"this is no archive", 400, "bad_archive"),
+        (lambda: _zip({"../../evil.dcm": synthetic.ct_study(1)[0]}), 400, "bad_archive"),
+        (lambda: _zip({"readme.txt": b"no DICOM here"}), 400, "empty_input"),
+        (lambda: _zip({}), 400, "empty_input"),
+    ],
+    ids=["not a zip", "traversal", "no dicom", "empty"],
+)
+def test_bad_archives_are_refused_with_a_code(
+    stack: Stack, make: Callable[[], bytes], status: int, code: str
+) -> None:
+    answer = _upload(stack, make())
+    assert answer.status_code == status, answer.text
+    assert answer.json()["error"]["code"] == code
+
+
+def test_a_study_without_a_usable_series_says_why(stack: Stack) -> None:
+    answer = _upload(stack, _zip({"two.dcm": synthetic.ct_study(2)[0]}))
+    assert answer.status_code == 200, answer.text
+    detail = stack.finished(answer.json()["study_uids"][0])
+    assert detail["state"] == "not_applicable"
+    assert detail["reason_code"] == "no_usable_series"
+    assert "too_few_slices" in detail["reason"]
+
+
+@pytest.mark.data
+def test_mr_without_mr_weights_says_so(stack: Stack) -> None:
+    slices = synthetic.ct_study(16, Modality="MR", SOPClassUID="1.2.840.10008.5.1.4.1.1.4")
+    answer = _upload(stack, _zip({f"{i}.dcm": one for i, one in enumerate(slices)}))
+    assert answer.status_code == 200, answer.text
+    detail = stack.finished(answer.json()["study_uids"][0])
+    assert detail["state"] == "not_applicable"
+    assert detail["reason_code"] == "modality_not_supported"
+
+
+def test_a_truncated_file_fails_its_study_by_name_and_nothing_else(stack: Stack) -> None:
+    good = synthetic.ct_study(14)
+    cut = [*good[:7], good[7][:-2000], *good[8:]]
+    answer = _upload(stack, _zip({f"{i}.dcm": one for i, one in enumerate(cut)}))
+    body = answer.json()
+    if answer.status_code == 200 and not body["rejected"]:
+        detail = stack.finished(body["study_uids"][0])
+        assert detail["state"] in {"failed", "not_applicable"}
+        assert "truncated" in (detail["reason_code"] or "") + (detail["reason"] or "")
+    else:
+        assert "truncated" in str(body)
+    assert stack.get("/ready")["status"] == "ready"
+
+
+def test_every_listed_artifact_can_be_fetched(stack: Stack) -> None:
+    done = [study for study in stack.studies() if study["state"] == "done"]
+    if not done:
+        pytest.skip("no finished study in this run: the data folder is not set")
+    detail = stack.get(f"/studies/{done[0]['study_uid']}")
+    names = {artifact["name"] for artifact in detail["artifacts"]}
+    assert {"id.json", "results.json", "resultados.json"} <= names
+    for artifact in detail["artifacts"]:
+        got = httpx.get(f"{stack.url}/api/v1/studies/{done[0]['study_uid']}/artifacts/{artifact['name']}", timeout=30)
+        assert got.status_code == 200
+        assert len(got.content) == artifact["size"]
+
+
+def test_pydicoms_other_objects_are_stored_and_explained(stack: Stack, tmp_path: Path) -> None:
+    for name in ("rtplan.dcm", "CT_small.dcm"):
+        (tmp_path / name).write_bytes(Path(str(get_testdata_file(name))).read_bytes())
+    report = stack.run_json("send", str(tmp_path), "--port", str(stack.dicom_port))
+    assert report["sent"] == 2, report
+    assert report["failed"] == 0
