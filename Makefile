@@ -17,7 +17,7 @@ NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix dashboard
 
 WEB_SOURCES := $(shell find dashboard -type d \( -name node_modules -o -name dist \) -prune -o -type f -print 2>/dev/null)
 
-.PHONY: help setup demo up lint test-fast test test-all bench lock licences clean
+.PHONY: help setup demo up lint test-fast test test-all bench lock licences docs clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
@@ -57,8 +57,10 @@ lock: $(STAMPS)/python ## resolve requirements.lock anew from pyproject.toml, ke
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 \
 		--generate-hashes --no-header --quiet --output-file requirements.lock
 
-licences: setup ## write THIRD_PARTY_LICENSES.md and docs/settings.md anew
+licences: setup ## write THIRD_PARTY_LICENSES.md anew
 	$(BIN)/python -m tools.third_party_licences
+
+docs: setup ## write docs/settings.md anew
 	$(BIN)/python -m tools.settings_page
 
 clean: ## remove what was built here; the next target starts from a bare checkout

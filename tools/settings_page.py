@@ -26,7 +26,7 @@ def page() -> str:
     return "\n".join(
         [
             "# Settings",
-            "Written by `make licences` from `heimdallr_ray/config.py`; a test makes it again and compares.",
+            "Written by `make docs` from `heimdallr_ray/config.py`; a test makes it again and compares.",
             "",
             "A setting is taken from the command line where it has an option there, else from its variable, else from the TOML file that",
             "`--config` or `HEIMDALLR_CONFIG` names, else it has its default. An unknown key, a malformed file or value, a secret of less than",
@@ -58,7 +58,14 @@ def _limits(rule: object) -> dict[str, float]:
 
 
 def _type_name(annotation: Any) -> str:
-    names = {str: "text", int: "integer", float: "number", bool: "true or false", Path: "path", SecretStr: "secret text"}
+    names = {
+        str: "text",
+        int: "integer",
+        float: "number",
+        bool: "true or false",
+        Path: "path",
+        SecretStr: "secret text",
+    }
     origin = typing.get_origin(annotation)
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in typing.get_args(annotation))
