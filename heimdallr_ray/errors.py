@@ -150,6 +150,13 @@ class Unauthorized(Rejected):
     dimse_status = 0x0124
 
 
+class Forbidden(Rejected):
+    """The request comes from a page or a name that may not make it."""
+
+    code = "forbidden"
+    http_status = 403
+
+
 class BadSetting(Rejected):
     """A setting is unknown, malformed or insecure."""
 
@@ -204,6 +211,12 @@ class NotReady(Retryable):
     code = "not_ready"
 
 
+class ResultsNotReady(NotReady):
+    """The study has no result yet."""
+
+    http_status = 409
+
+
 # Broken --------------------------------------------------------------------------------------------------------------
 
 
@@ -229,6 +242,18 @@ class BlobMissing(Broken):
     """A row names a blob that is not in the store, or whose bytes differ from its name."""
 
     code = "blob_missing"
+
+
+class DatabaseUnusable(Broken):
+    """The database cannot be used as it is; the detail says how to mend it."""
+
+    code = "database_unusable"
+
+
+class SchemaMismatch(DatabaseUnusable):
+    """The database's schema is older or newer than this version of the package."""
+
+    code = "schema_mismatch"
 
 
 class IllegalTransition(Broken):

@@ -16,6 +16,8 @@ from heimdallr_ray.catalog.types import UtcDateTime
 from heimdallr_ray.ids import new_id
 
 _BIG_ID = BigInteger().with_variant(Integer(), "sqlite")
+# SQLite gives a deleted row's id to the next row otherwise: a Last-Event-ID or a step would then mean another thing.
+_NEVER_REUSE_IDS = {"sqlite_autoincrement": True}
 
 
 class StudyRow(SQLModel, table=True):
@@ -94,7 +96,7 @@ class InstanceRow(SQLModel, table=True):
     blob_sha256: str = Field(max_length=64)
     dataset_sha256: str = Field(max_length=64)
     """Digest of the data set bytes as received, without preamble and file meta."""
-    size: int
+    size: int = Field(sa_column=Column(BigInteger, nullable=False))
     spool_name: str = Field(unique=True, max_length=64)
     epoch: int = 1
     received_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
@@ -112,6 +114,7 @@ class JobRow(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("kind", "key"),
         Index("ix_job_claim", "state", "priority", "run_at"),
+        _NEVER_REUSE_IDS,
     )
 
     id: int | None = Field(default=None, sa_column=Column(_BIG_ID, primary_key=True, autoincrement=True))
@@ -138,7 +141,7 @@ class JobStepRow(SQLModel, table=True):
     """One finished step of a job: what went in, what came out, how long it took."""
 
     __tablename__ = "job_step"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (UniqueConstraint("job_id", "step", "input_hash"),)
+    __table_args__ = (UniqueConstraint("job_id", "step", "input_hash"), _NEVER_REUSE_IDS)
 
     id: int | None = Field(default=None, sa_column=Column(_BIG_ID, primary_key=True, autoincrement=True))
     job_id: int = Field(sa_column=Column(_BIG_ID, nullable=False, index=True))
@@ -156,6 +159,7 @@ class EventRow(SQLModel, table=True):
     """What happened, in order; the state history and the source of the live stream (id = Last-Event-ID)."""
 
     __tablename__ = "event"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = _NEVER_REUSE_IDS
 
     id: int | None = Field(default=None, sa_column=Column(_BIG_ID, primary_key=True, autoincrement=True))
     at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
@@ -204,6 +208,6 @@ class ArtifactRow(SQLModel, table=True):
     """id, results, resultados, label_map, display_volume, key_image, overlay."""
     media_type: str = Field(max_length=64)
     sha256: str = Field(max_length=64)
-    size: int
+    size: int = Field(sa_column=Column(BigInteger, nullable=False))
     synthetic: bool = False
     meta: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))

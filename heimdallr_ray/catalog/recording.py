@@ -1,0 +1,276 @@
+"""From durable bytes to rows: instances, their series and their study, in one transaction, as often as it is asked."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, TypeVar, cast
+
+from sqlalchemy import String
+from sqlmodel import Session, SQLModel, col, select
+
+from heimdallr_ray.catalog.events import record_event
+from heimdallr_ray.catalog.jobs import cancel_jobs
+from heimdallr_ray.catalog.priority import higher_order
+from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyFacts
+from heimdallr_ray.catalog.states import TRANSITIONS, StudyState
+from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow, StudyRow
+from heimdallr_ray.catalog.transitions import lock_study_uid, locked_study, record_state, transition
+
+OPEN = frozenset({StudyState.RECEIVING, StudyState.SETTLING})
+"""States in which images are expected."""
+_CHUNK = 500
+"""Values per IN list: below SQLite's 999 of old builds."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class RecordOutcome:
+    """What one call of `record_instances` changed."""
+
+    stored: int
+    """Rows that are new."""
+    duplicates: int
+    """Same study, SOP UID and data set bytes as a row that exists: acknowledged, no second row."""
+    study_ids: tuple[str, ...]
+    """Studies with a new row or a duplicate, sorted."""
+    replayed: int = 0
+    """Spool names that already have a row: a replay after a crash."""
+    conflicts: int = 0
+    """New rows whose SOP UID exists with other bytes."""
+    reopened: tuple[str, ...] = ()
+    """Studies that were closed and opened their next epoch."""
+
+
+@dataclass(frozen=True)
+class _StudyOutcome:
+    study_id: str
+    stored: int
+    duplicates: int
+    conflicts: int
+    reopened: bool
+
+
+def record_instances(session: Session, instances: Sequence[ReceivedInstance], now: datetime) -> RecordOutcome:
+    """All instances have their row exactly once, and their studies and series know them.
+
+    An image for a closed study opens the next epoch: its waiting or running job is cancelled (the worker finds its
+    lease stale) and the study is receiving again. A duplicate reopens nothing. Doing it twice changes nothing.
+    """
+    known = _known_spool_names(session, [item.spool_name for item in instances])
+    by_study: defaultdict[str, list[ReceivedInstance]] = defaultdict(list)
+    for item in instances:
+        if item.spool_name not in known:
+            known.add(item.spool_name)
+            by_study[item.study_uid].append(item)
+    fresh = sum(len(group) for group in by_study.values())
+    # Sorted: two recorders that meet in several studies lock them in the same order.
+    outcomes = [_record_study(session, uid, by_study[uid], now) for uid in sorted(by_study)]
+    return RecordOutcome(
+        stored=sum(item.stored for item in outcomes),
+        duplicates=sum(item.duplicates for item in outcomes),
+        study_ids=tuple(sorted(item.study_id for item in outcomes)),
+        replayed=len(instances) - fresh,
+        conflicts=sum(item.conflicts for item in outcomes),
+        reopened=tuple(sorted(item.study_id for item in outcomes if item.reopened)),
+    )
+
+
+def _record_study(
+    session: Session, study_uid: str, received: Sequence[ReceivedInstance], now: datetime
+) -> _StudyOutcome:
+    lock_study_uid(session, study_uid)
+    study = session.exec(select(StudyRow).where(StudyRow.study_uid == study_uid)).one_or_none()
+    fresh = _without_duplicates(session, study, received)
+    duplicates = len(received) - len(fresh)
+    reopened = False
+    if study is None:
+        study = _new_study(session, received[0], now)
+    elif not fresh:
+        _note_activity(session, study, now)
+        return _StudyOutcome(study.id, 0, duplicates, 0, reopened=False)
+    else:
+        study, reopened = _reopen_if_closed(session, study, received[0].door.value, now)
+    conflicts = _store(session, study, fresh)
+    _grow(study, fresh, now)
+    session.add(study)
+    session.flush()
+    record_event(
+        session,
+        "study.images",
+        now=now,
+        actor=received[0].door.value,
+        study_id=study.id,
+        payload={
+            "stored": len(fresh),
+            "duplicates": duplicates,
+            "n_instances": study.n_instances,
+            "epoch": study.epoch,
+        },
+    )
+    return _StudyOutcome(study.id, len(fresh), duplicates, conflicts, reopened)
+
+
+def _without_duplicates(
+    session: Session, study: StudyRow | None, received: Sequence[ReceivedInstance]
+) -> list[ReceivedInstance]:
+    seen: set[tuple[str, str]] = set()
+    if study is not None:
+        for uids in _chunks([item.sop_uid for item in received]):
+            statement = select(InstanceRow.sop_uid, InstanceRow.dataset_sha256).where(
+                InstanceRow.study_id == study.id, col(InstanceRow.sop_uid).in_(uids)
+            )
+            seen.update(session.exec(statement).all())
+    fresh: list[ReceivedInstance] = []
+    for item in received:
+        key = (str(item.sop_uid), str(item.dataset_sha256))
+        if key not in seen:
+            seen.add(key)
+            fresh.append(item)
+    return fresh
+
+
+def _new_study(session: Session, first: ReceivedInstance, now: datetime) -> StudyRow:
+    study = StudyRow(
+        study_uid=str(first.study_uid),
+        uid_generated=first.study_uid_generated,
+        first_received_at=first.received_at,
+        last_received_at=max(first.received_at, now),
+        door=first.door.value,
+        calling_ae=_bounded(StudyRow, "calling_ae", first.calling_ae),
+    )
+    session.add(study)
+    session.flush()
+    record_state(session, study, None, now=now, actor=first.door.value)
+    return study
+
+
+def _note_activity(session: Session, study: StudyRow, now: datetime) -> None:
+    if StudyState(study.state) in OPEN:
+        study.last_received_at = max(study.last_received_at, now)
+        session.add(study)
+
+
+def _reopen_if_closed(session: Session, study: StudyRow, actor: str, now: datetime) -> tuple[StudyRow, bool]:
+    state = StudyState(study.state)
+    closed = state not in OPEN and StudyState.RECEIVING in TRANSITIONS[state]
+    if closed:
+        # Jobs before the study: the order in which a claim and a commit lock them.
+        cancel_jobs(session, study.id, now=now, actor=actor, reason="a late image opened the next epoch")
+    study = locked_study(session, study.id)
+    if closed:
+        study.epoch += 1
+        study.manifest_sha256 = None
+        study.closed_at = None
+        session.add(study)
+        transition(
+            session, study.id, StudyState.RECEIVING, now=now, actor=actor, reason="a late image opened the next epoch"
+        )
+    elif state is StudyState.SETTLING:
+        transition(session, study.id, StudyState.RECEIVING, now=now, actor=actor)
+    return study, closed
+
+
+def _store(session: Session, study: StudyRow, fresh: Sequence[ReceivedInstance]) -> int:
+    series = _series_rows(session, study, fresh)
+    existing: defaultdict[str, list[InstanceRow]] = defaultdict(list)
+    for uids in _chunks([item.sop_uid for item in fresh]):
+        for row in session.exec(select(InstanceRow).where(col(InstanceRow.sop_uid).in_(uids))).all():
+            existing[row.sop_uid].append(row)
+    conflicts = 0
+    for item in fresh:
+        others = existing[str(item.sop_uid)]
+        for other in others:
+            other.sop_uid_conflict = True
+            session.add(other)
+        conflicts += bool(others)
+        row = _instance_row(study, series[str(item.series_uid)], item, conflict=bool(others))
+        others.append(row)
+        session.add(row)
+    return conflicts
+
+
+def _instance_row(study: StudyRow, series: SeriesRow, item: ReceivedInstance, *, conflict: bool) -> InstanceRow:
+    return InstanceRow(
+        study_id=study.id,
+        series_id=series.id,
+        sop_uid=str(item.sop_uid),
+        sop_class_uid=_bounded(InstanceRow, "sop_class_uid", item.sop_class_uid) or "",
+        transfer_syntax_uid=_bounded(InstanceRow, "transfer_syntax_uid", item.transfer_syntax_uid) or "",
+        blob_sha256=str(item.blob_sha256),
+        dataset_sha256=str(item.dataset_sha256),
+        size=item.size,
+        spool_name=item.spool_name,
+        epoch=study.epoch,
+        received_at=item.received_at,
+        door=item.door.value,
+        association_id=_bounded(InstanceRow, "association_id", item.association_id),
+        calling_ae=_bounded(InstanceRow, "calling_ae", item.calling_ae),
+        address=_bounded(InstanceRow, "address", item.address),
+        sop_uid_conflict=conflict,
+    )
+
+
+def _series_rows(session: Session, study: StudyRow, fresh: Sequence[ReceivedInstance]) -> dict[str, SeriesRow]:
+    rows: dict[str, SeriesRow] = {}
+    for uids in _chunks(sorted({str(item.series_uid) for item in fresh})):
+        statement = select(SeriesRow).where(SeriesRow.study_id == study.id, col(SeriesRow.series_uid).in_(uids))
+        rows.update({row.series_uid: row for row in session.exec(statement).all()})
+    for item in fresh:
+        row = rows.setdefault(str(item.series_uid), SeriesRow(study_id=study.id, series_uid=str(item.series_uid)))
+        row.n_instances += 1
+        _fill(row, item.series)
+        session.add(row)
+    session.flush()
+    return rows
+
+
+def _grow(study: StudyRow, fresh: Sequence[ReceivedInstance], now: datetime) -> None:
+    study.n_instances += len(fresh)
+    study.n_bytes += sum(item.size for item in fresh)
+    modalities = {part for part in (study.modalities or "").split(",") if part}
+    for item in fresh:
+        study.first_received_at = min(study.first_received_at, item.received_at)
+        study.synthetic = study.synthetic or item.synthetic
+        _fill(study, item.study)
+        order = _bounded(StudyRow, "ordered_priority", item.study.ordered_priority)
+        study.ordered_priority = higher_order(study.ordered_priority, order)
+        modality = _bounded(SeriesRow, "modality", item.series.modality)
+        if modality:
+            modalities.add(modality.replace(",", ""))
+    # The time of recording, not of arrival: after a replay the sender gets the whole idle time to come back.
+    study.last_received_at = max(study.last_received_at, now, *(item.received_at for item in fresh))
+    study.modalities = _bounded(StudyRow, "modalities", ",".join(sorted(modalities)))
+
+
+def _fill(row: StudyRow | SeriesRow, facts: StudyFacts | SeriesFacts) -> None:
+    """Facts that the row does not have yet are taken over; the first value stands."""
+    for field in fields(facts):
+        value = getattr(facts, field.name)
+        if value is not None and getattr(row, field.name) is None:
+            setattr(row, field.name, _bounded(type(row), field.name, value) if isinstance(value, str) else value)
+
+
+def _bounded(table: type[SQLModel], column: str, value: str | None) -> str | None:
+    """`value` as the column can hold it: PostgreSQL refuses NUL, both databases refuse lone surrogates."""
+    if value is None:
+        return None
+    kind = cast("dict[str, Any]", cast(Any, table).__table__.c)[column].type
+    limit = cast("int | None", cast(String, kind).length)
+    storable = value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    return storable[:limit] or None
+
+
+def _known_spool_names(session: Session, names: Sequence[str]) -> set[str]:
+    known: set[str] = set()
+    for chunk in _chunks(names):
+        known.update(session.exec(select(InstanceRow.spool_name).where(col(InstanceRow.spool_name).in_(chunk))).all())
+    return known
+
+
+def _chunks(items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+    for start in range(0, len(items), _CHUNK):
+        yield items[start : start + _CHUNK]

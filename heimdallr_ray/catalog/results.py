@@ -1,0 +1,182 @@
+"""The result of a study: committed together with its artifacts, the study's state and the end of its job."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlmodel import Session, col, func, select
+
+from heimdallr_ray.catalog.events import record_event
+from heimdallr_ray.catalog.jobs import FencedJob, finish_job
+from heimdallr_ray.catalog.states import StudyState, Urgency
+from heimdallr_ray.catalog.tables import ArtifactRow, ResultRow, SeriesRow
+from heimdallr_ray.catalog.transitions import locked_study, set_urgency, transition
+from heimdallr_ray.errors import NotFound, StaleLease
+from heimdallr_ray.ids import Sha256
+
+
+def _no_meta() -> dict[str, Any]:
+    return {}
+
+
+@dataclass(frozen=True)
+class NewArtifact:
+    """One file of a result whose bytes are already in the blob store."""
+
+    name: str
+    kind: str
+    media_type: str
+    sha256: Sha256
+    size: int
+    meta: Mapping[str, Any] = field(default_factory=_no_meta)
+    """JSON."""
+
+
+@dataclass(frozen=True)
+class SeriesChoice:
+    """What the selection said about one series."""
+
+    series_uid: str
+    chosen: bool
+    reject_code: str | None = None
+    reason: str | None = None
+    geometry: Mapping[str, Any] | None = None
+    """JSON: shape, spacing_mm, flags of the assembled volume."""
+
+
+def commit_result(
+    session: Session,
+    lease: FencedJob,
+    document: Mapping[str, Any],
+    artifacts: Sequence[NewArtifact],
+    urgency: Urgency | None,
+    *,
+    now: datetime,
+    urgency_reason: str | None = None,
+    synthetic: bool = False,
+    selection: Sequence[SeriesChoice] = (),
+) -> ResultRow:
+    """The job is done, its result stands and the study is done: all or nothing, in the caller's write transaction.
+
+    An earlier result of the study stays and points to the new one. The study's urgency rises to `urgency` and never
+    falls by a machine (ARCHITECTURE.md 4, 11); the result keeps its own class.
+
+    Args:
+        session: Of `Database.write()`.
+        lease: The worker's claim; its study must still be in the epoch that the job was made for.
+        document: JSON of the result, the same as the artifact results.json.
+        artifacts: Files, with their blobs already durable.
+        urgency: The class that the rules gave; None where nothing could be ruled.
+        now: UTC.
+        urgency_reason: Which rule and value, for a person.
+        synthetic: True where demo weights or phantoms took part.
+        selection: What to keep about the study's series.
+
+    Raises:
+        StaleLease: somebody else holds the job, or it has ended, or the study has moved on; nothing is changed.
+        NotFound: the job has no study, or `selection` names a series that the study does not have.
+    """
+    if lease.study_id is None:
+        raise NotFound("the job belongs to no study")
+    finish_job(session, lease, now)
+    study = locked_study(session, lease.study_id)
+    if study.epoch != lease.epoch or study.state != StudyState.RUNNING.value:
+        raise StaleLease(f"the study is {study.state} in epoch {study.epoch}, the job was for epoch {lease.epoch}")
+    record_selection(session, study.id, selection)
+    result = ResultRow(
+        study_id=study.id,
+        job_id=lease.job_id,
+        epoch=lease.epoch,
+        version=_next_version(session, study.id),
+        fence=lease.fence,
+        created_at=now,
+        urgency=None if urgency is None else urgency.value,
+        synthetic=synthetic,
+        document=dict(document),
+    )
+    for old in _standing(session, study.id):
+        old.superseded_by = result.id
+        session.add(old)
+    session.add(result)
+    session.flush()
+    session.add_all(_artifact_row(result, item) for item in artifacts)
+    study.synthetic = study.synthetic or synthetic
+    session.add(study)
+    if urgency is not None:
+        set_urgency(session, study.id, urgency, urgency_reason, now=now, actor=lease.owner)
+    transition(session, study.id, StudyState.DONE, now=now, actor=lease.owner)
+    record_event(
+        session,
+        "study.result",
+        now=now,
+        actor=lease.owner,
+        study_id=study.id,
+        job_id=lease.job_id,
+        new=str(result.version),
+        payload={"result_id": result.id, "epoch": result.epoch, "urgency": result.urgency, "fence": result.fence},
+    )
+    session.flush()
+    return result
+
+
+def record_selection(session: Session, study_id: str, selection: Sequence[SeriesChoice]) -> None:
+    """Each named series says whether, and why, it was chosen.
+
+    Raises:
+        NotFound: the study has no such series.
+    """
+    if not selection:
+        return
+    rows = {row.series_uid: row for row in session.exec(select(SeriesRow).where(SeriesRow.study_id == study_id)).all()}
+    for choice in selection:
+        row = rows.get(str(choice.series_uid))
+        if row is None:
+            raise NotFound("the study has no such series")
+        row.chosen = choice.chosen
+        row.reject_code = choice.reject_code
+        row.reason = choice.reason
+        row.geometry = None if choice.geometry is None else dict(choice.geometry)
+        session.add(row)
+
+
+def current_result(session: Session, study_id: str) -> ResultRow | None:
+    """The study's result that no other supersedes, or None."""
+    standing = _standing(session, study_id)
+    return standing[-1] if standing else None
+
+
+def results_of(session: Session, study_id: str) -> list[ResultRow]:
+    """All results of the study, the newest first."""
+    statement = select(ResultRow).where(ResultRow.study_id == study_id).order_by(col(ResultRow.version).desc())
+    return list(session.exec(statement).all())
+
+
+def _standing(session: Session, study_id: str) -> list[ResultRow]:
+    statement = (
+        select(ResultRow)
+        .where(ResultRow.study_id == study_id, col(ResultRow.superseded_by).is_(None))
+        .order_by(col(ResultRow.version))
+    )
+    return list(session.exec(statement).all())
+
+
+def _next_version(session: Session, study_id: str) -> int:
+    newest = session.exec(select(func.max(ResultRow.version)).where(ResultRow.study_id == study_id)).one()
+    return (newest or 0) + 1
+
+
+def _artifact_row(result: ResultRow, item: NewArtifact) -> ArtifactRow:
+    return ArtifactRow(
+        result_id=result.id,
+        study_id=result.study_id,
+        name=item.name,
+        kind=item.kind,
+        media_type=item.media_type,
+        sha256=str(Sha256.parse(item.sha256)),
+        size=item.size,
+        synthetic=result.synthetic,
+        meta=dict(item.meta),
+    )

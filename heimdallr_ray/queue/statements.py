@@ -1,0 +1,169 @@
+"""The SQL of the queue, per dialect and side by side, each statement with the invariant it keeps.
+
+FINISH lives in heimdallr_ray.catalog.jobs, because a result commits together with it.
+
+States of a job: queued -> running -> done, dead or cancelled; running -> queued (failed attempt, given back). An expired
+lease stays `running` until somebody claims the job. `fence` only grows; each claim and each cancellation adds one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sqlalchemy import JSON, BigInteger, Integer, String, TextClause, bindparam, text
+from sqlalchemy.sql.selectable import TextualSelect
+
+from heimdallr_ray.catalog.jobs import FINISH
+from heimdallr_ray.catalog.states import JobPriority, Urgency
+from heimdallr_ray.catalog.types import UtcDateTime
+
+AGEING_STEP_S = 30 * 60
+"""A waiting job rises one level per this long."""
+LIVE_CEILING = JobPriority.LIVE[Urgency.P1]
+"""No age brings a routine job into the level of P0."""
+BATCH_CEILING = JobPriority.LIVE[Urgency.P3] + 1
+"""No age brings a batch job in front of live work."""
+MAX_LEVELS = JobPriority.BATCH - BATCH_CEILING
+"""The most levels that any job can rise."""
+
+_AGE = "CASE " + " ".join(f"WHEN created_at <= :aged_{n} THEN {n}" for n in range(MAX_LEVELS, 0, -1)) + " ELSE 0 END"
+_LEVEL = f"""CASE WHEN priority <= {LIVE_CEILING} THEN priority
+                  WHEN priority < {BATCH_CEILING} AND priority - {_AGE} < {LIVE_CEILING} THEN {LIVE_CEILING}
+                  WHEN priority >= {BATCH_CEILING} AND priority - {_AGE} < {BATCH_CEILING} THEN {BATCH_CEILING}
+                  ELSE priority - {_AGE} END"""
+_READY = """kind IN :kinds
+        AND ((state = 'queued' AND run_at <= :now)
+             OR (state = 'running' AND lease_until <= :now AND attempt < max_attempts))"""
+_ORDER = f"{_LEVEL}, run_at, id"
+_RETURNED = """id, kind, key, study_id, epoch, fence, owner, attempt, max_attempts, payload, lease_until"""
+
+_AGED = [bindparam(f"aged_{n}", type_=UtcDateTime()) for n in range(1, MAX_LEVELS + 1)]
+_NOW = bindparam("now", type_=UtcDateTime())
+_LEASE_UNTIL = bindparam("lease_until", type_=UtcDateTime())
+_KINDS = bindparam("kinds", expanding=True)
+
+
+def _claim(select: str) -> TextualSelect:
+    statement = text(f"""
+        UPDATE job
+           SET state = 'running', owner = :owner, lease_until = :lease_until, fence = fence + 1,
+               attempt = attempt + 1, error_code = NULL, error = NULL
+         WHERE id = ({select})
+     RETURNING {_RETURNED}
+    """)  # noqa: S608
+    return statement.bindparams(_NOW, _LEASE_UNTIL, _KINDS, *_AGED).columns(
+        id=BigInteger,
+        kind=String,
+        key=String,
+        study_id=String,
+        epoch=Integer,
+        fence=Integer,
+        owner=String,
+        attempt=Integer,
+        max_attempts=Integer,
+        payload=JSON,
+        lease_until=UtcDateTime,
+    )
+
+
+# Invariant: of all workers that ask at once, one gets the best ready or expired job; its fence is greater than that of
+# every earlier holder. A job whose lease lives is never taken; a job is never started more than max_attempts times.
+# SQLite: the write lock (BEGIN IMMEDIATE) makes the sub-select and the update one step.
+_CLAIM_SQLITE = _claim(f"SELECT id FROM job WHERE {_READY} ORDER BY {_ORDER} LIMIT 1")  # noqa: S608
+# PostgreSQL: SKIP LOCKED lets another worker take the next row instead of waiting for, and then missing, this one.
+_CLAIM_POSTGRESQL = _claim(
+    f"SELECT id FROM job WHERE {_READY} ORDER BY {_ORDER} LIMIT 1 FOR UPDATE SKIP LOCKED"  # noqa: S608
+)
+
+# Invariant: none; it only spares an idle worker the write lock. A wrong answer costs one poll.
+PEEK = text(f"""
+    SELECT 1 FROM job
+     WHERE ({_READY}) OR (state = 'running' AND lease_until <= :now AND attempt >= max_attempts)
+     LIMIT 1
+""").bindparams(_NOW, _KINDS)  # noqa: S608
+
+# Invariant: an expired job without an attempt left ends as dead, once; its last holder can neither renew nor finish it.
+BURY = (
+    text("""
+    UPDATE job
+       SET state = 'dead', finished_at = :now, owner = NULL, lease_until = NULL,
+           error_code = 'attempts_exhausted', error = 'the worker was lost in each attempt'
+     WHERE state = 'running' AND lease_until <= :now AND attempt >= max_attempts
+ RETURNING id, study_id, epoch, fence, attempt
+""")
+    .bindparams(_NOW)
+    .columns(id=BigInteger, study_id=String, epoch=Integer, fence=Integer, attempt=Integer)
+)
+
+# Invariant: only the holder of the newest fence extends a lease; an expired lease that nobody took may be revived.
+RENEW = text("""
+    UPDATE job SET lease_until = :lease_until
+     WHERE id = :job_id AND fence = :fence AND state = 'running'
+""").bindparams(_LEASE_UNTIL)
+
+# Invariant: only the holder of the newest fence ends an attempt; the job waits again and keeps its attempts.
+RETRY = text("""
+    UPDATE job
+       SET state = 'queued', run_at = :run_at, owner = NULL, lease_until = NULL, error_code = :code, error = :detail
+     WHERE id = :job_id AND fence = :fence AND state = 'running'
+""").bindparams(bindparam("run_at", type_=UtcDateTime()))
+
+# Invariant: only the holder of the newest fence gives a job up; it is never claimed again.
+KILL = text("""
+    UPDATE job
+       SET state = 'dead', finished_at = :now, owner = NULL, lease_until = NULL, error_code = :code, error = :detail
+     WHERE id = :job_id AND fence = :fence AND state = 'running'
+""").bindparams(_NOW)
+
+# Invariant: an orderly shutdown costs the job no attempt, and its old holder's fence is spent with the next claim.
+RELEASE = text("""
+    UPDATE job
+       SET state = 'queued', owner = NULL, lease_until = NULL, attempt = attempt - 1
+     WHERE id = :job_id AND fence = :fence AND state = 'running'
+""")
+
+# Invariant: while this transaction lives nobody else can claim the job, so what it writes is written under the fence.
+_HOLD = "SELECT attempt FROM job WHERE id = :job_id AND fence = :fence AND state = 'running'"
+_HOLD_SQLITE = text(_HOLD)
+_HOLD_POSTGRESQL = text(f"{_HOLD} FOR UPDATE")
+
+# Invariant: what a step gave for an input is recorded once; a repetition after a takeover changes nothing.
+RECORD_STEP = text("""
+    INSERT INTO job_step (job_id, step, input_hash, output, fence, attempt, seconds, finished_at)
+    VALUES (:job_id, :step, :input_hash, :output, :fence, :attempt, :seconds, :now)
+    ON CONFLICT (job_id, step, input_hash) DO NOTHING
+""").bindparams(_NOW, bindparam("output", type_=JSON()))
+
+DATABASE_TIME = text("SELECT clock_timestamp() AS now").columns(now=UtcDateTime)
+
+
+@dataclass(frozen=True)
+class Statements:
+    """The statements that differ between the dialects."""
+
+    claim: TextualSelect
+    hold: TextClause
+
+
+BY_DIALECT = {
+    "sqlite": Statements(claim=_CLAIM_SQLITE, hold=_HOLD_SQLITE),
+    "postgresql": Statements(claim=_CLAIM_POSTGRESQL, hold=_HOLD_POSTGRESQL),
+}
+
+__all__ = [
+    "AGEING_STEP_S",
+    "BATCH_CEILING",
+    "BURY",
+    "BY_DIALECT",
+    "DATABASE_TIME",
+    "FINISH",
+    "KILL",
+    "LIVE_CEILING",
+    "MAX_LEVELS",
+    "PEEK",
+    "RECORD_STEP",
+    "RELEASE",
+    "RENEW",
+    "RETRY",
+    "Statements",
+]

@@ -1,0 +1,1 @@
+"""Bytes by their digest: written once, durable, never overwritten."""

@@ -1,0 +1,346 @@
+"""Content-addressed bytes: temporary name, fsync, link or rename, fsync of the directory, name = sha256.
+
+A blob is never changed and never overwritten. What `put` or `adopt` returned survives a power cut.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from heimdallr_ray.clock import Clock, SystemClock
+from heimdallr_ray.errors import BlobMissing, HeimdallrError, StorageFailed, StorageFull, TooLarge
+from heimdallr_ray.ids import Sha256, new_id
+
+CHUNK = 1 << 20
+"""Bytes read or written at a time."""
+STALE_S = 60.0
+"""A temporary file is swept when it is older than this and nobody holds it."""
+MAX_SWEPT = 100_000
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_NO_HARD_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK})
+_TEMPORARY = "tmp"
+
+
+@dataclass(frozen=True)
+class BlobRef:
+    """A durable blob: its name, and how many bytes it has."""
+
+    sha256: Sha256
+    size: int
+
+
+class BlobStore(Protocol):
+    """Durable bytes by digest."""
+
+    def put(self, content: bytes | Iterable[bytes]) -> BlobRef:
+        """The bytes are durable under their digest."""
+        ...
+
+    def adopt(self, path: Path) -> BlobRef:
+        """The finished file's bytes are durable under their digest; the file itself stays."""
+        ...
+
+    def adopt_many(self, paths: Sequence[Path]) -> list[BlobRef]:
+        """As `adopt`, for several files at the price of fewer waits for the disk."""
+        ...
+
+    def open(self, sha256: str) -> BinaryIO:
+        """The blob, to be read and closed."""
+        ...
+
+    def path(self, sha256: str) -> Path:
+        """A local file with the blob's bytes, not to be changed."""
+        ...
+
+    def read(self, sha256: str, limit: int) -> bytes:
+        """All bytes of a blob that has at most `limit`."""
+        ...
+
+    def exists(self, sha256: str) -> bool:
+        """True where the blob is in the store."""
+        ...
+
+    def verify(self, sha256: str) -> BlobRef:
+        """The blob's bytes have been read and give its name."""
+        ...
+
+
+class LocalBlobStore:
+    """Blobs in a folder: root/ab/cd/abcd....  Safe for several processes of one host at once."""
+
+    def __init__(self, root: Path, clock: Clock | None = None) -> None:
+        """The folder exists, durably, and temporary files of dead writers are gone.
+
+        Args:
+            root: The store's folder, on a local disk.
+            clock: Tells the age of a temporary file.
+
+        Raises:
+            StorageFull: no room for the folder.
+            StorageFailed: the folder cannot be made or written.
+        """
+        self.root = root
+        self._clock = clock or SystemClock()
+        self._temporary = root / _TEMPORARY
+        self._durable: set[Path] = set()
+        with _storage_errors():
+            root.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
+            self._make_durable(root)
+            self._make_durable(self._temporary)
+        self.sweep()
+
+    def put(self, content: bytes | Iterable[bytes]) -> BlobRef:
+        """The bytes are durable under their digest; nothing is written twice.
+
+        Args:
+            content: The bytes, or chunks of them.
+
+        Raises:
+            StorageFull: no room; nothing is left behind.
+            StorageFailed: the operating system refused; nothing is left behind.
+        """
+        with self._temporary_file() as (descriptor, temporary):
+            digest, size = hashlib.sha256(), 0
+            for chunk in _in_chunks(content):
+                digest.update(chunk)
+                size += len(chunk)
+                with _storage_errors():
+                    _write_all(descriptor, chunk)
+            sha256 = Sha256(digest.hexdigest())
+            with _storage_errors():
+                os.fchmod(descriptor, 0o440)
+                os.fsync(descriptor)
+                target = self._target(sha256)
+                # Replacing a blob by its own bytes is harmless, and two writers may race for it.
+                temporary.replace(target)
+                _fsync_folder(target.parent)
+        return BlobRef(sha256, size)
+
+    def adopt(self, path: Path) -> BlobRef:
+        """The file's bytes are durable under their digest, without a copy where the file system has hard links.
+
+        The file stays where it is; remove it when its row is committed. Doing it again changes nothing.
+
+        Args:
+            path: A finished file that its writer has fsynced and nobody changes any more.
+
+        Raises:
+            BlobMissing: there is no such file.
+            StorageFull: no room.
+            StorageFailed: the operating system refused.
+        """
+        return self.adopt_many([path])[0]
+
+    def adopt_many(self, paths: Sequence[Path]) -> list[BlobRef]:
+        """As `adopt` for each of `paths`, in order; each folder is fsynced once, after all links are made."""
+        refs: list[BlobRef] = []
+        folders: dict[Path, None] = {}
+        for path in paths:
+            with _storage_errors(missing=BlobMissing("the file to adopt is not there")), path.open("rb") as file:
+                digest, size = hashlib.sha256(), 0
+                while chunk := file.read(CHUNK):
+                    digest.update(chunk)
+                    size += len(chunk)
+            sha256 = Sha256(digest.hexdigest())
+            refs.append(BlobRef(sha256, size))
+            with _storage_errors():
+                folders[self._link(path, sha256).parent] = None
+        with _storage_errors():
+            for folder in folders:
+                _fsync_folder(folder)
+        return refs
+
+    def open(self, sha256: str) -> BinaryIO:
+        """The blob, to be read and closed.
+
+        Raises:
+            BlobMissing: not in the store.
+            BadIdentifier: not a digest.
+        """
+        path = self._locate(sha256)
+        with _storage_errors(missing=_missing(sha256)):
+            return path.open("rb")
+
+    def path(self, sha256: str) -> Path:
+        """The blob's own file, not to be changed.
+
+        Raises:
+            BlobMissing: not in the store.
+            BadIdentifier: not a digest.
+        """
+        path = self._locate(sha256)
+        if not path.is_file():
+            raise _missing(sha256)
+        return path
+
+    def size(self, sha256: str) -> int:
+        """The blob's size in bytes.
+
+        Raises:
+            BlobMissing: not in the store.
+            BadIdentifier: not a digest.
+        """
+        path = self._locate(sha256)
+        with _storage_errors(missing=_missing(sha256)):
+            return path.stat().st_size
+
+    def read(self, sha256: str, limit: int) -> bytes:
+        """All bytes of a blob that has at most `limit`.
+
+        Raises:
+            TooLarge: it has more.
+            BlobMissing: not in the store.
+            BadIdentifier: not a digest.
+        """
+        with self.open(sha256) as file, _storage_errors():
+            content = file.read(limit + 1)
+        if len(content) > limit:
+            raise TooLarge(f"the blob has more than {limit} bytes")
+        return content
+
+    def exists(self, sha256: str) -> bool:
+        """True where the blob is in the store.
+
+        Raises:
+            BadIdentifier: not a digest.
+        """
+        return self._locate(sha256).is_file()
+
+    def verify(self, sha256: str) -> BlobRef:
+        """The blob's bytes have been read and give its name.
+
+        Raises:
+            BlobMissing: not in the store, or other bytes than its name says.
+            BadIdentifier: not a digest.
+        """
+        digest, size = hashlib.sha256(), 0
+        with self.open(sha256) as file, _storage_errors():
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+        if digest.hexdigest() != sha256:
+            raise BlobMissing(f"blob {sha256[:12]}: its bytes differ from its name")
+        return BlobRef(Sha256(sha256), size)
+
+    def sweep(self) -> int:
+        """Temporary files whose writer is dead are gone; returns how many there were.
+
+        A writer holds a lock on its file as long as it lives, so another process's work is left alone.
+        """
+        swept = 0
+        with _storage_errors():
+            with os.scandir(self._temporary) as entries:
+                names = [entry.name for _, entry in zip(range(MAX_SWEPT), entries, strict=False)]
+            for name in names:
+                swept += _remove_if_abandoned(self._temporary / name, self._clock.now().timestamp() - STALE_S)
+        return swept
+
+    def _locate(self, sha256: str) -> Path:
+        digest = Sha256.parse(sha256)
+        return self.root / digest[:2] / digest[2:4] / digest
+
+    def _target(self, sha256: Sha256) -> Path:
+        target = self._locate(sha256)
+        self._make_durable(target.parent.parent)
+        self._make_durable(target.parent)
+        return target
+
+    def _make_durable(self, folder: Path) -> None:
+        # A folder that is there already may be another process's, not yet fsynced: each process makes sure once.
+        if folder in self._durable:
+            return
+        folder.mkdir(mode=0o750, exist_ok=True)
+        _fsync_folder(folder.parent)
+        self._durable.add(folder)
+
+    def _link(self, path: Path, sha256: Sha256) -> Path:
+        target = self._target(sha256)
+        try:
+            target.hardlink_to(path)
+        except FileExistsError:
+            return target
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINK:
+                raise
+            with path.open("rb") as file:
+                stored = self.put(iter(lambda: file.read(CHUNK), b""))
+            if stored.sha256 != sha256:
+                raise StorageFailed("the file changed while it was adopted") from error
+        return target
+
+    @contextmanager
+    def _temporary_file(self) -> Generator[tuple[int, Path]]:
+        temporary = self._temporary / f"{new_id()}.part"
+        with _storage_errors():
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with _storage_errors():
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield descriptor, temporary
+        finally:
+            os.close(descriptor)
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _in_chunks(content: bytes | Iterable[bytes]) -> Iterator[bytes]:
+    if isinstance(content, bytes):
+        yield from (content[start : start + CHUNK] for start in range(0, len(content), CHUNK))
+    else:
+        yield from content
+
+
+def _write_all(descriptor: int, chunk: bytes) -> None:
+    view = memoryview(chunk)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _fsync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _remove_if_abandoned(path: Path, changed_before: float) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        # Between a writer's open and its lock the file looks abandoned: a minute's age tells them apart.
+        if os.fstat(descriptor).st_mtime > changed_before:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _missing(sha256: str) -> BlobMissing:
+    return BlobMissing(f"blob {sha256[:12]} is not in the store")
+
+
+@contextmanager
+def _storage_errors(missing: HeimdallrError | None = None) -> Generator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise missing or StorageFailed("a folder of the blob store has vanished") from error
+    except OSError as error:
+        if error.errno in _FULL:
+            raise StorageFull("no room for the blob") from error
+        raise StorageFailed(f"the operating system refused: {os.strerror(error.errno or 0)}") from error
