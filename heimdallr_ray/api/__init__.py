@@ -1,0 +1,1 @@
+"""The HTTP interface: routers parse, call one function and render; no logic."""

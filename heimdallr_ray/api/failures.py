@@ -1,0 +1,86 @@
+"""One JSON shape for every error: {"error": {"code", "detail"}}."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
+
+from heimdallr_ray.errors import Broken, HeimdallrError, Retryable
+
+_log = logging.getLogger(__name__)
+RETRY_AFTER_S = 5
+
+
+class ErrorBody(BaseModel):
+    """What went wrong."""
+
+    code: str = Field(description="Stable; see docs.")
+    detail: str = Field(description="For a person; no patient data.")
+
+
+class ErrorResponse(BaseModel):
+    """The body of every response with a status of 400 and above."""
+
+    error: ErrorBody
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` argument of a route: these statuses carry an ErrorResponse."""
+    return {status: {"model": ErrorResponse} for status in statuses}
+
+
+def error_response(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """A response in the one shape."""
+    return JSONResponse({"error": {"code": code, "detail": detail}}, status_code=status, headers=headers)
+
+
+async def _heimdallr(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HeimdallrError):
+        raise error
+    headers: dict[str, str] = {}
+    if error.http_status == 401:
+        headers["WWW-Authenticate"] = 'Bearer realm="heimdallr"'
+    if isinstance(error, Retryable) and error.http_status >= 500:
+        headers["Retry-After"] = str(RETRY_AFTER_S)
+    if isinstance(error, Broken):
+        _log.error("request failed", exc_info=error, extra={"code": error.code, "route": _route(request)})
+    return error_response(error.http_status, error.code, error.detail, headers)
+
+
+def _route(request: Request) -> str:
+    """The route's template, which carries no identifier of a study."""
+    return str(getattr(request.scope.get("route"), "path", "unknown"))
+
+
+async def _validation(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    problems = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()[:10])
+    return error_response(422, "invalid_request", problems)
+
+
+async def _http(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, HTTPException):
+        raise error
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    headers = dict(error.headers or {})
+    return error_response(error.status_code, codes.get(error.status_code, "http_error"), str(error.detail), headers)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    """A defect of ours: logged by the server with its traceback, answered without any of it."""
+    return error_response(500, "internal_error", "unexpected error; it has been logged")
+
+
+def install(app: FastAPI) -> None:
+    """From now on `app` answers every error in the one shape."""
+    app.add_exception_handler(HeimdallrError, _heimdallr)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)

@@ -1,0 +1,125 @@
+"""Whether it lives, whether it can work, what it is doing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from importlib import metadata
+
+from fastapi import APIRouter, Response
+
+from heimdallr_ray import __version__
+from heimdallr_ray.api import models
+from heimdallr_ray.api.access import ANYONE, READER, SERVICES
+from heimdallr_ray.api.failures import documented
+from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.catalog import worklist as catalog
+from heimdallr_ray.config import Settings
+from heimdallr_ray.errors import HeimdallrError
+
+PACKAGES = ("ray", "pydicom", "pynetdicom", "TotalSegmentator", "nnunetv2", "torch", "numpy", "fastapi")
+
+
+def version_of(package: str) -> str:
+    """The installed version, or `absent`."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _database(services: ApiServices) -> str:
+    services.database.check()
+    return "answers"
+
+
+def _spool(settings: Settings) -> str:
+    folder = settings.spool_dir
+    if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+        raise OSError("the spool folder is missing or not writable")
+    return "writable"
+
+
+def _disk(settings: Settings) -> str:
+    free_mib = shutil.disk_usage(settings.data_dir).free >> 20
+    if free_mib < settings.min_free_mib:
+        raise OSError(f"{free_mib} MiB free, {settings.min_free_mib} MiB needed")
+    return f"{free_mib} MiB free"
+
+
+def _pages(services: ApiServices) -> str:
+    if services.static_dir is None:
+        return "not built"
+    return "built"
+
+
+def _checked(name: str, check: Callable[[], str]) -> models.Check:
+    try:
+        return models.Check(name=name, ok=True, detail=check())
+    except HeimdallrError as error:
+        return models.Check(name=name, ok=False, detail=f"{error.code}: {error.detail}")
+    except OSError as error:
+        return models.Check(name=name, ok=False, detail=error.strerror or str(error))
+
+
+def readiness(services: ApiServices) -> models.Readiness:
+    """Every check is made, also after one has failed."""
+    settings = services.settings
+    checks = [
+        _checked("database", lambda: _database(services)),
+        _checked("spool", lambda: _spool(settings)),
+        _checked("disk", lambda: _disk(settings)),
+        _checked("web pages", lambda: _pages(services)),
+    ]
+    components: Mapping[str, str] = services.components() if services.components else {}
+    return models.Readiness(ready=all(check.ok for check in checks), checks=checks, components=dict(components))
+
+
+def status_view(services: ApiServices) -> models.StatusView:
+    """The installation at a glance."""
+    now = services.clock.now()
+    with services.database.read() as session:
+        studies = catalog.counts_by_state(session)
+        queue = catalog.queue_depth(session)
+    return models.StatusView(
+        studies=studies,
+        jobs={"queued": queue.queued, "running": queue.running, "dead": queue.dead},
+        queue_depth=queue.queued + queue.running,
+        oldest_wait_s=max(0.0, (now - queue.oldest_run_at).total_seconds()) if queue.oldest_run_at else None,
+        version=__version__,
+        build=services.build,
+        versions={package: version_of(package) for package in PACKAGES},
+        profile=services.settings.profile,
+        synthetic=services.settings.profile == "demo",
+        server_now=now,
+    )
+
+
+def build_router() -> APIRouter:
+    """Routes of health, readiness and status."""
+    router = APIRouter(prefix="/api/v1", tags=["operations"])
+
+    @router.get("/health", dependencies=[ANYONE], summary="The process answers")
+    async def health() -> models.Health:
+        """Asks nothing of anybody: it fails only where the process does."""
+        return models.Health(status="alive")
+
+    @router.get(
+        "/ready",
+        dependencies=[ANYONE],
+        responses={503: {"model": models.Readiness}},
+        summary="Studies can be taken in and shown",
+    )
+    def ready(response: Response, services: ApiServices = SERVICES) -> models.Readiness:
+        """200 where every check holds, else 503 with the same body."""
+        found = readiness(services)
+        response.status_code = 200 if found.ready else 503
+        return found
+
+    @router.get("/status", dependencies=[READER], responses=documented(401, 503), summary="The installation at a glance")
+    def status(services: ApiServices = SERVICES) -> models.StatusView:
+        """Studies by state, queue, versions."""
+        return status_view(services)
+
+    return router

@@ -1,0 +1,203 @@
+"""What the API answers. Tables are not API models: a column added to a table is not published by itself."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+
+class StudySummary(BaseModel):
+    """One row of the worklist."""
+
+    study_uid: str
+    state: str = Field(description="receiving, settling, queued, running, done, failed, not_applicable, cancelled, superseded.")
+    step: str | None = Field(description="The running step, while `state` is running.")
+    reason_code: str | None = Field(description="Why it failed or does not apply.")
+    reason: str | None
+    urgency: str | None = Field(description="P0 to P3; null until the rules have run.")
+    urgency_word: str | None = Field(description="CRITICAL, URGENT, SOON, ROUTINE.")
+    urgency_reason: str | None
+    ordered_priority: str | None = Field(description="What the order said: STAT, HIGH, ROUTINE, ...")
+    synthetic: bool = Field(description="True where demo data or demo weights were used: not about a patient.")
+    door: str = Field(description="The way it came in: dicom, upload, stow.")
+    patient_id: str | None
+    patient_name: str | None
+    patient_birth_date: str | None = Field(description="DICOM DA: YYYYMMDD.")
+    patient_sex: str | None
+    accession_number: str | None
+    study_date: str | None = Field(description="DICOM DA: YYYYMMDD.")
+    study_time: str | None = Field(description="DICOM TM: HHMMSS.")
+    study_description: str | None
+    modalities: list[str]
+    n_instances: int
+    n_bytes: int
+    first_received_at: datetime
+    last_received_at: datetime
+    closed_at: datetime | None
+    done_at: datetime | None
+
+
+class StudyPage(BaseModel):
+    """A page of the worklist, in reading order."""
+
+    studies: list[StudySummary]
+    total: int = Field(description="Studies that match, over all pages.")
+    limit: int
+    offset: int
+    server_now: datetime = Field(description="For clocks and ages on the screen.")
+
+
+class SeriesView(BaseModel):
+    """One series, and why it was, or was not, measured."""
+
+    series_uid: str
+    modality: str | None
+    series_number: int | None
+    series_description: str | None
+    body_part: str | None
+    n_instances: int
+    chosen: bool | None = Field(description="null until the selection has run.")
+    reject_code: str | None
+    reason: str | None
+    geometry: dict[str, Any] | None = Field(description="Shape, spacing in mm and flags of the assembled volume.")
+
+
+class StageView(BaseModel):
+    """One finished step of the newest job."""
+
+    step: str
+    seconds: float
+    attempt: int
+    finished_at: datetime
+
+
+class HistoryView(BaseModel):
+    """One thing that happened to the study."""
+
+    id: int
+    at: datetime
+    kind: str
+    actor: str
+    old: str | None
+    new: str | None
+    reason: str | None
+
+
+class ArtifactView(BaseModel):
+    """One file of the newest result."""
+
+    name: str
+    kind: str
+    media_type: str
+    size: int = Field(description="Bytes.")
+    sha256: str
+    synthetic: bool
+    url: str = Field(description="Where to get it, relative to this server.")
+    meta: dict[str, Any]
+
+
+class ResultSummary(BaseModel):
+    """The newest result in short."""
+
+    epoch: int
+    version: int
+    created_at: datetime
+    urgency: str | None
+    synthetic: bool
+    n_measurements: int
+    n_with_value: int
+
+
+class JobView(BaseModel):
+    """The newest job of the study."""
+
+    state: str
+    attempt: int
+    max_attempts: int
+    error_code: str | None
+    error: str | None
+
+
+class OverlayView(BaseModel):
+    """A label map that the volume viewer may draw."""
+
+    name: str = Field(description="Name of the artifact.")
+    task: str = Field(description="The segmentation task that made it.")
+    same_grid: bool = Field(description="Made from the pixels of the shown volume. Where false it must not be drawn.")
+    structures: dict[str, str] = Field(description="Label value to structure name.")
+
+
+class ViewerView(BaseModel):
+    """What the volume viewer may show."""
+
+    volume: str = Field(description="Name of the artifact with the image.")
+    overlays: list[OverlayView]
+
+
+class StudyDetail(BaseModel):
+    """Everything about one study but its measurements, which are in its results."""
+
+    study: StudySummary
+    series: list[SeriesView]
+    job: JobView | None
+    stages: list[StageView]
+    history: list[HistoryView]
+    artifacts: list[ArtifactView]
+    result: ResultSummary | None
+    viewer: ViewerView | None
+    server_now: datetime
+
+
+class UploadResult(BaseModel):
+    """What became of an uploaded ZIP."""
+
+    accepted: int = Field(description="DICOM objects now stored.")
+    rejected: int = Field(description="Entries of the ZIP that are no acceptable DICOM object.")
+    study_uids: list[str]
+
+
+class UploadAccepted(BaseModel):
+    """The original's answer to an upload."""
+
+    status: Literal["Accepted"]
+    message: str
+    original_file: str
+
+
+class Health(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"]
+
+
+class Check(BaseModel):
+    """One thing that must hold."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class Readiness(BaseModel):
+    """Whether studies can be taken in and shown."""
+
+    ready: bool
+    checks: list[Check]
+    components: dict[str, str] = Field(description="Other deployments, as far as known.")
+
+
+class StatusView(BaseModel):
+    """The installation at a glance."""
+
+    studies: dict[str, int] = Field(description="Studies by state.")
+    jobs: dict[str, int] = Field(description="Queue rows by state.")
+    queue_depth: int = Field(description="Jobs that wait or run.")
+    oldest_wait_s: float | None = Field(description="Age of the oldest job that waits.")
+    version: str
+    build: str
+    versions: dict[str, str] = Field(description="Of the packages that results depend on.")
+    profile: str
+    synthetic: bool = Field(description="True where results come from demo weights.")
+    server_now: datetime

@@ -1,0 +1,89 @@
+"""What the routes ask the catalog: one function, one read transaction each. They block: call them from a thread."""
+
+from __future__ import annotations
+
+from typing import Any, BinaryIO
+
+from heimdallr_ray.api import models, views
+from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.catalog import worklist as catalog
+from heimdallr_ray.catalog.states import StudyState
+from heimdallr_ray.catalog.tables import ArtifactRow
+from heimdallr_ray.errors import NotFound, ResultsNotReady
+from heimdallr_ray.ids import Sha256, Uid
+
+
+def study_page(services: ApiServices, limit: int, offset: int, state: StudyState | None, text: str) -> models.StudyPage:
+    """A page of the worklist."""
+    wanted = state.value if state else None
+    with services.database.read() as session:
+        rows = catalog.worklist(session, limit=limit, offset=offset, state=wanted, text=text or None)
+        total = catalog.worklist_count(session, state=wanted, text=text or None)
+    return models.StudyPage(
+        studies=[views.summary(row) for row in rows],
+        total=total,
+        limit=limit,
+        offset=offset,
+        server_now=services.clock.now(),
+    )
+
+
+def study_detail(services: ApiServices, study_uid: str) -> models.StudyDetail:
+    """One study.
+
+    Raises:
+        BadIdentifier: `study_uid` is no UID.
+        NotFound: there is no such study.
+    """
+    uid = Uid.parse(study_uid)
+    with services.database.read() as session:
+        found = catalog.study_detail(session, uid)
+        if found is None:
+            raise NotFound("there is no such study")
+        newest = found.jobs[0].id if found.jobs else None
+        steps = catalog.steps_of(session, newest) if newest is not None else []
+        events = catalog.event_history(session, found.study.id)
+    return views.detail(found, steps, events, services.clock.now())
+
+
+def results_document(services: ApiServices, study_uid: str) -> dict[str, Any]:
+    """The results.json of the result that stands.
+
+    Raises:
+        BadIdentifier: `study_uid` is no UID.
+        NotFound: there is no such study.
+        ResultsNotReady: it has no result; the detail says in which state it is.
+    """
+    uid = Uid.parse(study_uid)
+    with services.database.read() as session:
+        found = catalog.study_detail(session, uid)
+    if found is None:
+        raise NotFound("there is no such study")
+    if found.result is None:
+        raise ResultsNotReady(f"the study is {found.study.state}")
+    return found.result.document
+
+
+def find_artifact(services: ApiServices, study_uid: str, name: str) -> ArtifactRow:
+    """The artifact `name` of the result that stands; the name is compared with rows and never becomes a path.
+
+    Raises:
+        BadIdentifier: `study_uid` is no UID.
+        NotFound: no such study, or its result has no such artifact.
+    """
+    uid = Uid.parse(study_uid)
+    with services.database.read() as session:
+        found = catalog.study_detail(session, uid)
+        row = catalog.artifact_named(session, found.result.id, name) if found and found.result else None
+    if row is None:
+        raise NotFound("there is no such artifact")
+    return row
+
+
+def open_artifact(services: ApiServices, row: ArtifactRow) -> BinaryIO:
+    """The bytes of an artifact.
+
+    Raises:
+        BlobMissing: the store has lost them.
+    """
+    return services.blobs.open(Sha256.parse(row.sha256))

@@ -1,0 +1,38 @@
+"""What the HTTP interface needs; built by whoever wraps the app (the Serve ingress, a test)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from heimdallr_ray.catalog.database import Database
+from heimdallr_ray.clock import Clock
+from heimdallr_ray.config import Settings
+from heimdallr_ray.listener.receive import Receiver
+from heimdallr_ray.storage.blobs import BlobStore
+
+
+@dataclass(frozen=True)
+class ApiServices:
+    """The parts that routers call.
+
+    Attributes:
+        settings: where data lies, limits and tokens.
+        database: the catalog.
+        blobs: bytes of artifacts.
+        receiver: makes uploaded instances durable.
+        clock: time.
+        static_dir: folder of the built web app; None where it was not built.
+        build: identifier of the deployed build, shown by /api/v1/status.
+        components: what is known of the other deployments, name to a word such as `ready`; called in a thread.
+    """
+
+    settings: Settings
+    database: Database
+    blobs: BlobStore
+    receiver: Receiver
+    clock: Clock
+    static_dir: Path | None
+    build: str
+    components: Callable[[], Mapping[str, str]] | None = None

@@ -1,0 +1,140 @@
+"""Uploads of a study as a ZIP: the API's own route, and the one that the original's clients know."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from fastapi import APIRouter, Request
+
+from heimdallr_ray.api.access import SERVICES, UPLOADER
+from heimdallr_ray.api.failures import documented
+from heimdallr_ray.api.models import UploadAccepted, UploadResult
+from heimdallr_ray.api.multipart import UploadedFile, receive_file
+from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.errors import NotReady, TooLarge
+from heimdallr_ray.ids import new_id
+from heimdallr_ray.listener.archive import ArchiveLimits, UploadOutcome, receive_zip
+
+_log = logging.getLogger(__name__)
+FIELD = "file"
+MAX_UPLOADS = 4
+"""Uploads of one process at once; each may fill a temporary file and occupies a thread."""
+STALE_S = 24 * 3600
+"""A temporary file of this age belongs to a process that died."""
+MAX_SWEEP = 1000
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "properties": {FIELD: {"type": "string", "format": "binary", "description": "A ZIP of DICOM files."}},
+                }
+            }
+        },
+    }
+}
+
+
+def sweep(folder: Path, now_s: float) -> int:
+    """The number of temporary files older than STALE_S that were removed."""
+    removed = 0
+    for path in list(folder.glob("*.zip"))[:MAX_SWEEP]:
+        try:
+            if now_s - path.stat().st_mtime > STALE_S:
+                path.unlink()
+                removed += 1
+        except FileNotFoundError:
+            continue
+    return removed
+
+
+class _Slots:
+    """Counts uploads; never waits, because a waiting upload would hold its connection for nothing."""
+
+    def __init__(self) -> None:
+        self._taken = 0
+
+    @asynccontextmanager
+    async def one(self) -> AsyncIterator[None]:
+        if self._taken >= MAX_UPLOADS:
+            raise NotReady("too many uploads at the moment")
+        self._taken += 1
+        try:
+            yield
+        finally:
+            self._taken -= 1
+
+
+async def _receive(request: Request, services: ApiServices) -> tuple[UploadedFile, UploadOutcome]:
+    """The upload in `request`, stored."""
+    settings = services.settings
+    max_bytes = settings.max_upload_mib << 20
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and len(declared) < 20 and int(declared) > max_bytes + (1 << 20):
+        raise TooLarge(f"larger than {settings.max_upload_mib} MiB")
+    folder = settings.data_dir / "uploads"
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
+    await asyncio.to_thread(sweep, folder, services.clock.now().timestamp())
+    upload_id = new_id()
+    target = folder / f"{upload_id}.zip"
+    started = services.clock.monotonic()
+    try:
+        content_type = request.headers.get("content-type")
+        upload = await receive_file(request.stream(), content_type, FIELD, ".zip", target, max_bytes)
+        limits = ArchiveLimits(settings.max_zip_entries, settings.max_unpacked_mib << 20)
+        outcome = await asyncio.to_thread(receive_zip, target, services.receiver, limits, upload_id)
+    finally:
+        await asyncio.to_thread(target.unlink, missing_ok=True)
+    ms = round((services.clock.monotonic() - started) * 1000)
+    _log.info(
+        "upload stored",
+        extra={"upload": upload_id, "bytes": upload.size, "accepted": outcome.accepted, "rejected": outcome.rejected, "ms": ms},
+    )
+    return upload, outcome
+
+
+def build_router() -> APIRouter:
+    """Routes of uploads; one set of slots for both."""
+    router = APIRouter(tags=["upload"])
+    slots = _Slots()
+
+    @router.post(
+        "/api/v1/upload",
+        dependencies=[UPLOADER],
+        responses=documented(400, 401, 403, 413, 503, 507),
+        openapi_extra=_BODY,
+        summary="Store the DICOM files of a ZIP",
+    )
+    async def upload(request: Request, services: ApiServices = SERVICES) -> UploadResult:
+        """Every DICOM file of the ZIP in field `file` is durable when this answers; its studies are then on the worklist."""
+        async with slots.one():
+            _, outcome = await _receive(request, services)
+        return UploadResult(
+            accepted=outcome.accepted, rejected=outcome.rejected, study_uids=[str(uid) for uid in outcome.study_uids]
+        )
+
+    @router.post(
+        "/upload",
+        dependencies=[UPLOADER],
+        responses=documented(400, 401, 403, 413, 503, 507),
+        openapi_extra=_BODY,
+        summary="Upload, as clients of the original Heimdallr do it",
+    )
+    async def original_upload(request: Request, services: ApiServices = SERVICES) -> UploadAccepted:
+        """The same as /api/v1/upload with the answer of the original."""
+        async with slots.one():
+            received, outcome = await _receive(request, services)
+        return UploadAccepted(
+            status="Accepted",
+            message=f"{outcome.accepted} images of {len(outcome.study_uids)} studies stored",
+            original_file=received.client_name,
+        )
+
+    return router

@@ -1,0 +1,128 @@
+"""Rows of the catalog as what the API answers: pure, one function per model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any, cast
+from urllib.parse import quote
+
+from heimdallr_ray.api import models
+from heimdallr_ray.catalog.states import Urgency
+from heimdallr_ray.catalog.tables import ArtifactRow, EventRow, JobRow, JobStepRow, ResultRow, SeriesRow, StudyRow
+from heimdallr_ray.catalog.worklist import StudyDetail
+
+
+def artifact_url(study_uid: str, name: str) -> str:
+    """Where an artifact is served, relative to the server."""
+    return f"/api/v1/studies/{quote(study_uid, safe='')}/artifacts/{quote(name, safe='')}"
+
+
+def summary(row: StudyRow) -> models.StudySummary:
+    """One row of the worklist."""
+    columns = row.model_dump(include=set(models.StudySummary.model_fields) - {"urgency_word", "modalities"})
+    return models.StudySummary(
+        **columns,
+        urgency_word=Urgency(row.urgency).word if row.urgency else None,
+        modalities=[part for part in (row.modalities or "").split(",") if part],
+    )
+
+
+def series(row: SeriesRow) -> models.SeriesView:
+    """One series."""
+    return models.SeriesView(**row.model_dump(include=set(models.SeriesView.model_fields)))
+
+
+def stage(row: JobStepRow) -> models.StageView:
+    """One finished step."""
+    return models.StageView(step=row.step, seconds=row.seconds, attempt=row.attempt, finished_at=row.finished_at)
+
+
+def history(row: EventRow) -> models.HistoryView:
+    """One event."""
+    return models.HistoryView(
+        id=row.id or 0, at=row.at, kind=row.kind, actor=row.actor, old=row.old, new=row.new, reason=row.reason
+    )
+
+
+def artifact(row: ArtifactRow, study_uid: str) -> models.ArtifactView:
+    """One file."""
+    return models.ArtifactView(
+        name=row.name,
+        kind=row.kind,
+        media_type=row.media_type,
+        size=row.size,
+        sha256=row.sha256,
+        synthetic=row.synthetic,
+        url=artifact_url(study_uid, row.name),
+        meta=row.meta,
+    )
+
+
+def result(row: ResultRow) -> models.ResultSummary:
+    """The result in short."""
+    measurements = [cast("dict[str, Any]", m) for m in row.document.get("measurements", []) if isinstance(m, dict)]
+    return models.ResultSummary(
+        epoch=row.epoch,
+        version=row.version,
+        created_at=row.created_at,
+        urgency=row.urgency,
+        synthetic=row.synthetic,
+        n_measurements=len(measurements),
+        n_with_value=sum(m.get("value") is not None for m in measurements),
+    )
+
+
+def job(row: JobRow) -> models.JobView:
+    """The job."""
+    return models.JobView(
+        state=row.state,
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        error_code=row.error_code,
+        error=row.error,
+    )
+
+
+def viewer(artifacts: Iterable[ArtifactRow]) -> models.ViewerView | None:
+    """The display volume and the label maps for it; None where there is no display volume.
+
+    A label map may be drawn only where both files say that they were made from the same pixels. The pipeline writes
+    them on one grid or not at all; a file that does not say where it comes from is not trusted.
+    """
+    rows = list(artifacts)
+    volume = next((row for row in rows if row.kind == "display_volume"), None)
+    if volume is None:
+        return None
+    source = volume.meta.get("source_manifest_sha256")
+    overlays: list[models.OverlayView] = []
+    for row in rows:
+        if row.kind != "display_label_map":
+            continue
+        labels = cast("dict[str, str]", row.meta.get("labels") or {})
+        overlays.append(
+            models.OverlayView(
+                name=row.name,
+                task=str(row.meta.get("task") or ""),
+                same_grid=bool(source) and row.meta.get("source_manifest_sha256") == source,
+                structures={str(value): str(name) for value, name in labels.items()},
+            )
+        )
+    return models.ViewerView(volume=volume.name, overlays=overlays)
+
+
+def detail(
+    found: StudyDetail, steps: Iterable[JobStepRow], events: Iterable[EventRow], now: datetime
+) -> models.StudyDetail:
+    """One study's page."""
+    return models.StudyDetail(
+        study=summary(found.study),
+        series=[series(row) for row in found.series],
+        job=job(found.jobs[0]) if found.jobs else None,
+        stages=[stage(row) for row in steps],
+        history=[history(row) for row in events],
+        artifacts=[artifact(row, found.study.study_uid) for row in found.artifacts],
+        result=None if found.result is None else result(found.result),
+        viewer=viewer(found.artifacts),
+        server_now=now,
+    )

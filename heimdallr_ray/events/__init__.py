@@ -1,0 +1,1 @@
+"""What is told: the event table as a live stream."""
