@@ -1,0 +1,1 @@
+"""The DICOM door and the durable store behind every door: gate, SCP, spool, receiver, completion, Ray actor."""

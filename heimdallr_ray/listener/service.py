@@ -1,0 +1,96 @@
+"""The listener as one object: spool, receiver, DICOM door and completion watcher. Knows nothing of Ray."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from heimdallr_ray.catalog.database import Database
+from heimdallr_ray.clock import Clock
+from heimdallr_ray.config import Settings
+from heimdallr_ray.errors import Retryable
+from heimdallr_ray.listener.completion import CompletionWatcher
+from heimdallr_ray.listener.gate import GateRules
+from heimdallr_ray.listener.receive import Receiver
+from heimdallr_ray.listener.scp import StoreScp
+from heimdallr_ray.storage.blobs import BlobStore
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ListenerStatus:
+    """What the listener is doing now. Counts are of this process only."""
+
+    port: int
+    healthy: bool
+    open_associations: int
+    spool_depth: int
+    quarantined: int
+    counts: dict[str, int]
+    uptime_s: float
+
+
+class ListenerService:
+    """Starts in the order replay, committer, port, watcher; stops in the reverse order."""
+
+    def __init__(self, settings: Settings, database: Database, blobs: BlobStore, clock: Clock) -> None:
+        self._settings = settings
+        self._clock = clock
+        self._started = clock.monotonic()
+        self.receiver = Receiver(settings, database, blobs, clock)
+        self.scp = StoreScp(GateRules.of(settings), self.receiver, clock)
+        self.watcher = CompletionWatcher(
+            self.receiver,
+            self.scp.busy_study_uids,
+            database,
+            clock,
+            idle_s=settings.idle_seconds,
+            scan_s=settings.scan_seconds,
+            max_attempts=settings.max_attempts,
+        )
+
+    def start(self, bind_timeout_s: float = 30.0) -> None:
+        """What a predecessor left is committed and the port answers.
+
+        Raises:
+            BadSetting: the port cannot be bound within `bind_timeout_s`.
+        """
+        try:
+            self.receiver.replay()
+        except Retryable as error:
+            # The files stay where they are and the watcher tries again; senders need not wait for the database.
+            logger.warning("spool.replay_postponed", extra={"code": error.code, "reason": error.detail})
+        self.receiver.start()
+        try:
+            self.scp.start(self._settings.dicom_host, self._settings.dicom_port, bind_timeout_s)
+        except BaseException:
+            self.receiver.stop(timeout_s=1.0)
+            raise
+        self.watcher.start()
+
+    def stop(self, grace_s: float = 5.0) -> None:
+        """The port is free, associations have ended, and what was acknowledged is committed or safe in the spool."""
+        self.watcher.stop()
+        self.scp.stop(grace_s)
+        self.receiver.stop()
+        self.receiver.spool.close()
+
+    def status(self) -> ListenerStatus:
+        """What the listener is doing now."""
+        counts = self.receiver.counts()
+        return ListenerStatus(
+            port=self.scp.port,
+            healthy=self.scp.alive and self.receiver.alive and self.watcher.alive,
+            open_associations=len(self.scp.open_associations()),
+            spool_depth=self.receiver.spool.depth(),
+            quarantined=self.receiver.spool.quarantine_depth(),
+            counts={
+                **self.scp.tally.snapshot(),
+                "committed": counts.committed,
+                "duplicates": counts.duplicates,
+                "commit_failures": counts.commit_failures,
+                "queued": counts.queued,
+            },
+            uptime_s=round(self._clock.monotonic() - self._started, 1),
+        )
