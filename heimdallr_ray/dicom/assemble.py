@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from heimdallr_ray.dicom import geometry, limits
 from heimdallr_ray.dicom.decode import check_pixels, stored_pixels
-from heimdallr_ray.dicom.grouping import Series, Slice, slices_of, stack_of
+from heimdallr_ray.dicom.grouping import Kind, Series, Slice, slices_of, stack_of
 from heimdallr_ray.dicom.header import Header
 from heimdallr_ray.errors import NotAVolume, TooLarge
 from heimdallr_ray.volume import Volume, VolumeSource
@@ -41,12 +41,11 @@ def assemble(series: Series, read_bytes: Callable[[str], bytes], *, progress: Pr
         progress: told (slices done, slices in all).
 
     Raises:
-        NotAVolume: `reason` names the rule; see `geometry.stack`, `grouping.stack_of`, `decode.stored_pixels`, and
-            `mosaic`, `bad_rescale`, `modality_lut`, `mixed_sizes`, `conflicting_duplicates`.
+        NotAVolume: `reason` names the rule; see `geometry.stack`, `grouping.stack_of`, `decode.stored_pixels`; and
+            `localizer`, `not_volume_sop`, `mosaic`, `bad_rescale`, `modality_lut`, `mixed_sizes`, `conflicting_duplicates`.
         TooLarge, TruncatedObject, BlobMissing: as `decode.stored_pixels`.
     """
-    slices = slices_of(series)
-    _check(series, slices)
+    slices = _checked_slices(series)
     found, iop, spacing = stack_of(slices)
     affine = geometry.affine_ras(found, iop, spacing)
     ordered = [slices[index] for index in found.order]
@@ -91,7 +90,9 @@ class _PixelReader:
         return self.stored(item) * np.float64(slope) + intercept
 
 
-def _check(series: Series, slices: Sequence[Slice]) -> None:
+def _checked_slices(series: Series) -> list[Slice]:
+    if series.kind is not Kind.STACK:
+        raise NotAVolume("localizer" if series.kind is Kind.LOCALIZER else "not_volume_sop")
     first = series.header
     total = 0
     for instance in series.instances:
@@ -107,6 +108,7 @@ def _check(series: Series, slices: Sequence[Slice]) -> None:
         if unreadable:
             raise NotAVolume("bad_rescale", f"unreadable: {', '.join(unreadable)}")
         total += header.native_pixel_bytes
+    slices = slices_of(series)
     for item in slices:
         slope, intercept = _rescale(item)
         if slope == 0 or max(abs(slope), abs(intercept)) > 1e7:
@@ -115,6 +117,7 @@ def _check(series: Series, slices: Sequence[Slice]) -> None:
     bytes_needed = max(total, frame_bytes * len(slices))
     if len(slices) > limits.MAX_FRAMES_PER_SERIES or bytes_needed > limits.MAX_PIXEL_BYTES_PER_SERIES:
         raise TooLarge(f"{len(slices)} slices, {bytes_needed} bytes of pixels")
+    return slices
 
 
 def _rescale(item: Slice) -> tuple[float, float]:
@@ -125,7 +128,7 @@ def _rescale(item: Slice) -> tuple[float, float]:
 def _filled(
     ordered: Sequence[Slice], found: geometry.Stack, pixels: _PixelReader, progress: Progress | None
 ) -> NDArray[Any]:
-    """`[slice, row, column]`; starts as int16 where rescale is integer, and turns to float32 once a value does not fit."""
+    """`[slice, row, column]`; int16 where rescale is integer, float32 from the first value that does not fit."""
     first = ordered[0].instance.header
     shape = found.slices, first.rows or 0, first.columns or 0
     integer = all(value == int(value) for item in ordered for value in _rescale(item))

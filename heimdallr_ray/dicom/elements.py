@@ -28,8 +28,11 @@ _SHORT_VRS = frozenset(
 )
 
 
-class NeedMore(Exception):  # noqa: N818 - a signal between two functions of this package, never an error of the caller
-    """The walk needs bytes beyond those it was given; `end` is how many at least."""
+class NeedMore(Exception):
+    """The walk needs bytes beyond those it was given; `end` is how many at least.
+
+    A signal inside this package, never an error of the caller.
+    """
 
     def __init__(self, end: int) -> None:
         super().__init__(f"needs {end} bytes")

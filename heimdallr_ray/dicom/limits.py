@@ -46,7 +46,8 @@ MAX_INFLATED_BYTES: Final = MAX_PIXEL_BYTES_PER_OBJECT + MAX_HEADER_BYTES
 """Deflated objects stop inflating here, whatever their own header claims."""
 
 MAX_INFLATE_RATIO: Final = 1032
-"""DEFLATE cannot expand by more than about 1032 : 1, so a larger claim is false without trying (zlib technical notes)."""
+"""DEFLATE cannot expand by more than about 1032 : 1, so a larger claim is false without trying (zlib,
+technical details)."""
 
 MAX_COMPRESSION_RATIO: Final = 2_000
 """Decoded pixel bytes per compressed byte of RLE, JPEG and JPEG 2000. A constant 512 x 512 image reaches about 1,000

@@ -1,0 +1,127 @@
+"""Small DICOM objects for tests: plain bytes, built with pydicom, independent of the package's own writer."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.filewriter import dcmwrite
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+
+from heimdallr_ray.dicom.read import read_header
+from heimdallr_ray.dicom.series import IndexedInstance
+from heimdallr_ray.ids import Uid
+
+
+def ct_datasets(
+    n_slices: int,
+    shape: tuple[int, int] = (32, 24),
+    *,
+    seed: str = "study",
+    spacing_mm: float = 1.0,
+    **overrides: object,
+) -> list[Dataset]:
+    """An axial CT of (rows, columns) pixels, slices upwards, HU = -1000 + noise + 10 x slice, to be changed at will."""
+    rng = np.random.default_rng(abs(hash_of(seed)))
+    return [_slice(k, n_slices, shape, seed, spacing_mm, rng, overrides) for k in range(n_slices)]
+
+
+def ct_study(n_slices: int, shape: tuple[int, int] = (32, 24), **overrides: object) -> list[bytes]:
+    """`ct_datasets` as Part 10 files; overrides are DICOM keywords, `seed` and `spacing_mm`."""
+    return [to_bytes(dataset) for dataset in ct_datasets(n_slices, shape, **overrides)]
+
+
+def to_bytes(dataset: Dataset, transfer_syntax: str | None = None) -> bytes:
+    """A Part 10 file; other syntaxes than Explicit VR Little Endian must suit the dataset's pixels."""
+    meta = FileMetaDataset()
+    meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID") or CTImageStorage
+    meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID") or Uid.derived("blank")
+    before = getattr(dataset, "file_meta", None)
+    declared = before.get("TransferSyntaxUID") if before is not None else None
+    meta.TransferSyntaxUID = transfer_syntax or declared or ExplicitVRLittleEndian
+    dataset.file_meta = meta
+    target = io.BytesIO()
+    dcmwrite(target, dataset, enforce_file_format=True)
+    return target.getvalue()
+
+
+def indexed(objects: Iterable[bytes]) -> tuple[list[IndexedInstance], Callable[[str], bytes]]:
+    """The index of some objects, located by sha256, and the function that reads them."""
+    by_digest = {hashlib.sha256(content).hexdigest(): content for content in objects}
+    found = [IndexedInstance(read_header(content), digest, len(content)) for digest, content in by_digest.items()]
+    return found, by_digest.__getitem__
+
+
+def hash_of(text: str) -> int:
+    """A number that depends on the text alone."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def new_uid(dataset: Dataset, *parts: str) -> Dataset:
+    """`dataset` under another SOP Instance UID."""
+    dataset.SOPInstanceUID = str(Uid.derived(str(dataset.SOPInstanceUID), *parts))
+    return dataset
+
+
+def set_pixels(dataset: Dataset, stored: np.ndarray) -> Dataset:
+    """`dataset` with these stored values `[row, column]`; size and signedness follow the array."""
+    dataset.Rows, dataset.Columns = stored.shape
+    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
+    dataset.BitsAllocated = 8 * stored.dtype.itemsize
+    dataset.PixelData = stored.tobytes()
+    return dataset
+
+
+def pixels(dataset: Dataset) -> np.ndarray:
+    """Stored values `[row, column]` of a dataset from `ct_datasets`."""
+    kind = "i" if dataset.PixelRepresentation else "u"
+    return np.frombuffer(dataset.PixelData, f"<{kind}2").reshape(dataset.Rows, dataset.Columns)
+
+
+def hu_of(datasets: Sequence[Dataset]) -> np.ndarray:
+    """Rescaled values `[i, j, k]` of datasets in slice order."""
+    planes = [pixels(item) * float(item.RescaleSlope) + float(item.RescaleIntercept) for item in datasets]
+    return np.stack(planes).transpose(2, 1, 0)
+
+
+def _slice(
+    k: int,
+    n_slices: int,
+    shape: tuple[int, int],
+    seed: str,
+    spacing_mm: float,
+    rng: np.random.Generator,
+    overrides: dict[str, object],
+) -> Dataset:
+    dataset = Dataset()
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    dataset.ImageType = ["ORIGINAL", "PRIMARY", "AXIAL"]
+    dataset.SOPClassUID = CTImageStorage
+    dataset.SOPInstanceUID = str(Uid.derived(seed, "instance", str(k)))
+    dataset.StudyInstanceUID = str(Uid.derived(seed))
+    dataset.SeriesInstanceUID = str(Uid.derived(seed, "series"))
+    dataset.FrameOfReferenceUID = str(Uid.derived(seed, "frame of reference"))
+    dataset.Modality, dataset.Manufacturer = "CT", "TEST"
+    dataset.StudyDate = dataset.SeriesDate = dataset.AcquisitionDate = "20260102"
+    dataset.StudyTime = dataset.SeriesTime = dataset.AcquisitionTime = "101112"
+    dataset.PatientName, dataset.PatientID = "Test^Person", "TEST-1"
+    dataset.PatientBirthDate, dataset.PatientSex = "19600101", "F"
+    dataset.AccessionNumber, dataset.StudyID, dataset.ReferringPhysicianName = "A1", "1", ""
+    dataset.StudyDescription, dataset.SeriesDescription = "Test study", "Test series"
+    dataset.SeriesNumber, dataset.AcquisitionNumber, dataset.InstanceNumber = 2, 1, k + 1
+    dataset.KVP, dataset.ConvolutionKernel, dataset.SliceThickness = "120", "STANDARD", str(spacing_mm)
+    dataset.ImageOrientationPatient = ["1", "0", "0", "0", "1", "0"]
+    dataset.ImagePositionPatient = ["-180", "-180", str(round(-150 + k * spacing_mm, 4))]
+    dataset.PixelSpacing = ["0.7", "0.7"]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.PixelRepresentation = 16, 12, 11, 0
+    dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = "1", "-1024", "HU"
+    stored = rng.integers(24, 1024, shape, dtype=np.uint16) + np.uint16(10 * k * 100 // max(100, n_slices))
+    dataset.Rows, dataset.Columns = shape
+    dataset.PixelData = stored.astype("<u2").tobytes()
+    for keyword, value in overrides.items():
+        setattr(dataset, keyword, value)
+    return dataset
