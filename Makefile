@@ -33,7 +33,7 @@ up: setup ## start everything and wait for studies
 lint: setup ## style, types, import rules, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(NPM) run typecheck

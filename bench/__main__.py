@@ -141,7 +141,9 @@ def main(arguments: list[str] | None = None) -> int:
     if not chosen:
         print("there are no benchmarks", file=sys.stderr)
         return 1
-    return 0 if all([measure(name, benchmark, options.full) for name, benchmark in chosen.items()]) else 1
+    # A list: each runs, whatever came of the one before.
+    results = [measure(name, benchmark, options.full) for name, benchmark in chosen.items()]
+    return 0 if all(results) else 1
 
 
 if __name__ == "__main__":

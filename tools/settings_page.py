@@ -6,7 +6,7 @@ import sys
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
@@ -15,10 +15,19 @@ from heimdallr_ray.config import ENV_PREFIX, MIN_SECRET_LENGTH, NOT_SETTINGS, Se
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "settings.md"
+WORDS: tuple[tuple[type, str], ...] = (
+    (str, "text"),
+    (int, "integer"),
+    (float, "number"),
+    (bool, "true or false"),
+    (Path, "path"),
+    (SecretStr, "secret text"),
+)
 
 
 def page() -> str:
     """Every setting with its variable, default and meaning, as Markdown, in the order of the class."""
+    others = ", ".join(f"`{name}`" for name in sorted(NOT_SETTINGS))
     rows = [
         f"| `{name}` | `{ENV_PREFIX}{name.upper()}` | {_kind(field)} | {_default(field)} | {field.description} |"
         for name, field in Settings.model_fields.items()
@@ -28,16 +37,17 @@ def page() -> str:
             "# Settings",
             "Written by `make docs` from `heimdallr_ray/config.py`; a test makes it again and compares.",
             "",
-            "A setting is taken from the command line where it has an option there, else from its variable, else from the TOML file that",
-            "`--config` or `HEIMDALLR_CONFIG` names, else it has its default. An unknown key, a malformed file or value, a secret of less than",
-            f"{MIN_SECRET_LENGTH} characters, or an insecure combination stops the start and says why. Lists are written with commas in variables and as",
-            "arrays in the file. An empty variable counts as not set.",
+            "A setting is taken from the command line where it has an option there, else from its variable, else from",
+            "the TOML file that `--config` or `HEIMDALLR_CONFIG` names, else it has its default. An unknown key, a malformed",
+            f"file or value, a secret of less than {MIN_SECRET_LENGTH} characters, or an insecure combination stops the start",
+            "and says why. Lists are written with commas in variables and as arrays in the file. An empty variable counts",
+            "as not set.",
             "",
             "| setting | variable | values | default | meaning |",
             "|---|---|---|---|---|",
             *rows,
             "",
-            f"Variables with this prefix that are not settings: {', '.join(f'`{name}`' for name in sorted(NOT_SETTINGS))}.",
+            f"Variables with this prefix that are not settings: {others}.",
             "",
         ]
     )
@@ -57,15 +67,7 @@ def _limits(rule: object) -> dict[str, float]:
     return {name: value for name in ("ge", "gt", "le", "lt") if (value := getattr(rule, name, None)) is not None}
 
 
-def _type_name(annotation: Any) -> str:
-    names = {
-        str: "text",
-        int: "integer",
-        float: "number",
-        bool: "true or false",
-        Path: "path",
-        SecretStr: "secret text",
-    }
+def _type_name(annotation: object) -> str:
     origin = typing.get_origin(annotation)
     if origin is Literal:
         return ", ".join(f"`{choice}`" for choice in typing.get_args(annotation))
@@ -73,9 +75,10 @@ def _type_name(annotation: Any) -> str:
         return f"list of {_type_name(typing.get_args(annotation)[0])}"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_type_name(part) for part in typing.get_args(annotation) if part is not type(None))
-    if annotation not in names:
-        raise TypeError(f"tools/settings_page.py has no words for {annotation}")
-    return names[annotation]
+    for known, word in WORDS:
+        if annotation is known:
+            return word
+    raise TypeError(f"tools/settings_page.py has no word for {annotation}")
 
 
 def _default(field: FieldInfo) -> str:

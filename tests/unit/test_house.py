@@ -42,7 +42,8 @@ SECRETS = [
     r"\baca_" + r"[A-Z0-9]{14}\b",
 ]
 UNFINISHED = re.compile(
-    r"TODO|FIXME|XXX|raise NotImplementedError|\bfor now\b|\bsimplified\b|\bmock(s|ed)?\b|\bstub(s|bed)?\b|\bplaceholder\b",
+    r"TODO|FIXME|XXX|raise NotImplementedError|\bfor now\b|\bsimplified\b|\bmock(s|ed)?\b|"
+    r"\bstub(s|bed)?\b|\bplaceholder\b",
     re.IGNORECASE,
 )
 
