@@ -1,0 +1,122 @@
+import { useState } from "react";
+import { getBlob } from "../api/client";
+import type { ArtifactView, HistoryView, SeriesView, StageView, StudyDetail } from "../api/types";
+import { bytes, clockTime, seconds } from "../lib/format";
+
+function geometryWords(geometry: SeriesView["geometry"]): string {
+  const shape = geometry?.["shape"];
+  const spacing = geometry?.["spacing_mm"];
+  const list = (value: unknown, digits: number) => (Array.isArray(value) ? value.map((item) => (typeof item === "number" ? String(Number(item.toFixed(digits))) : "?")).join("×") : "");
+  return [list(shape, 0), spacing === undefined ? "" : `${list(spacing, 2)} mm`].filter((part) => part !== "").join(", ");
+}
+
+export function SeriesTable({ series }: { series: SeriesView[] }) {
+  return (
+    <section>
+      <h2>Series</h2>
+      {series.length === 0 ? <p className="mute">No series yet.</p> : (
+        <div className="wrap">
+          <table>
+            <thead><tr><th scope="col" className="num">No.</th><th scope="col">Series</th><th scope="col" className="num">Images</th><th scope="col">Choice</th></tr></thead>
+            <tbody>
+              {series.map((item) => (
+                <tr key={item.series_uid} data-series={item.series_uid}>
+                  <td className="num">{item.series_number ?? "—"}</td>
+                  <td>{item.modality} {item.series_description ?? ""}<div className="hint">{geometryWords(item.geometry)}</div></td>
+                  <td className="num">{item.n_instances}</td>
+                  <td>
+                    {item.chosen === null && <span className="hint">not decided</span>}
+                    {item.chosen === true && <span className="chosen">✓ measured</span>}
+                    {item.chosen === false && <span className="mono">{item.reject_code ?? "not chosen"}</span>}
+                    {item.reason !== null && <div className="mute">{item.reason}</div>}
+                  </td>
+                </tr>
+              ))}
+            </tbody>
+          </table>
+        </div>
+      )}
+    </section>
+  );
+}
+
+export function Stages({ stages, job }: { stages: StageView[]; job: StudyDetail["job"] }) {
+  const longest = Math.max(...stages.map((stage) => stage.seconds), 0.001);
+  const total = stages.reduce((sum, stage) => sum + stage.seconds, 0);
+  return (
+    <section>
+      <h2>Timing</h2>
+      {stages.length === 0 ? <p className="mute">No step has finished.</p> : (
+        <table>
+          <tbody>
+            {stages.map((stage, index) => (
+              <tr key={index}>
+                <td>{stage.step}</td>
+                <td className="num">{seconds(stage.seconds)}</td>
+                <td style={{ width: "50%" }}><div className="bar" style={{ width: `${(100 * stage.seconds) / longest}%` }} /></td>
+              </tr>
+            ))}
+            <tr><td>all steps</td><td className="num">{seconds(total)}</td><td /></tr>
+          </tbody>
+        </table>
+      )}
+      {job !== null && job.attempt > 1 && <p className="mute">Attempt {job.attempt} of {job.max_attempts}{job.error_code !== null && <>; before: <span className="mono">{job.error_code}</span></>}</p>}
+    </section>
+  );
+}
+
+/** Fetches with our rights and hands the bytes to the browser under the artifact's own name. */
+async function download(artifact: ArtifactView): Promise<void> {
+  const url = URL.createObjectURL(await getBlob(artifact.url));
+  const link = document.createElement("a");
+  link.href = url;
+  link.download = artifact.name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(url), 10_000);
+}
+
+export function Files({ artifacts }: { artifacts: ArtifactView[] }) {
+  const [failed, setFailed] = useState<string | null>(null);
+  return (
+    <section>
+      <h2>Files</h2>
+      {artifacts.length === 0 ? <p className="mute">No file yet.</p> : (
+        <table>
+          <tbody>
+            {artifacts.map((artifact) => (
+              <tr key={artifact.name}>
+                <td><a href={artifact.url} onClick={(event) => { event.preventDefault(); setFailed(null); download(artifact).catch(() => setFailed(artifact.name)); }}>{artifact.name}</a></td>
+                <td className="hint">{artifact.kind.replaceAll("_", " ")}</td>
+                <td className="num">{bytes(artifact.size)}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      )}
+      {failed !== null && <p role="alert" className="bad">{failed} could not be loaded.</p>}
+    </section>
+  );
+}
+
+export function History({ history }: { history: HistoryView[] }) {
+  const now = new Date();
+  return (
+    <section>
+      <details>
+        <summary>History ({history.length})</summary>
+        <table>
+          <tbody>
+            {history.map((item) => (
+              <tr key={item.id}>
+                <td className="mono">{clockTime(item.at, now)}</td>
+                <td>{item.kind}</td>
+                <td>{[item.old, item.new].filter((part) => part !== null).join(" → ")}{item.reason !== null && <div className="hint">{item.reason}</div>}</td>
+                <td className="hint">{item.actor}</td>
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </details>
+    </section>
+  );
+}

@@ -1,0 +1,140 @@
+import { useQuery } from "@tanstack/react-query";
+import { lazy, Suspense, useEffect, useState } from "react";
+import { ApiError, getResults, getStudy } from "../api/client";
+import { useLive } from "../api/live";
+import type { StudyDetail, StudySummary } from "../api/types";
+import { useKeys } from "../keys";
+import { dicomDate, dicomTime, personName, sexAndAge } from "../lib/format";
+import { findingsOf, measurementsOf } from "../lib/results";
+import { stateSentence } from "../lib/states";
+import { navigate } from "../router";
+import { Failure, StatePill, UrgencyPill } from "../ui";
+import { Files, History, SeriesTable, Stages } from "./Facts";
+import { Gallery } from "./Gallery";
+import { Measurements } from "./Measurements";
+
+/** The viewer is the biggest part of the app; only who opens it loads it. */
+const VolumeTab = lazy(() => import("./VolumeTab"));
+
+export function StudyPage({ uid }: { uid: string }) {
+  const { link } = useLive();
+  const detail = useQuery({
+    queryKey: ["study", uid],
+    queryFn: ({ signal }) => getStudy(uid, signal),
+    refetchInterval: link === "live" ? 60_000 : 10_000,
+  });
+  const version = detail.data?.result?.created_at ?? null;
+  const results = useQuery({
+    queryKey: ["study", uid, "results", version],
+    queryFn: ({ signal }) => getResults(uid, signal),
+    enabled: version !== null,
+    staleTime: Infinity,
+  });
+  useKeys({ Escape: () => navigate("/"), u: () => navigate("/") });
+  useEffect(() => {
+    document.title = "Study - Heimdallr"; // no name of a patient in a title: it ends in histories and screenshots
+  }, []);
+
+  if (detail.error !== null && detail.data === undefined) {
+    const missing = detail.error instanceof ApiError && detail.error.status === 404;
+    return (
+      <main id="content" className="empty">
+        <h1>{missing ? "There is no such study" : "The study cannot be shown"}</h1>
+        <p>{detail.error.message}</p>
+      </main>
+    );
+  }
+  if (detail.data === undefined) return <main id="content" className="empty"><p>Loading the study</p></main>;
+  const { study } = detail.data;
+  const sentence = stateSentence(study);
+  const measurements = measurementsOf(results.data);
+  const findings = findingsOf(results.data);
+  return (
+    <>
+      <Identity study={study} />
+      {study.synthetic && (
+        <div className="demo" role="note">DEMO WEIGHTS <span>Made with synthetic demo models or images. Not about any patient; never leaves this system.</span></div>
+      )}
+      <main id="content" className="study">
+        <Viewer detail={detail.data} />
+        <section className="panel" aria-label="Results">
+          {sentence !== null && (
+            <section>
+              <div className={study.state === "failed" ? "word failed" : "word"} role="status" data-testid="state-words">
+                <p>{sentence}</p>
+                {study.reason_code !== null && <p className="hint mono">{study.reason_code}</p>}
+              </div>
+            </section>
+          )}
+          <section>
+            <h2>Urgency</h2>
+            <div className="urgency-box">
+              <UrgencyPill urgency={study.urgency} />
+              <span>{study.urgency_reason ?? (study.urgency === null ? "The rules have not run for this study." : "No reason was recorded.")}</span>
+            </div>
+            {findings.length > 0 && (
+              <ul>{findings.map((finding) => <li key={finding.id}>{finding.text}</li>)}</ul>
+            )}
+          </section>
+          <section>
+            <h2>Measurements <span className="pill small ai">AI</span></h2>
+            {results.error !== null && <Failure error={results.error} />}
+            {detail.data.result === null ? <p className="mute">None{study.state === "failed" || study.state === "not_applicable" ? "." : " yet."}</p> : <Measurements rows={measurements} />}
+          </section>
+          <SeriesTable series={detail.data.series} />
+          <Stages stages={detail.data.stages} job={detail.data.job} />
+          <Files artifacts={detail.data.artifacts} />
+          <History history={detail.data.history} />
+        </section>
+      </main>
+    </>
+  );
+}
+
+function Identity({ study }: { study: StudySummary }) {
+  const when = [dicomDate(study.study_date), dicomTime(study.study_time)].filter((part) => part !== "").join(" ");
+  return (
+    <div className="identity">
+      <UrgencyPill urgency={study.urgency} />
+      <h1>{personName(study.patient_name)}</h1>
+      <div className="facts">
+        <span>{sexAndAge(study.patient_sex, study.patient_birth_date, study.study_date, new Date()) || "sex and age unknown"}</span>
+        <span>MRN <b className="mono">{study.patient_id ?? "—"}</b></span>
+        <span>Accession <b className="mono">{study.accession_number ?? "—"}</b></span>
+        <span><b>{[study.modalities.join(" "), study.study_description ?? ""].join(" ").trim() || "no description"}</b></span>
+        <span>{when === "" ? "study date unknown" : when}</span>
+        <span>{study.n_instances} images</span>
+      </div>
+      <span className="grow" />
+      <StatePill study={study} />
+    </div>
+  );
+}
+
+function Viewer({ detail }: { detail: StudyDetail }) {
+  const [tab, setTab] = useState<"images" | "volume">("images");
+  const [overlay, setOverlay] = useState(true);
+  const toggle = () => setOverlay((old) => !old);
+  useKeys({ o: toggle, "1": () => setTab("images"), "2": () => setTab("volume") });
+  return (
+    <section className="viewer" aria-label="Images">
+      <div className="tabs">
+        <div role="tablist" aria-label="View">
+          <button role="tab" id="tab-images" aria-controls="stage" aria-selected={tab === "images"} onClick={() => setTab("images")}>Key images</button>
+          <button role="tab" id="tab-volume" aria-controls="stage" aria-selected={tab === "volume"} disabled={detail.viewer === null} onClick={() => setTab("volume")}>Volume</button>
+        </div>
+        <span className="grow" />
+        <button aria-pressed={overlay} onClick={toggle} data-testid="overlay">Overlay {overlay ? "on" : "off"} <kbd>o</kbd></button>
+      </div>
+      {tab === "images" ? (
+        <Gallery artifacts={detail.artifacts} overlay={overlay} state={detail.study.state} />
+      ) : detail.viewer === null ? (
+        <div className="stage"><p className="waiting">There is no volume to show.</p></div>
+      ) : (
+        <Suspense fallback={<div className="stage"><p className="waiting">Loading the viewer</p></div>}>
+          <VolumeTab viewer={detail.viewer} artifacts={detail.artifacts} overlay={overlay} synthetic={detail.study.synthetic} />
+        </Suspense>
+      )}
+    </section>
+  );
+}

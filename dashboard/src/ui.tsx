@@ -1,0 +1,43 @@
+import { useQuery } from "@tanstack/react-query";
+import { useEffect, useState } from "react";
+import { getBlob } from "./api/client";
+import { stateTone, stateWords } from "./lib/states";
+import { urgencyLook } from "./lib/urgency";
+import type { ArtifactView, StudySummary } from "./api/types";
+
+export function UrgencyPill({ urgency }: { urgency: string | null }) {
+  const { icon, word, tone } = urgencyLook(urgency);
+  return (
+    <span className={`pill ${tone}`} data-urgency={urgency ?? "none"}>
+      {icon !== "" && <span aria-hidden="true">{icon}</span>}
+      {word}
+    </span>
+  );
+}
+
+export function StatePill({ study }: { study: StudySummary }) {
+  return <span className={`pill small ${stateTone(study.state)}`} data-state={study.state}>{stateWords(study)}</span>;
+}
+
+export function Failure({ error }: { error: Error }) {
+  return <div className="failure" role="alert">{error.message}</div>;
+}
+
+/** A picture fetched with our rights. `<img src>` cannot send a token; a new version of a file has a new key. */
+export function ArtifactImage({ artifact, alt }: { artifact: ArtifactView; alt: string }) {
+  const { data, error } = useQuery({
+    queryKey: ["blob", artifact.sha256],
+    queryFn: ({ signal }) => getBlob(artifact.url, signal),
+    staleTime: Infinity,
+    gcTime: 300_000,
+  });
+  const [url, setUrl] = useState<string | null>(null);
+  useEffect(() => {
+    if (data === undefined) return;
+    const made = URL.createObjectURL(data);
+    setUrl(made);
+    return () => URL.revokeObjectURL(made);
+  }, [data]);
+  if (error !== null) return <span className="waiting">This picture cannot be loaded: {error.message}</span>;
+  return url === null ? null : <img src={url} alt={alt} data-artifact={artifact.name} draggable={false} />;
+}

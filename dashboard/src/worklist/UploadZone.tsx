@@ -1,0 +1,94 @@
+import { useQueryClient } from "@tanstack/react-query";
+import { useRef, useState, type DragEvent } from "react";
+import { ApiError, uploadZip } from "../api/client";
+import { setToken, token } from "../api/token";
+import { bytes } from "../lib/format";
+import type { UploadResult } from "../api/types";
+
+type Phase =
+  | { kind: "idle" }
+  | { kind: "sending"; name: string; part: number }
+  | { kind: "done"; name: string; result: UploadResult }
+  | { kind: "failed"; name: string; message: string; needsToken: boolean };
+
+const HELP: Record<string, string> = {
+  too_large: "The file is larger than this server accepts.",
+  bad_archive: "This is not a ZIP that can be read.",
+  empty_input: "The ZIP holds no DICOM image.",
+  storage_full: "The server's disk is full.",
+  unauthorized: "The server asks for an upload token.",
+};
+
+/** What the reader is told: our words first, the server's detail after them. */
+export function uploadMessage(error: unknown): string {
+  if (!(error instanceof ApiError)) return "The upload failed.";
+  const help = HELP[error.code];
+  return help === undefined ? error.message : `${help} (${error.message})`;
+}
+
+export function UploadZone() {
+  const client = useQueryClient();
+  const input = useRef<HTMLInputElement>(null);
+  const [over, setOver] = useState(false);
+  const [phase, setPhase] = useState<Phase>({ kind: "idle" });
+  const last = useRef<File | null>(null);
+
+  const send = async (file: File) => {
+    last.current = file;
+    if (!file.name.toLowerCase().endsWith(".zip")) {
+      setPhase({ kind: "failed", name: file.name, message: "Only .zip files are accepted.", needsToken: false });
+      return;
+    }
+    setPhase({ kind: "sending", name: `${file.name} (${bytes(file.size)})`, part: 0 });
+    try {
+      const result = await uploadZip(file, (part) => setPhase((old) => (old.kind === "sending" ? { ...old, part } : old)));
+      setPhase({ kind: "done", name: file.name, result });
+      void client.invalidateQueries({ queryKey: ["studies"] });
+    } catch (error) {
+      const needsToken = error instanceof ApiError && error.status === 401;
+      setPhase({ kind: "failed", name: file.name, message: uploadMessage(error), needsToken });
+    }
+  };
+  const onDrop = (event: DragEvent) => {
+    event.preventDefault();
+    setOver(false);
+    const file = event.dataTransfer.files[0];
+    if (file !== undefined && phase.kind !== "sending") void send(file);
+  };
+  const onToken = (value: string) => {
+    setToken(value.trim() === "" ? null : value.trim());
+    if (last.current !== null) void send(last.current);
+  };
+
+  return (
+    <section className={over ? "drop over" : "drop"} aria-label="Upload" onDragOver={(event) => { event.preventDefault(); setOver(true); }} onDragLeave={() => setOver(false)} onDrop={onDrop}>
+      <button type="button" disabled={phase.kind === "sending"} onClick={() => input.current?.click()}>Choose a ZIP</button>
+      <input ref={input} type="file" accept=".zip,application/zip" tabIndex={-1} aria-label="ZIP of a study" onChange={(event) => { const file = event.target.files?.[0]; event.target.value = ""; if (file !== undefined) void send(file); }} />
+      {phase.kind === "idle" && <span>or drop a study here, as a ZIP of DICOM files</span>}
+      {phase.kind === "sending" && (
+        <>
+          <progress value={phase.part} max={1} aria-label="upload" />
+          <span>{phase.part < 1 ? `${Math.floor(phase.part * 100)} % of ${phase.name}` : `${phase.name}: storing`}</span>
+        </>
+      )}
+      {phase.kind === "done" && (
+        <span role="status">
+          <span className="chosen">{phase.result.accepted} images stored</span> from {phase.name}
+          {phase.result.rejected > 0 && <>, {phase.result.rejected} entries were no DICOM image</>}.
+        </span>
+      )}
+      {phase.kind === "failed" && <span role="alert" className="bad">{phase.name}: {phase.message}</span>}
+      {phase.kind === "failed" && phase.needsToken && <TokenField onToken={onToken} />}
+    </section>
+  );
+}
+
+function TokenField({ onToken }: { onToken: (value: string) => void }) {
+  const [value, setValue] = useState(token() ?? "");
+  return (
+    <form className="outcome" onSubmit={(event) => { event.preventDefault(); onToken(value); }}>
+      <label>Upload token <input type="password" autoComplete="off" value={value} onChange={(event) => setValue(event.target.value)} /></label>{" "}
+      <button type="submit">Try again</button>
+    </form>
+  );
+}
