@@ -78,6 +78,7 @@ $(STAMPS)/python:
 
 # --no-deps: the lock is complete; `pip check` says so.
 $(STAMPS)/locked: requirements.lock $(STAMPS)/python
+	@echo "installing the packages of requirements.lock: about 8 GB, some minutes"
 	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
 	$(BIN)/python -m pip check
 	@touch $@

@@ -119,10 +119,10 @@ def python_licence(installed: Distribution) -> str:
     if expression:
         return expression
     field = _field(installed, "License")
-    classifiers = [
+    classifiers: list[str] = [
         text.split("::")[-1].strip()
         for text in installed.metadata.get_all("Classifier") or ()
-        if text.startswith("License ::") and not text.endswith("OSI Approved")
+        if text and text.startswith("License ::") and not text.endswith("OSI Approved")
     ]
     if SPDX.fullmatch(field) or (COPYLEFT.search(field) and len(field) < MAX_NAME):
         return ALIASES.get(field.lower(), field)
@@ -186,8 +186,8 @@ def page() -> str:
     refuse_copyleft([*python, *web])
     lines = [
         "# Third-party licences",
-        "What an installation of heimdallr_ray brings along, on Linux with Python 3.11. Written by `make licences` from",
-        "the installed packages' own metadata; a test makes it again and compares. Each package carries its full text.",
+        "What an installation of heimdallr_ray brings along, on Linux with Python 3.11. Written by `make licences`",
+        "from the installed packages' own metadata; a test makes it again and compares. Each carries its full text.",
         "",
         "## Python packages",
         "Installed beside ours by pip, none of them contained in our wheel.",

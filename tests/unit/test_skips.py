@@ -1,0 +1,95 @@
+"""tests/conftest.py: a skip is loud, and a failure where CI asks for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parents[1]
+SUITE = """
+import pytest
+from pathlib import Path
+
+@pytest.mark.peers("no-such-program")
+def test_peer(): pass
+
+@pytest.mark.peers("sh")
+def test_peer_that_is_there(): pass
+
+@pytest.mark.data
+def test_data(data_folder): assert (data_folder / "there.dcm").is_file()
+
+@pytest.mark.gpu
+def test_gpu(): pytest.skip("no CUDA device")
+
+def test_by_hand(): pytest.skip("felt like it")
+
+@pytest.mark.xfail(reason="known", strict=True)
+def test_known(): assert False
+"""
+SETTINGS = """
+[pytest]
+addopts = --strict-markers
+markers =
+    peers
+    data
+    gpu
+"""
+
+
+@pytest.fixture
+def suite(tmp_path: Path) -> Path:
+    for name in ("conftest.py", "peers.txt"):
+        shutil.copy(TESTS / name, tmp_path / name)
+    (tmp_path / "test_suite.py").write_text(SUITE, encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text(SETTINGS, encoding="utf-8")
+    return tmp_path
+
+
+def run(folder: Path, **variables: str) -> str:
+    """What pytest prints about the small suite with these variables set."""
+    kept = {name: value for name, value in os.environ.items() if name not in ("REQUIRE_PEERS", "HEIMDALLR_TEST_DATA")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", str(folder)],
+        cwd=folder,
+        env={**kept, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **variables},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return done.stdout
+
+
+def test_without_peers_and_images_tests_are_left_out_loudly(suite: Path) -> None:
+    printed = run(suite)
+    assert "1 passed, 4 skipped, 1 xfailed" in printed
+    assert "TESTS LEFT OUT" in printed
+    assert "not installed: no-such-program" in printed
+    assert "apt-get install --no-install-recommends chromium" in printed
+    assert "HEIMDALLR_TEST_DATA=FOLDER" in printed
+
+
+def test_where_peers_are_required_a_skip_fails_but_for_images_and_gpu(suite: Path) -> None:
+    printed = run(suite, REQUIRE_PEERS="1")
+    assert "1 failed, 1 passed, 2 skipped, 1 xfailed, 1 error" in printed
+    assert "ERROR test_suite.py::test_peer - " in printed
+    assert "FAILED test_suite.py::test_by_hand - " in printed
+
+
+def test_where_the_images_are_named_a_missing_file_fails(suite: Path) -> None:
+    images = suite / "images"
+    images.mkdir()
+    assert "FAILED test_suite.py::test_data" in run(suite, HEIMDALLR_TEST_DATA=str(images))
+    (images / "there.dcm").touch()
+    assert "PASSED test_suite.py::test_data" in run(suite, HEIMDALLR_TEST_DATA=str(images))
+
+
+def test_a_folder_of_images_that_is_not_there_fails(suite: Path) -> None:
+    printed = run(suite, HEIMDALLR_TEST_DATA=str(suite / "nowhere"))
+    assert "ERROR test_suite.py::test_data" in printed
