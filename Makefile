@@ -17,6 +17,8 @@ NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix dashboard
 
 WEB_SOURCES := $(shell find dashboard -type d \( -name node_modules -o -name dist \) -prune -o -type f -print 2>/dev/null)
 
+WEB_TESTS := $(filter %.test.ts %.test.tsx,$(WEB_SOURCES))
+
 .PHONY: help setup demo up lint test-fast test test-all bench lock licences docs clean
 
 help: ## this list
@@ -42,11 +44,11 @@ test-fast: setup ## the unit tests
 	$(BIN)/python -m pytest tests/unit -m "not slow" $(PYTEST_ARGS)
 
 test: setup ## every test that is not minutes long
-	$(NPM) run test
+	$(if $(WEB_TESTS),$(NPM) run test)
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 test-all: setup ## every test
-	$(NPM) run test
+	$(if $(WEB_TESTS),$(NPM) run test)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 bench: setup ## every benchmark; fails where a bar does not hold
