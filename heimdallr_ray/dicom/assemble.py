@@ -42,7 +42,8 @@ def assemble(series: Series, read_bytes: Callable[[str], bytes], *, progress: Pr
 
     Raises:
         NotAVolume: `reason` names the rule; see `geometry.stack`, `grouping.stack_of`, `decode.stored_pixels`; and
-            `localizer`, `not_volume_sop`, `mosaic`, `bad_rescale`, `modality_lut`, `mixed_sizes`, `conflicting_duplicates`.
+            `localizer`, `not_volume_sop`, `mosaic`, `bad_rescale`, `modality_lut`, `mixed_sizes`,
+            `conflicting_duplicates`.
         TooLarge, TruncatedObject, BlobMissing: as `decode.stored_pixels`.
     """
     slices = _checked_slices(series)

@@ -1,4 +1,8 @@
-"""Stored pixel values of one object, any common transfer syntax; sizes are compared before anything is allocated."""
+"""Stored pixel values of one object, any common transfer syntax; sizes are compared before anything is allocated.
+
+Frames are decoded one after the other: the RLE, JPEG-LS and JPEG 2000 codecs were measured to hold the interpreter lock
+for a whole frame, so threads gain nothing.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate
-from pydicom.pixels import get_decoder
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.uid import UID
 
 from heimdallr_ray.dicom import limits
@@ -169,7 +173,8 @@ def _decoded_frame(frame: bytes, header: Header, shape: tuple[int, int]) -> NDAr
         if (size.rows, size.columns, size.components) != (*shape, 1):
             raise NotAVolume("undecodable_pixels", f"the compressed image is {size.rows} x {size.columns}")
     try:
-        decoded, _ = get_decoder(UID(syntax)).as_array(
+        decoder = cast("Any", get_decoder(UID(syntax)))
+        decoded, _ = decoder.as_array(
             encapsulate([frame], has_bot=False),
             raw=True,
             index=0,

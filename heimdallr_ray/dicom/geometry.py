@@ -16,8 +16,9 @@ from heimdallr_ray.errors import NotAVolume
 SAME_POSITION_MM: Final = 0.01
 """Slices closer than this lie at one position."""
 
-POSITION_TOLERANCE_MM: Final = 0.06
-"""Distance from the regular grid that any series may have: positions are often written with one decimal."""
+POSITION_TOLERANCE_MM: Final = 0.11
+"""Distance from the regular grid that any series may have: positions are often written with one decimal, which moves
+the slice itself and the ends of the grid by 0.05 mm each."""
 
 POSITION_TOLERANCE_SHARE: Final = 0.05
 """The same as a share of the slice spacing; the larger of both counts."""
@@ -151,9 +152,9 @@ def stack(positions: Sequence[Triple], iop: Cosines) -> Stack:
     grid = _grid_index(distance)
     step = (points[-1] - points[0]) / grid[-1]
     spacing = float(step @ normal)
-    off = points - (points[0] + np.outer(grid, step))
+    off: NDArray[np.float64] = points - (points[0] + grid[:, np.newaxis] * step)
     along = np.abs(off @ normal)
-    across = np.linalg.norm(off - np.outer(off @ normal, normal), axis=1)
+    across = np.linalg.norm(off - (off @ normal)[:, np.newaxis] * normal, axis=1)
     uneven = float(along.max())
     if uneven > max(POSITION_TOLERANCE_MM, POSITION_TOLERANCE_SHARE * spacing):
         gaps = np.diff(distance)

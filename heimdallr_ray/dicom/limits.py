@@ -55,6 +55,3 @@ with JPEG 2000; a claim beyond is refused before anything is allocated."""
 
 MAX_SERIES_PARTS: Final = 64
 """Stacks that one series is split into (sizes, orientations, echoes, phases); the rest form one unusable part."""
-
-DECODE_THREADS: Final = 4
-"""Frames decoded at once for codecs that release the interpreter lock."""

@@ -41,7 +41,7 @@ AXIAL_MIN: Final = 0.8
 
 COVERAGE_SHARE: Final = 0.92
 COVERAGE_SLACK_MM: Final = 50.0
-"""A series within either of the longest one covers as much."""
+"""A series that is shorter than the longest by no more than either covers as much."""
 
 USUAL_KVP: Final = 120.0
 
@@ -270,7 +270,7 @@ def _score(
     """ORDER: what ranks first stands first; the lowest wins."""
     rivals = [other for index, other in everyone.items() if series_list[index].modality == series.modality]
     longest = max(other.extent_mm for other in rivals)
-    covers = facts.extent_mm >= min(COVERAGE_SHARE * longest, longest - COVERAGE_SLACK_MM) - 1e-6
+    covers = facts.extent_mm >= max(COVERAGE_SHARE * longest, longest - COVERAGE_SLACK_MM) - 1e-6
     thicker = any(other.thickness_mm >= NOISY_THICKNESS_MM for other in rivals)
     kvp = series.header.kvp
     number = series.header.series_number

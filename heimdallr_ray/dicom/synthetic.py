@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any, Final, cast
 
-import nibabel as nib
 import numpy as np
 from nibabel import orientations
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filewriter import dcmwrite
+from pydicom.uid import UID
 from pydicom.valuerep import format_number_as_ds
 
 from heimdallr_ray.dicom.geometry import LPS_TO_RAS
@@ -108,7 +107,7 @@ def write_ct_series(
     common.SpacingBetweenSlices = _ds(spacing_mm)
     tilt = float(np.degrees(np.arccos(min(1.0, spacing_mm / float(np.linalg.norm(step))))))
     common.GantryDetectorTilt = _ds(round(tilt, 4))
-    _set_plane(common, grid.affine_lps, row, column)
+    _set_plane(common, grid.affine_lps)
     slices = grid.hu.shape[2]
     for k in range(slices):
         _set_image(common, grid.hu[:, :, k].T, series_uid, k + 1)
@@ -158,10 +157,10 @@ def write_localizer(
 def _lps(hu: NDArray[np.int16], affine_ras: NDArray[np.float64]) -> _Grid:
     if hu.ndim != 3 or max(hu.shape) > _MAX_PIXELS or int(hu.max()) > 32767 + _INTERCEPT:
         raise ValueError("expected [i, j, k] with values up to 31743 HU")
-    target = orientations.axcodes2ornt(("L", "P", "S"))
-    change = orientations.ornt_transform(nib.io_orientation(affine_ras), target)
-    turned = cast("NDArray[np.int16]", orientations.apply_orientation(hu, change))
-    affine = np.asarray(affine_ras @ orientations.inv_ornt_aff(change, hu.shape), dtype=np.float64)
+    nibabel = cast("Any", orientations)
+    change = nibabel.ornt_transform(nibabel.io_orientation(affine_ras), nibabel.axcodes2ornt(("L", "P", "S")))
+    turned = cast("NDArray[np.int16]", nibabel.apply_orientation(hu, change))
+    affine = np.asarray(affine_ras @ nibabel.inv_ornt_aff(change, hu.shape), dtype=np.float64)
     grid = _Grid(turned, LPS_TO_RAS @ affine)
     if abs(float(_unit(grid.affine_lps[:3, 0]) @ _unit(grid.affine_lps[:3, 1]))) > 1e-4:
         raise ValueError("rows and columns are not at a right angle")
@@ -192,8 +191,8 @@ def _common(study_uid: Uid, series_uid: Uid, patient_id: str, patient_name: str,
     return common
 
 
-def _set_plane(common: Dataset, affine_lps: NDArray[np.float64], row: Any, column: Any) -> None:  # noqa: ANN401
-    common.ImageOrientationPatient = [_ds(value) for value in (*row, *column)]
+def _set_plane(common: Dataset, affine_lps: NDArray[np.float64]) -> None:
+    common.ImageOrientationPatient = [_ds(value) for axis in (0, 1) for value in _unit(affine_lps[:3, axis])]
     between_columns, between_rows = (float(np.linalg.norm(affine_lps[:3, axis])) for axis in (0, 1))
     common.PixelSpacing = [_ds(between_rows), _ds(between_columns)]
 
@@ -211,12 +210,12 @@ def _encoded(common: Dataset) -> bytes:
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = common.SOPClassUID
     meta.MediaStorageSOPInstanceUID = common.SOPInstanceUID
-    meta.TransferSyntaxUID = EXPLICIT_LE
-    meta.ImplementationClassUID = str(Uid.derived("heimdallr_ray", "implementation class"))
+    meta.TransferSyntaxUID = UID(EXPLICIT_LE)
+    meta.ImplementationClassUID = UID(Uid.derived("heimdallr_ray", "implementation class"))
     meta.ImplementationVersionName = "HEIMDALLR_RAY"
     common.file_meta = meta
     target = io.BytesIO()
-    dcmwrite(target, common, enforce_file_format=True)
+    common.save_as(target, enforce_file_format=True)
     return target.getvalue()
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import Final, cast
+from typing import Final
 
 from pydicom import charset
 
-_TERM_TO_CODEC: Final = cast("dict[str, str]", charset.python_encoding)
-_ESCAPE_TO_CODEC: Final = cast("dict[bytes, str]", charset.CODES_TO_ENCODINGS)
+_TERM_TO_CODEC: Final = charset.python_encoding
+_ESCAPE_TO_CODEC: Final = charset.CODES_TO_ENCODINGS
 _FALLBACK: Final = "iso8859-1"
 _BEFORE_ESCAPE: Final = re.compile(rb"(?=\x1b)")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
