@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import ray
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import SystemClock
-from heimdallr_ray.config import load
+from heimdallr_ray.config import load_effective
 from heimdallr_ray.listener.service import ListenerService
 from heimdallr_ray.storage.blobs import LocalBlobStore
 
@@ -20,7 +21,15 @@ NAMESPACE = "heimdallr"
 RESOURCE = "dicom_scp"
 
 
-@ray.remote(num_cpus=0, resources={RESOURCE: 1}, max_restarts=-1, max_task_retries=0, max_concurrency=8)
+_detached_actor = cast(
+    "Callable[[type], Any]",
+    cast(Any, ray).remote(
+        num_cpus=0, resources={RESOURCE: 1}, max_restarts=-1, max_task_retries=0, max_concurrency=8
+    ),
+)
+
+
+@_detached_actor
 class DicomScp:
     """A shell around ListenerService. All state is in arguments, on the disk and in the database.
 
@@ -31,14 +40,13 @@ class DicomScp:
         """The port answers. A restart of the actor calls this again with the same arguments.
 
         Args:
-            settings_file: path of a heimdallr.toml with all settings that differ from their defaults. A path and not
-                the values, because arguments of a detached actor are kept by Ray, and settings hold tokens.
+            settings_file: what `config.save_effective` wrote. A path and not the values, because arguments of a detached actor are kept by Ray, and settings hold tokens.
             build: what `status` reports, so that a supervisor can replace an actor that runs older code.
 
         Raises:
             BadSetting: the settings, or the port is not free within 30 s.
         """
-        settings = load({}, Path(settings_file))
+        settings = load_effective(Path(settings_file))
         self._build = build
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self._database = Database(settings.resolved_database_url)
@@ -48,7 +56,7 @@ class DicomScp:
 
     def status(self) -> dict[str, Any]:
         """Process id, build, whether this is a restarted actor, and the listener's own status. JSON."""
-        restarted = bool(ray.get_runtime_context().was_current_actor_reconstructed)
+        restarted = bool(cast(Any, ray.get_runtime_context()).was_current_actor_reconstructed)
         return {"pid": os.getpid(), "build": self._build, "restarted": restarted, **asdict(self._service.status())}
 
     def stop(self) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,24 +33,27 @@ POLL_S = 0.25
 TERMINAL = frozenset({"done", "failed", "not_applicable", "cancelled"})
 
 
-def demo_settings(data_dir: Path) -> Settings:
-    """The demo profile: loopback, short idle time, ports that do not disturb another stack."""
+def demo_settings(data_dir: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """The demo profile: loopback, short idle time, ports that do not disturb another stack.
+
+    What the environment sets stays set, but for profile and data folder.
+    """
+    env = os.environ if environ is None else environ
     server, dicom = ports.pick_free(2)
-    return load(
-        {},
-        profile="demo",
-        data_dir=data_dir,
-        server_port=8001 if ports.is_free(8001) else server,
-        dicom_port=11112 if ports.is_free(11112) else dicom,
-        idle_seconds=2.0,
-        scan_seconds=0.5,
-        ray_port=0,
-        ray_dashboard_port=0,
-        ray_agent_port=0,
-        ray_client_port=0,
-        ray_metrics_port=0,
-        ray_worker_ports="",
-    )
+    ours: dict[str, Any] = {
+        "server_port": 8001 if ports.is_free(8001) else server,
+        "dicom_port": 11112 if ports.is_free(11112) else dicom,
+        "idle_seconds": 2.0,
+        "scan_seconds": 0.5,
+        "ray_port": 0,
+        "ray_dashboard_port": 0,
+        "ray_agent_port": 0,
+        "ray_client_port": 0,
+        "ray_metrics_port": 0,
+        "ray_worker_ports": "",
+    }
+    unset = {name: value for name, value in ours.items() if not env.get(f"HEIMDALLR_{name.upper()}")}
+    return load(env, profile="demo", data_dir=data_dir, **unset)
 
 
 class Follower:
@@ -70,11 +75,13 @@ class Follower:
             answer = self._client.get(f"/studies/{study.study_uid}")
             if answer.status_code == 200:
                 detail = cast(dict[str, Any], answer.json())
-                now = detail["state"] + (f": {detail['step']}" if detail.get("step") else "")
+                row = detail["study"]
+                now = row["state"] + (f": {row['step']}" if row["step"] else "")
                 if now != said:
-                    self._progress(f"{study.label}: {now}")
+                    reason = f" ({row['reason']})" if row["reason"] else ""
+                    self._progress(f"{study.label}: {now}{reason}")
                     said = now
-                if detail["state"] in TERMINAL:
+                if row["state"] in TERMINAL:
                     return detail
             time.sleep(POLL_S)
         raise NotReady(f"{study.label} was not finished within {STUDY_S:.0f} s")
@@ -89,26 +96,54 @@ class Follower:
         return cast(dict[str, Any], self._client.get(f"/studies/{study.study_uid}/results").raise_for_status().json())
 
 
-def report_of(study: DemoStudy, detail: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
-    """One entry of the document that `--json` prints."""
+def stages_of(detail: dict[str, Any], results: dict[str, Any]) -> dict[str, float]:
+    """Seconds of each stage of a finished study, from the rows that the stack itself wrote.
+
+    `receive` first to last image, `settle` idle wait, `wait` in the queue, then the steps; `forward` is the part of
+    `segment` inside the networks; `after_close` is everything from closing to the committed result.
+    """
+    row = detail["study"]
+    first, last, closed, done = (
+        datetime.fromisoformat(row[name]) for name in ("first_received_at", "last_received_at", "closed_at", "done_at")
+    )
+    began = next(datetime.fromisoformat(event["at"]) for event in detail["history"] if event["new"] == "running")
+    steps = {name: float(seconds) for name, seconds in results["stage_seconds"].items()}
     return {
+        "receive": round((last - first).total_seconds(), 3),
+        "settle": round((closed - last).total_seconds(), 3),
+        "wait": round((began - closed).total_seconds(), 3),
+        **steps,
+        "commit": round(max(0.0, (done - began).total_seconds() - sum(steps.values()) + steps.get("forward", 0.0)), 3),
+        "after_close": round((done - closed).total_seconds(), 3),
+    }
+
+
+def report_of(study: DemoStudy, detail: dict[str, Any], results: dict[str, Any] | None) -> dict[str, Any]:
+    """One entry of the document that `--json` prints; `results` is None where the study is not done."""
+    row = detail["study"]
+    entry: dict[str, Any] = {
         "label": study.label,
         "study_uid": str(study.study_uid),
-        "state": detail["state"],
-        "urgency": detail["urgency"],
-        "stages": {name: seconds for name, seconds in detail["stages"].items()},
-        "measurements": [
-            {
-                "id": measurement["id"],
-                "value": measurement["value"],
-                "unit": measurement["unit"],
-                "status": measurement["status"],
-                "truth": study.truth.get(measurement["id"]),
-            }
-            for measurement in results["measurements"]
-        ],
+        "state": row["state"],
+        "urgency": row["urgency"],
+        "stages": {},
+        "measurements": [],
         "artifacts": [artifact["name"] for artifact in detail["artifacts"]],
     }
+    if results is None:
+        return {**entry, "reason_code": row["reason_code"], "reason": row["reason"]}
+    entry["stages"] = stages_of(detail, results)
+    entry["measurements"] = [
+        {
+            "id": measurement["id"],
+            "value": measurement["value"],
+            "unit": measurement["unit"],
+            "status": measurement["status"],
+            "truth": study.truth.get(measurement["id"]),
+        }
+        for measurement in results["measurements"]
+    ]
+    return entry
 
 
 @contextmanager
@@ -151,12 +186,16 @@ def _studies(supervisor: Supervisor, root: Path, clock: Clock, progress: Progres
     studies: list[DemoStudy] = []
     for label in LABELS:
         progress(f"{label}: painting the phantom")
-        study = write_demo_study(label, root, clock.now().date(), run_id)
+        study = write_demo_study(label, root, clock.now(), run_id)
         progress(f"{label}: sending {study.n_files} images to {settings.ae_title}@127.0.0.1:{settings.dicom_port}")
         report = send_folder(study.folder, host="127.0.0.1", port=settings.dicom_port, called_ae=settings.ae_title)
         if report.failed:
             raise NotReady(f"{label}: {report.failed} of {study.n_files} images were not accepted")
         studies.append(study)
     follower = Follower(supervisor.url, progress)
-    reports = {study.study_uid: report_of(study, follower.follow(study), follower.results(study)) for study in studies}
+    reports: dict[str, dict[str, Any]] = {}
+    for study in studies:
+        detail = follower.follow(study)
+        results = follower.results(study) if detail["study"]["state"] == "done" else None
+        reports[study.study_uid] = report_of(study, detail, results)
     return {"studies": [reports[uid] for uid in map(str, follower.worklist()) if uid in reports]}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 
-from heimdallr_ray.dicom.synthetic import SyntheticPatient, write_ct_series, write_localizer
+from heimdallr_ray.dicom.synthetic import write_ct_series, write_localizer
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.segmentation.demo import phantom
 
@@ -45,31 +45,44 @@ def _truth(body: phantom.Phantom) -> dict[str, float]:
     return {name: float(value) for name, value in known.items() if value}
 
 
-def write_demo_study(label: str, root: Path, today: date, run_id: str) -> DemoStudy:
+def write_demo_study(label: str, root: Path, now: datetime, run_id: str) -> DemoStudy:
     """Write the study `label` (`chest-abdomen` or `head-bleed`) below `root`; UIDs differ from run to run."""
     if label == "chest-abdomen":
         body, description, part = phantom.chest_abdomen(CHEST_ABDOMEN_SEED), "CT CHEST ABDOMEN", "CHESTABDOMEN"
-        patient = SyntheticPatient("DEMO-001", "Phantom^Torso", "19600101", "M")
+        patient = {"patient_id": "DEMO-001", "patient_name": "Phantom^Torso", "sex": "M"}
+        born = date(1960, 1, 1)
     else:
         body, description, part = phantom.head_bleed(HEAD_BLEED_SEED), "CT HEAD", "HEAD"
-        patient = SyntheticPatient("DEMO-002", "Phantom^Head", "19480615", "F")
+        patient = {"patient_id": "DEMO-002", "patient_name": "Phantom^Head", "sex": "F"}
+        born = date(1948, 6, 15)
     study_uid = Uid.derived("demo", label, run_id)
     folder = root / label
     folder.mkdir(parents=True)
+    localizer = write_localizer(
+        body.hu,
+        body.affine_ras,
+        study_uid=study_uid,
+        series_uid=Uid.derived("demo", label, run_id, "localizer"),
+        study_datetime=now,
+        study_description=description,
+        birth_date=born,
+        **patient,
+    )
+    slices = write_ct_series(
+        body.hu,
+        body.affine_ras,
+        study_uid=study_uid,
+        series_uid=Uid.derived("demo", label, run_id, "slices"),
+        study_datetime=now,
+        study_description=description,
+        series_description=f"{description} AXIAL",
+        birth_date=born,
+        body_part=part,
+        **patient,
+    )
     count = 0
-    common = {
-        "study_uid": study_uid,
-        "patient": patient,
-        "study_description": description,
-        "body_part": part,
-        "study_date": today.strftime("%Y%m%d"),
-        "study_time": "080000",
-    }
-    for writer, number in ((write_localizer, 1), (write_ct_series, 2)):
-        series_uid = Uid.derived("demo", label, run_id, str(number))
-        for name, content in writer(
-            body.hu, body.affine_ras, series_uid=series_uid, series_number=number, **common
-        ):
-            (folder / f"{number}-{name}").write_bytes(content)
+    for prefix, series in (("localizer", localizer), ("slices", slices)):
+        for name, content in series:
+            (folder / f"{prefix}-{name}").write_bytes(content)
             count += 1
     return DemoStudy(label, study_uid, folder, count, _truth(body))

@@ -122,7 +122,7 @@ class Supervisor:
         self._head.remember()
         self._progress("DICOM listener")
         self._deploy(effective)
-        self._start_scp(deadline)
+        self._start_scp(effective, deadline)
         self._progress("models and Serve application")
         self._wait_ready(deadline)
         self._head.remember()
@@ -198,13 +198,13 @@ class Supervisor:
         # ray.init installs its own SIGTERM handler, which would end us without cleaning up.
         self._install_signals()
 
-    def _start_scp(self, deadline: float) -> None:
+    def _start_scp(self, effective: Path, deadline: float) -> None:
         import ray
 
-        from heimdallr_ray.listener.actor import DicomScp, listener_settings
+        from heimdallr_ray.listener.actor import DicomScp
 
         actor = cast(Any, DicomScp).options(name=SCP_ACTOR, namespace=NAMESPACE, lifetime="detached", get_if_exists=True)
-        handle = actor.remote(listener_settings(self.settings), self.build)
+        handle = actor.remote(str(effective), self.build)
         try:
             ray.get(handle.status.remote(), timeout=max(1.0, deadline - time.monotonic()))
         except Exception as error:
@@ -222,12 +222,15 @@ class Supervisor:
                 if deployment["name"] == "Segmenter":
                     deployment["ray_actor_options"]["num_gpus"] = 1
         config = ServeDeploySchema.model_validate(values)
-        client = cast(Any, serve_start)(
-            http_options=config.http_options.model_dump(),
-            proxy_location=config.proxy_location,
-            global_logging_config=config.logging_config,
-        )
-        client.deploy_apps(config)
+        try:
+            client = cast(Any, serve_start)(
+                http_options=config.http_options.model_dump(),
+                proxy_location=config.proxy_location,
+                global_logging_config=config.logging_config,
+            )
+            client.deploy_apps(config)
+        except Exception as error:
+            raise NotReady(f"Serve did not start: {str(error).splitlines()[0]}") from error
 
     def _wait_ready(self, deadline: float) -> None:
         assert self._head is not None  # noqa: S101
@@ -301,7 +304,7 @@ class Supervisor:
             self._stop_scp(timeout_s=10.0)
         try:
             answer = httpx.get(f"{self.url}/api/v1/status", timeout=5.0, headers=self._authorization())
-            states = cast(dict[str, int], answer.json()["studies_by_state"])
+            states = cast(dict[str, int], answer.json()["studies"])
         except (httpx.HTTPError, ValueError, KeyError) as error:
             log.warning("status not available while draining", extra={"error": type(error).__name__})
             return False

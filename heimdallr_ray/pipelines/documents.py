@@ -128,14 +128,11 @@ def id_document(
     study: StudyFacts, series: Sequence[SeriesDecision] = (), *, software_version: str, synthetic: bool
 ) -> dict[str, Any]:
     """id.json: who and what the study is, and which series was used."""
+    facts = {key: value for key, value in asdict(study).items() if not key.startswith("patient_")}
     document: dict[str, Any] = {
         "schema": ID_SCHEMA,
         "software_version": software_version,
-        "study": {
-            key: list(value) if isinstance(value, tuple) else value
-            for key, value in asdict(study).items()
-            if not key.startswith("patient_")
-        },
+        "study": {**facts, "modalities": list(study.modalities)},
         "patient": {
             "id": study.patient_id,
             "name": study.patient_name,

@@ -23,6 +23,7 @@ from heimdallr_ray.pipelines import documents
 from heimdallr_ray.render.nifti import display_label_map_nifti, display_volume_nifti, label_map_nifti
 from heimdallr_ray.render.pictures import key_images
 from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationRun
+from heimdallr_ray.segmentation.tasks import task_spec
 from heimdallr_ray.triage.urgency import Assessment, assess
 from heimdallr_ray.volume import LabelMap, Volume, require_same_grid
 
@@ -105,13 +106,13 @@ def segment(volume: Volume, segmenter: StudySegmenter) -> SegmentationRun:
 
 
 def label_maps(run: SegmentationRun) -> dict[str, LabelMap]:
-    """Task name to label map."""
-    return {task: made.label_map for task, made in run.segmentations.items()}
+    """TotalSegmentator's own task name to label map: `total` whatever its resolution, which `model_id` tells."""
+    return {made.model.task: made.label_map for made in run.segmentations.values()}
 
 
 def measure(volume: Volume, run: SegmentationRun) -> tuple[Measurement, ...]:
     """Every measurement of the catalogue, each with a value or the reason why it has none."""
-    left_out = {one.task: str(one.code) for one in run.plan.left_out}
+    left_out = {task_spec(one.task).upstream_task: str(one.code) for one in run.plan.left_out}
     return measure_all(MetricContext(volume, label_maps(run), left_out))
 
 

@@ -95,7 +95,7 @@ def _pid_of_segmenter(stack: Stack) -> int:
 def _verify(stack: Stack, sender: Sender) -> dict[str, Any]:
     """Every acknowledged image is there with its bytes; one study, one closing, one result."""
     detail = stack.finished(sender.study_uid, timeout_s=240)
-    assert detail["state"] == "done", detail["reason"]
+    assert detail["study"]["state"] == "done", detail["study"]["reason"]
     database = Database(f"sqlite:///{stack.data_dir / 'catalog.sqlite'}")
     blobs = LocalBlobStore(stack.data_dir / "blobs")
     with database.read() as session:

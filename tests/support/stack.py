@@ -151,7 +151,7 @@ class Stack:
             if answer.status_code != 200:
                 return None
             detail = cast(dict[str, Any], answer.json())
-            return detail if detail["state"] in {"done", "failed", "not_applicable", "cancelled"} else None
+            return detail if detail["study"]["state"] in {"done", "failed", "not_applicable", "cancelled"} else None
 
         return cast(dict[str, Any], self.wait_for(terminal, timeout_s, f"study {study_uid[-12:]} to finish"))
 

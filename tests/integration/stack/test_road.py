@@ -57,7 +57,7 @@ def test_dcmtk_sends_a_real_ct_study(stack: Stack, data_dir: Path) -> None:
     new = stack.wait_for(arrived, 30, "the study to appear")
     assert len(new) == 1
     detail = stack.finished(new[0])
-    assert detail["state"] == "done", detail["reason"]
+    assert detail["study"]["state"] == "done", detail["study"]["reason"]
     chosen = [series for series in detail["series"] if series["chosen"]]
     assert [series["n_instances"] for series in chosen] == [28]
     rejected = [series for series in detail["series"] if not series["chosen"]]
@@ -75,8 +75,8 @@ def test_zip_with_blank_uids_is_one_study_of_twenty_slices(stack: Stack, data_di
     assert body["accepted"] == 20
     assert len(body["study_uids"]) == 1
     detail = stack.finished(body["study_uids"][0])
-    assert detail["state"] == "done", detail["reason"]
-    assert detail["n_instances"] == 20
+    assert detail["study"]["state"] == "done", detail["study"]["reason"]
+    assert detail["study"]["n_instances"] == 20
     assert [series["n_instances"] for series in detail["series"] if series["chosen"]] == [20]
 
 
@@ -113,9 +113,9 @@ def test_a_study_without_a_usable_series_says_why(stack: Stack) -> None:
     answer = _upload(stack, _zip({"two.dcm": synthetic.ct_study(2)[0]}))
     assert answer.status_code == 200, answer.text
     detail = stack.finished(answer.json()["study_uids"][0])
-    assert detail["state"] == "not_applicable"
-    assert detail["reason_code"] == "no_usable_series"
-    assert "too_few_slices" in detail["reason"]
+    assert detail["study"]["state"] == "not_applicable"
+    assert detail["study"]["reason_code"] == "no_usable_series"
+    assert "too_few_slices" in detail["study"]["reason"]
 
 
 @pytest.mark.data
@@ -124,8 +124,8 @@ def test_mr_without_mr_weights_says_so(stack: Stack) -> None:
     answer = _upload(stack, _zip({f"{i}.dcm": one for i, one in enumerate(slices)}))
     assert answer.status_code == 200, answer.text
     detail = stack.finished(answer.json()["study_uids"][0])
-    assert detail["state"] == "not_applicable"
-    assert detail["reason_code"] == "modality_not_supported"
+    assert detail["study"]["state"] == "not_applicable"
+    assert detail["study"]["reason_code"] == "modality_not_supported"
 
 
 def test_a_truncated_file_fails_its_study_by_name_and_nothing_else(stack: Stack) -> None:
@@ -135,8 +135,8 @@ def test_a_truncated_file_fails_its_study_by_name_and_nothing_else(stack: Stack)
     body = answer.json()
     if answer.status_code == 200 and not body["rejected"]:
         detail = stack.finished(body["study_uids"][0])
-        assert detail["state"] in {"failed", "not_applicable"}
-        assert "truncated" in (detail["reason_code"] or "") + (detail["reason"] or "")
+        assert detail["study"]["state"] in {"failed", "not_applicable"}
+        assert "truncated" in (detail["study"]["reason_code"] or "") + (detail["study"]["reason"] or "")
     else:
         assert "truncated" in str(body)
     assert stack.get("/ready")["status"] == "ready"
