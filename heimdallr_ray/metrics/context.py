@@ -8,14 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import ceil, floor
 
 from heimdallr_ray.errors import GeometryMismatch
 from heimdallr_ray.metrics.axes import Axes, axes_of
 from heimdallr_ray.metrics.gates import NotMeasured
 from heimdallr_ray.metrics.labelstats import LabelStatistics, label_statistics
 from heimdallr_ray.metrics.result import Status
+from heimdallr_ray.metrics.rois import Region, main_component, region_of
 from heimdallr_ray.volume import LabelMap, Volume, require_same_grid
 
+ANATOMY = "total"
+SOURCES: Mapping[str, tuple[str, ...]] = {ANATOMY: ("total", "total_fast")}
+"""Tasks that hold the same structures, the finer one first; a measurement names the first of them."""
 PAIRS = (("liver", "spleen"), ("kidney_right", "kidney_left"))
 """The first lies further to the patient's right than the second."""
 PAIR_MIN_ML = 10.0
@@ -39,7 +44,7 @@ class MetricContext:
     Attributes:
         volume: the image, CT in Hounsfield units.
         label_maps: by TotalSegmentator task.
-        not_run: task to the planner's code (`licence`, `head_not_in_field`, ...) for tasks that were not run.
+        not_run: task to the planner's code (`licence`, `anatomy_absent`, ...) for tasks that were not run.
         patient: facts from the headers.
     """
 
@@ -51,10 +56,18 @@ class MetricContext:
         default_factory=dict[str, "Mapping[str, LabelStatistics]"], init=False, repr=False, compare=False
     )
 
+    _pieces: dict[tuple[str, str], tuple[Region, float]] = field(
+        default_factory=dict[tuple[str, str], "tuple[Region, float]"], init=False, repr=False, compare=False
+    )
+
     @cached_property
     def axes(self) -> Axes:
         """Patient directions of the array axes."""
         return axes_of(self.volume.affine_ras)
+
+    def task_that_ran(self, task: str) -> str | None:
+        """The task whose label map serves for `task`: `total` may be served by `total_fast`."""
+        return next((one for one in SOURCES.get(task, (task,)) if one in self.label_maps), None)
 
     def label_map(self, task: str) -> LabelMap:
         """The label map of a task, on the grid of the image.
@@ -62,9 +75,11 @@ class MetricContext:
         Raises:
             NotMeasured: the task was not run, or its label map belongs to another grid or image.
         """
-        found = self.label_maps.get(task)
-        if found is None:
-            raise NotMeasured(Status.NOT_APPLICABLE, (self.not_run.get(task, "task_not_run"),))
+        ran = self.task_that_ran(task)
+        if ran is None:
+            codes = [self.not_run[one] for one in SOURCES.get(task, (task,)) if one in self.not_run]
+            raise NotMeasured(Status.NOT_APPLICABLE, (codes[0] if codes else "task_not_run",))
+        found = self.label_maps[ran]
         try:
             require_same_grid(self.volume, found)
         except GeometryMismatch as mismatch:
@@ -101,6 +116,28 @@ class MetricContext:
         if found is None:
             raise NotMeasured(Status.LABEL_ABSENT, ("label_absent",))
         return found
+
+    def main_piece(self, task: str, name: str) -> tuple[Region, float]:
+        """The largest connected piece of a structure and its share of the structure, made on the first call.
+
+        Raises:
+            NotMeasured: as `structure`.
+        """
+        key = (task, name)
+        if key not in self._pieces:
+            self._pieces[key] = main_component(region_of(self.label_map(task), self.structure(task, name)))
+        return self._pieces[key]
+
+    def largest_slice(self, structure: LabelStatistics) -> int:
+        """Index along the axial array axis of the slice in which the structure is largest."""
+        axial = self.axes.axial
+        return structure.largest_slice(axial, ascending=self.axes.ascending[axial])
+
+    def axial_slice_at(self, index_ijk: tuple[float, float, float]) -> int:
+        """Index of the axial slice nearest to a point; half-way, the superior one, whichever way the array runs."""
+        axial = self.axes.axial
+        at = index_ijk[axial]
+        return floor(at + 0.5) if self.axes.ascending[axial] else ceil(at - 0.5)
 
     def borders_touched(self, structure: LabelStatistics) -> tuple[str, ...]:
         """The patient sides on which the structure reaches the edge of the scan, as `border_superior` and so on."""

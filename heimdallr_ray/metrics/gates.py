@@ -73,14 +73,15 @@ class NotMeasured(HeimdallrError):
 def provenance_of(context: MetricContext, quantity: Quantity) -> Provenance:
     """The provenance of a quantity: image, and the models of all label maps it needs (joined by `+`)."""
     source = context.volume.source
-    maps = [context.label_maps[task] for task in quantity.tasks if task in context.label_maps]
+    ran = [context.task_that_ran(task) for task in quantity.tasks]
+    maps = [context.label_maps[task] for task in ran if task is not None]
     return Provenance(
         definition_id=quantity.id,
         definition_version=quantity.version,
         study_uid=source.study_uid,
         series_uid=source.series_uid,
         source_manifest_sha256=source.manifest_sha256,
-        task="+".join(quantity.tasks),
+        task="+".join(task or wanted for task, wanted in zip(ran, quantity.tasks, strict=True)),
         model_id="+".join(one.model.model_id for one in maps),
         weights_sha256="+".join(one.model.weights_sha256 for one in maps),
         synthetic=source.synthetic or any(one.model.synthetic for one in maps),

@@ -46,7 +46,7 @@ def _component_evidence(
     evidence: dict[str, Any] = {
         "label": LABEL,
         "slice_axis": axial,
-        "slice_index": bleed.largest_slice(axial),
+        "slice_index": context.largest_slice(bleed),
         "segmented_ml": bleed.volume_ml,
         "n_components": len(sizes),
         "largest_component_ml": int(sizes.max()) * voxel_ml,
@@ -91,7 +91,7 @@ def measure(context: MetricContext) -> tuple[Measurement, ...]:
                 "n_components": 0,
                 "largest_component_ml": 0.0,
                 "slice_axis": axial,
-                "slice_index": brain.largest_slice(axial),
+                "slice_index": context.largest_slice(brain),
             }
             return Reading(0.0, 0, ("negative_not_excluded", *notes), empty)
         evidence, seen = _component_evidence(context, bleed, brain)

@@ -8,6 +8,7 @@ at all where neither can be.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -20,18 +21,23 @@ N_BINS = 65536
 Tally = Callable[..., None]
 
 
-def compiled(function: Callable[..., Any]) -> Callable[..., Any] | None:
-    """`function` as machine code that releases the GIL, or None where numba is not installed."""
+def _compiled(function: Callable[..., Any], signatures: Callable[[Any], list[Any]]) -> Callable[..., Any] | None:
+    """`function` as machine code that releases the GIL, or None where numba is not installed.
+
+    One signature per label type, for any memory layout: a new layout or a read-only array from the object store must
+    not cost a compilation in the middle of a study.
+    """
     try:
         import numba
     except ImportError:
         return None
-    njit = cast("Callable[..., Callable[[Callable[..., Any]], Callable[..., Any]]]", cast(Any, numba).njit)
+    numba_any = cast(Any, numba)
+    njit = cast("Callable[..., Callable[[Callable[..., Any]], Callable[..., Any]]]", numba_any.njit)
     try:
-        return njit(nogil=True, cache=True)(function)
+        return njit(signatures(numba_any.types), nogil=True, cache=True)(function)
     except RuntimeError:
         # numba found no folder it may write to; compiling once per process is the price.
-        return njit(nogil=True)(function)
+        return njit(signatures(numba_any.types), nogil=True)(function)
 
 
 def _tally_loop(
@@ -93,9 +99,33 @@ def _erode_loop(mask: NDArray[Any], offsets: NDArray[Any], kept: NDArray[Any]) -
                         kept[x, y, z] = False
 
 
-_tally_compiled = compiled(_tally_loop)
-_erode_compiled = compiled(_erode_loop)
-HAS_NUMBA = _tally_compiled is not None
+def _tally_signatures(types: Any) -> list[Any]:  # noqa: ANN401 numba has no stubs
+    def read(dtype: Any) -> Any:  # noqa: ANN401
+        return types.Array(dtype, 3, "A", readonly=True)
+
+    table = types.Array(types.int64, 2, "C")
+    rest = (types.Array(types.int32, 1, "C"), types.Array(types.uint32, 2, "C"), table, table, table)
+    return [types.void(read(dtype), read(types.int16), *rest) for dtype in (types.uint8, types.uint16)]
+
+
+def _erode_signatures(types: Any) -> list[Any]:  # noqa: ANN401
+    mask = types.Array(types.boolean, 3, "A", readonly=True)
+    return [types.void(mask, types.Array(types.int64, 2, "C"), types.Array(types.boolean, 3, "A"))]
+
+
+@cache
+def _tally_compiled() -> Tally | None:
+    return _compiled(_tally_loop, _tally_signatures)
+
+
+@cache
+def _erode_compiled() -> Callable[..., None] | None:
+    return _compiled(_erode_loop, _erode_signatures)
+
+
+def warm_up() -> bool:
+    """The machine code is ready (compiled or read from the cache); False where numba is not installed."""
+    return _tally_compiled() is not None and _erode_compiled() is not None
 
 
 def tally_numpy(
@@ -145,7 +175,7 @@ def tally(
         along_1: `[row, b]`, filled here.
         along_2: `[row, c]` with one column more than planes, filled here as a difference array.
     """
-    (_tally_compiled or tally_numpy)(labels, image, rows, histogram, along_0, along_1, along_2)
+    (_tally_compiled() or tally_numpy)(labels, image, rows, histogram, along_0, along_1, along_2)
 
 
 def erode_numpy(mask: NDArray[np.bool_], offsets: NDArray[np.int64], kept: NDArray[np.bool_]) -> None:
@@ -161,4 +191,4 @@ def erode(mask: NDArray[np.bool_], offsets: NDArray[np.int64], kept: NDArray[np.
 
     Beyond the array's edge nothing is known, and nothing is eroded from there. `offsets` must be symmetric (a ball).
     """
-    (_erode_compiled or erode_numpy)(mask, offsets, kept)
+    (_erode_compiled() or erode_numpy)(mask, offsets, kept)

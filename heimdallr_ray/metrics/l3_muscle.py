@@ -18,7 +18,7 @@ from heimdallr_ray.metrics.context import MetricContext
 from heimdallr_ray.metrics.gates import NotMeasured
 from heimdallr_ray.metrics.labelstats import LabelStatistics
 from heimdallr_ray.metrics.result import Status
-from heimdallr_ray.metrics.rois import core_centre_ijk, main_component, region_of
+from heimdallr_ray.metrics.rois import core_centre_ijk
 
 SPINE_TASK = "total"
 MUSCLE_TASK = "tissue_types"
@@ -81,14 +81,14 @@ def _l3_slice(context: MetricContext) -> tuple[int, tuple[str, ...]]:
         raise NotMeasured(Status.GATED, ("oblique_slices",), l3.n_voxels)
     if cut := context.borders_touched(l3):
         raise NotMeasured(Status.INCOMPLETE_FOV, cut, l3.n_voxels)
-    main, _ = main_component(region_of(context.label_map(SPINE_TASK), l3))
+    main, _ = context.main_piece(SPINE_TASK, l3.name)
     if main.volume_ml < MIN_VERTEBRA_ML:
         raise NotMeasured(Status.LEVEL_UNCERTAIN, ("below_minimum_volume",), l3.n_voxels)
     notes = _require_level(context, l3)
     centre, depth_mm = core_centre_ijk(main)
     if depth_mm < MIN_BODY_DEPTH_MM:
         raise NotMeasured(Status.LEVEL_UNCERTAIN, ("vertebral_body_not_found",), l3.n_voxels)
-    return round(centre[axial]), notes
+    return context.axial_slice_at(centre), notes
 
 
 def muscle_slice(context: MetricContext) -> MuscleSlice:
@@ -102,8 +102,9 @@ def muscle_slice(context: MetricContext) -> MuscleSlice:
     index, notes = _l3_slice(context)
     muscle = context.structure(MUSCLE_TASK, "skeletal_muscle")
     axial = context.axes.axial
-    in_slice = np.take(tissue.array, index, axis=axial) == muscle.value
-    image = np.take(context.volume.array, index, axis=axial)
+    # Not numpy.take: it copies the whole volume where the axis order is not C.
+    at = (slice(None),) * axial + (index,)
+    in_slice, image = tissue.array[at] == muscle.value, context.volume.array[at]
     inside = in_slice & (image >= MUSCLE_HU[0]) & (image <= MUSCLE_HU[1])
     n_label, n_inside = int(np.count_nonzero(in_slice)), int(np.count_nonzero(inside))
     area_cm2 = n_inside * pixel_cm2(context.volume.affine_ras, axial)

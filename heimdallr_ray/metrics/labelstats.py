@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import sqrt
 from typing import Any
 
 import numpy as np
@@ -83,11 +84,15 @@ class LabelStatistics:
             (axis, high) for axis, count in enumerate(self.slice_counts) for high in (False, True) if count[-int(high)]
         )
 
-    def largest_slice(self, axis: int) -> int:
-        """Index along `axis` of the plane with most voxels; the middle one where several tie."""
+    def largest_slice(self, axis: int, *, ascending: bool) -> int:
+        """Index along `axis` of the plane with most voxels; of several equal ones the middle one.
+
+        `ascending` is the patient direction of the axis: with it an even number of equal planes gives the same physical
+        plane in a flipped array.
+        """
         count = self.slice_counts[axis]
         best = np.flatnonzero(count == count.max())
-        return int(best[len(best) // 2])
+        return int(best[(len(best) - ascending) // 2])
 
 
 def mean_sd(values: NDArray[Any], counts: NDArray[np.int64]) -> tuple[float, float]:
@@ -96,9 +101,10 @@ def mean_sd(values: NDArray[Any], counts: NDArray[np.int64]) -> tuple[float, flo
     if np.issubdtype(values.dtype, np.integer):
         wide = values.astype(np.int64)
         total, squares = int(wide @ counts), int((wide * wide) @ counts)
-        return total / n, float(np.sqrt(n * squares - total * total)) / n
-    mean = float(values.astype(np.float64) @ counts) / n
-    return mean, float(np.sqrt(((values - mean) ** 2) @ counts / n))
+        return total / n, sqrt(n * squares - total * total) / n
+    precise = values.astype(np.float64)
+    mean = float(precise @ counts) / n
+    return mean, sqrt(float(((precise - mean) ** 2) @ counts) / n)
 
 
 def percentile(values: NDArray[Any], counts: NDArray[np.int64], percent: float) -> float:

@@ -12,7 +12,7 @@ from heimdallr_ray.metrics.context import MetricContext
 from heimdallr_ray.metrics.gates import MIN_MAIN_SHARE, NotMeasured, Reading, require_contiguous
 from heimdallr_ray.metrics.labelstats import LabelStatistics, mean_sd, percentile
 from heimdallr_ray.metrics.result import Status
-from heimdallr_ray.metrics.rois import eroded, main_component, region_of
+from heimdallr_ray.metrics.rois import eroded
 
 TASK = "total"
 EROSION_MM = 3.0
@@ -46,7 +46,7 @@ PLAUSIBLE_HU = (-150.0, 500.0)
 
 def _where(context: MetricContext, found: LabelStatistics) -> dict[str, Any]:
     axis = context.axes.axial
-    index = found.largest_slice(axis)
+    index = context.largest_slice(found)
     area_cm2 = int(found.slice_counts[axis][index]) * pixel_cm2(context.volume.affine_ras, axis)
     return {"label": found.name, "slice_axis": axis, "slice_index": index, "slice_area_cm2": area_cm2}
 
@@ -67,7 +67,7 @@ def organ_volume(context: MetricContext, organ: Organ) -> Reading:
             apart or missing, or sides in doubt for one of a pair.
     """
     found = context.structure(TASK, organ.label)
-    main, share = main_component(region_of(context.label_map(TASK), found))
+    main, share = context.main_piece(TASK, organ.label)
     evidence = {**_where(context, found), "segmented_ml": found.volume_ml, "main_share": share}
     if cut := context.borders_touched(found):
         raise NotMeasured(Status.INCOMPLETE_FOV, cut, found.n_voxels, evidence)
@@ -90,7 +90,7 @@ def organ_attenuation(context: MetricContext, organ: Organ) -> Reading:
         NotMeasured: label absent, sample too small, or sides in doubt for one of a pair.
     """
     found = context.structure(TASK, organ.label)
-    main, share = main_component(region_of(context.label_map(TASK), found))
+    main, share = context.main_piece(TASK, organ.label)
     roi = eroded(main, EROSION_MM)
     evidence = {
         **_where(context, found),

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
+from scipy import ndimage  # pyright: ignore[reportMissingTypeStubs]
 
 from heimdallr_ray.metrics import kernels
 from heimdallr_ray.metrics.labelstats import LabelStatistics, memory_order
@@ -86,7 +86,7 @@ def ball_offsets(steps_mm: NDArray[np.float64], radius_mm: float) -> NDArray[np.
         radius_mm: of the ball.
     """
     reach = np.floor((radius_mm + _TOUCH_MM) * np.linalg.norm(np.linalg.inv(steps_mm), axis=1)).astype(int)
-    grid = np.stack(np.meshgrid(*(np.arange(-r, r + 1) for r in reach), indexing="ij"), axis=-1).reshape(-1, 3)
+    grid = np.argwhere(np.ones(2 * reach + 1, dtype=bool)) - reach
     length = np.linalg.norm(grid @ steps_mm.T, axis=1)
     return grid[(length > 0) & (length <= radius_mm + _TOUCH_MM)].astype(np.int64)
 

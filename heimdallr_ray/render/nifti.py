@@ -47,7 +47,7 @@ def _nifti_gz(
     little = header.as_byteswapped("<") if header.endianness != "<" else header
     voxels = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
     body = b"".join((little.binaryblock, bytes((1 if extension else 0, 0, 0, 0)), extension, voxels))
-    return igzip.compress(body, GZIP_LEVEL, mtime=0)
+    return cast(bytes, cast(Any, igzip).compress(body, GZIP_LEVEL, mtime=0))
 
 
 def _names(label_map: LabelMap) -> str:

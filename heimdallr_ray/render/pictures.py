@@ -40,6 +40,7 @@ MIN_SIDE = 200
 Colour = tuple[int, int, int]
 YELLOW: Colour = (255, 214, 64)
 WHITE: Colour = (235, 235, 235)
+RED: Colour = (255, 96, 64)
 
 
 @dataclass(frozen=True)
@@ -134,11 +135,12 @@ def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)
 
 
-def _caption(measurement: Measurement) -> str:
+def _caption(measurement: Measurement, subject: str) -> str:
     unit = {"[hnsf'U]": "HU", "1": ""}.get(measurement.unit, measurement.unit)
+    quantity = measurement.id.removeprefix(f"{subject}_").replace("_", " ")
     if measurement.value is None:
-        return f"{measurement.id}: {measurement.status.value} ({', '.join(measurement.reasons)})"
-    return f"{measurement.id}: {measurement.value:.1f} {unit}".rstrip()
+        return f"{quantity}: none, {measurement.status.value} ({', '.join(measurement.reasons)})"
+    return f"{quantity}: {measurement.value:.1f} {unit}".rstrip()
 
 
 def _write(
@@ -157,25 +159,15 @@ def _annotate(image: Image.Image, display: Display, lines: Sequence[str], *, syn
     draw = ImageDraw.Draw(image)
     width, height = image.size
     left, right, top, bottom = display.letters
-    for at, letter, anchor in (
-        ((6, height / 2), left, "lm"),
-        ((width - 6, height / 2), right, "rm"),
-    ):
-        _write(draw, at, letter, 22, YELLOW, anchor)
     for row, line in enumerate(lines):
-        _write(draw, (8, 6 + 19 * row), line, _fitting(line, 15, width - 16), WHITE, "la")
-    _write(draw, (width / 2, height - 8 - 22 * synthetic), bottom, 15, YELLOW, "md")
-    _write(draw, (width - 8, 6 + 19 * len(lines)), top, 15, YELLOW, "ra")
-    _write(draw, (8, height - 6), NOTICE, _fitting(NOTICE, 15, width // 2), WHITE, "ld")
-    if synthetic:
-        _write(
-            draw,
-            (width - 8, height - 6),
-            SYNTHETIC_NOTICE,
-            _fitting(SYNTHETIC_NOTICE, 15, width // 2 - 12),
-            (255, 96, 64),
-            "rd",
-        )
+        _write(draw, (8, 6 + 19 * row), line, _fitting(line, 15, width - 32), WHITE, "la")
+    _write(draw, (6, height / 2), left, 22, YELLOW, "lm")
+    _write(draw, (width - 6, height / 2), right, 22, YELLOW, "rm")
+    _write(draw, (width - 8, 6), top, 15, YELLOW, "ra")
+    _write(draw, (width - 8, height - 6), bottom, 15, YELLOW, "rd")
+    warnings = [(NOTICE, WHITE), *([(SYNTHETIC_NOTICE, RED)] if synthetic else [])]
+    for row, (warning, colour) in enumerate(reversed(warnings)):
+        _write(draw, (8, height - 6 - 20 * row), warning, _fitting(warning, 15, width - 32), colour, "ld")
 
 
 def _outline(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -272,21 +264,22 @@ def _usable(volume: Volume, label_maps: Mapping[str, LabelMap]) -> Mapping[str, 
             # Its measurements say so; a picture with labels of another grid would be a lie.
             continue
         usable[task] = label_map
+    if "total" not in usable and "total_fast" in usable:
+        usable["total"] = usable["total_fast"]
     return usable
 
 
 def _overview_slice(label_map: LabelMap | None, volume: Volume, axis: int) -> int:
     """The coronal slice with most voxels of the named structures; the middle one where there are none."""
-    middle = volume.array.shape[axis] // 2
     if label_map is None:
-        return middle
+        return volume.array.shape[axis] // 2
     wanted = [value for value, name in label_map.labels.items() if name in OVERVIEW_COLOURS]
     lut = np.zeros(np.iinfo(label_map.array.dtype).max + 1, dtype=bool)
     lut[wanted] = True
-    # Every other voxel along each axis finds the same slice, give or take one, at an eighth of the cost.
-    coarse = lut[label_map.array[::2, ::2, ::2]]
-    counts = coarse.sum(axis=tuple(other for other in range(3) if other != axis))
-    return min(2 * int(np.argmax(counts)), volume.array.shape[axis] - 1) if counts.any() else middle
+    counts = lut[label_map.array].sum(axis=tuple(other for other in range(3) if other != axis))
+    best = np.flatnonzero(counts == counts.max())
+    ascending = display_of(volume.array.shape, volume.affine_ras, axis).ascending
+    return int(best[(len(best) - ascending) // 2])
 
 
 def _located(measurements: Sequence[Measurement], ids: tuple[str, ...], volume: Volume) -> tuple[int, int] | None:
@@ -348,7 +341,7 @@ def key_images(
                 subject.colours,
                 subject.window,
                 *located,
-                (subject.title, *(_caption(m) for m in mine)),
+                (subject.title, *(_caption(m, subject.name) for m in mine)),
                 {"subject": subject.name, "measurements": [m.id for m in mine]},
                 synthetic=synthetic,
             )
