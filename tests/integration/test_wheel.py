@@ -1,4 +1,4 @@
-"""What a user installs: the wheel holds the web pages and the demo weights, and nothing of others that is not listed."""
+"""What a user installs: the wheel holds the web pages and demo weights, and nothing of others that is not listed."""
 
 from __future__ import annotations
 
