@@ -19,6 +19,17 @@ WEB_SOURCES := $(shell find dashboard -type d \( -name node_modules -o -name dis
 
 WEB_TESTS := $(filter %.test.ts %.test.tsx,$(WEB_SOURCES))
 
+# What was removed by hand is made again.
+ifeq ($(wildcard $(BIN)/python),)
+$(shell rm -rf $(STAMPS))
+endif
+ifeq ($(wildcard dashboard/node_modules),)
+$(shell rm -f $(STAMPS)/npm)
+endif
+ifeq ($(wildcard $(STATIC)/index.html),)
+$(shell rm -f $(STAMPS)/web)
+endif
+
 .PHONY: help setup demo up lint test-fast test test-all bench lock licences docs clean
 
 help: ## this list
@@ -81,7 +92,10 @@ $(STAMPS)/python:
 # --no-deps: the lock is complete; `pip check` says so.
 $(STAMPS)/locked: requirements.lock $(STAMPS)/python
 	@echo "installing the packages of requirements.lock: about 8 GB, some minutes"
-	$(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock
+	@for attempt in 1 2 3; do \
+		if $(BIN)/python -m pip install --quiet --require-hashes --no-deps --requirement requirements.lock; then exit 0; fi; \
+		echo "pip failed, attempt $$attempt of 3" >&2; \
+	done; exit 1
 	$(BIN)/python -m pip check
 	@touch $@
 
