@@ -104,7 +104,7 @@ $(STAMPS)/package: pyproject.toml hatch_build.py $(STAMPS)/locked
 	@touch $@
 
 # No install scripts: none of our packages needs one, and one of them would report the installation to its maker.
-$(STAMPS)/npm: dashboard/package-lock.json $(STAMPS)/locked
+$(STAMPS)/npm: dashboard/package-lock.json | $(STAMPS)/locked
 	$(NPM) ci --ignore-scripts --no-audit --no-fund
 	@touch $@
 
