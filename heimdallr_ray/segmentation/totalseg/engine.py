@@ -107,6 +107,7 @@ class ResidentEngine:
         self._study_of: weakref.ref[Volume] | None = None
         if self._device.type == "cpu":
             torch.set_num_threads(self._threads)
+            environment.keep_freed_memory()
 
     @property
     def available_tasks(self) -> tuple[str, ...]:

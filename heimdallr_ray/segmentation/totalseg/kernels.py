@@ -111,7 +111,9 @@ def _settle(
     n = last - first
     best = np.empty(n, np.float32)
     weight = np.empty(n, np.float32)
-    finite = True
+    arg = np.empty(n, np.int32)
+    # 0 * q stays 0 unless q is infinite or not a number
+    poison = np.zeros(n, np.float32)
     for z in range(z_range[0], z_range[1]):
         plane = z % depth
         out = labels[z, first:last]
@@ -120,17 +122,19 @@ def _settle(
             weight[i] = _half_to_float(w[i])
             w[i] = 0
             best[i] = -np.inf
-            out[i] = 0
+            arg[i] = 0
         for c in range(channels):
             row = ring[c, plane, first:last]
             for i in range(n):
                 q = _half_to_float(_float_to_half(_half_to_float(row[i]) / weight[i]))
-                finite &= abs(q) < np.inf
+                poison[i] += q * np.float32(0.0)
                 bigger = q > best[i]
                 best[i] = q if bigger else best[i]
-                out[i] = np.uint8(c) if bigger else out[i]
+                arg[i] = np.int32(c) if bigger else arg[i]
                 row[i] = 0
-    return finite
+        for i in range(n):
+            out[i] = np.uint8(arg[i])
+    return not np.isnan(poison).any()
 
 
 def _zoom_linear(
@@ -200,7 +204,7 @@ def _gather(
 
 
 def _compiled(function: Callable[..., Any], *signatures: Any) -> Callable[..., Any]:  # noqa: ANN401
-    return cast("Callable[..., Any]", _njit(list(signatures), nogil=True)(function))
+    return cast("Callable[..., Any]", _njit(list(signatures), nogil=True, error_model="numpy")(function))
 
 
 def _any(dtype: Any, ndim: int) -> Any:  # noqa: ANN401
