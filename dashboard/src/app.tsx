@@ -13,7 +13,7 @@ export function App() {
   const route = useRoute();
   if (status.error instanceof ApiError && status.error.status === 401) return <SignIn />;
   return (
-    <LiveProvider key={status.isSuccess ? "known" : "unknown"}>
+    <LiveProvider>
       <a className="skip" href="#content">Skip to content</a>
       <header className="top">
         <Link to="/" className="brand"><img src="/favicon.svg" alt="" />heimdallr</Link>
@@ -31,7 +31,7 @@ export function App() {
         <LiveBadge />
       </header>
       <div className="strip">AI pre-read. The order is a suggestion; every study stays in the list.</div>
-      {status.data?.synthetic === true && (
+      {status.data?.synthetic === true && route.page !== "study" && (
         <div className="demo" role="note">DEMO WEIGHTS <span>Results come from synthetic demo models and are not about any patient.</span></div>
       )}
       {route.page === "worklist" && <Worklist />}

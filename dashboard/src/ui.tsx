@@ -5,10 +5,10 @@ import { stateTone, stateWords } from "./lib/states";
 import { urgencyLook } from "./lib/urgency";
 import type { ArtifactView, StudySummary } from "./api/types";
 
-export function UrgencyPill({ urgency }: { urgency: string | null }) {
-  const { icon, word, tone } = urgencyLook(urgency);
+export function UrgencyPill({ study }: { study: Pick<StudySummary, "urgency" | "state"> }) {
+  const { icon, word, tone } = urgencyLook(study.urgency, study.state);
   return (
-    <span className={`pill ${tone}`} data-urgency={urgency ?? "none"}>
+    <span className={`pill ${tone}`} data-urgency={study.urgency ?? "none"}>
       {icon !== "" && <span aria-hidden="true">{icon}</span>}
       {word}
     </span>

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import Depends, Request
+from fastapi import Depends, Request, Security
+from fastapi.security import HTTPBearer
 
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.config import is_loopback
 from heimdallr_ray.errors import Unauthorized
 from heimdallr_ray.security import tokens
+
+
+_BEARER: Any = Security(HTTPBearer(auto_error=False, description="The API token, where one is configured."))
+"""For the OpenAPI document; the rules below decide."""
 
 
 def services_of(request: Request) -> ApiServices:
@@ -28,7 +33,7 @@ def anyone() -> None:
     """Liveness, pages and documentation: nothing of a patient, nothing to protect."""
 
 
-def reader(request: Request) -> None:
+def reader(request: Request, _documented: Any = _BEARER) -> None:
     """Patient data: the API token, or this machine where none is configured.
 
     Raises:
@@ -44,7 +49,7 @@ def reader(request: Request) -> None:
         raise Unauthorized("send the API token as bearer")
 
 
-def uploader(request: Request) -> None:
+def uploader(request: Request, _documented: Any = _BEARER) -> None:
     """Uploads: the API token or the upload token, the latter also as X-Upload-Token.
 
     Raises:

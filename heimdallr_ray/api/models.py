@@ -155,6 +155,7 @@ class UploadResult(BaseModel):
 
     accepted: int = Field(description="DICOM objects now stored.")
     rejected: int = Field(description="Entries of the ZIP that are no acceptable DICOM object.")
+    rejections: dict[str, int] = Field(description="Rejected entries by error code.")
     study_uids: list[str]
 
 

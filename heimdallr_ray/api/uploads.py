@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -83,13 +84,14 @@ async def _receive(request: Request, services: ApiServices) -> tuple[UploadedFil
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
     await asyncio.to_thread(sweep, folder, services.clock.now().timestamp())
     upload_id = new_id()
+    address = request.client.host if request.client else None
     target = folder / f"{upload_id}.zip"
     started = services.clock.monotonic()
     try:
         content_type = request.headers.get("content-type")
         upload = await receive_file(request.stream(), content_type, FIELD, ".zip", target, max_bytes)
         limits = ArchiveLimits(settings.max_zip_entries, settings.max_unpacked_mib << 20)
-        outcome = await asyncio.to_thread(receive_zip, target, services.receiver, limits, upload_id)
+        outcome = await asyncio.to_thread(receive_zip, target, services.receiver, limits, upload_id, address)
     finally:
         await asyncio.to_thread(target.unlink, missing_ok=True)
     ms = round((services.clock.monotonic() - started) * 1000)
@@ -117,7 +119,10 @@ def build_router() -> APIRouter:
         async with slots.one():
             _, outcome = await _receive(request, services)
         return UploadResult(
-            accepted=outcome.accepted, rejected=outcome.rejected, study_uids=[str(uid) for uid in outcome.study_uids]
+            accepted=outcome.accepted,
+            rejected=outcome.rejected,
+            rejections=dict(Counter(code for _, code in outcome.rejections)),
+            study_uids=list(outcome.study_uids),
         )
 
     @router.post(

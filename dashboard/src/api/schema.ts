@@ -681,6 +681,13 @@ export interface components {
              * @description Entries of the ZIP that are no acceptable DICOM object.
              */
             rejected: number;
+            /**
+             * Rejections
+             * @description Rejected entries by error code.
+             */
+            rejections: {
+                [key: string]: number;
+            };
             /** Study Uids */
             study_uids: string[];
         };

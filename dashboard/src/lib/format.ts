@@ -16,7 +16,15 @@ export function roundedValue(value: number): string {
 export function valueWithUnit(value: number | null, ucum: string): string {
   if (value === null) return "—";
   const unit = unitOf(ucum);
+  if (unit === "" && Number.isInteger(value)) return String(value);
   return unit === "" ? roundedValue(value) : `${roundedValue(value)} ${unit}`;
+}
+
+/** Modality and description, without saying the modality twice. */
+export function studyName(modalities: string[], description: string | null): string {
+  const text = (description ?? "").trim();
+  const missing = modalities.filter((modality) => !new RegExp(`\\b${modality.replace(/\W/g, "")}\\b`, "i").test(text));
+  return [...missing, text].filter((part) => part !== "").join(" ") || "no description";
 }
 
 /** `liver_volume` -> `Liver volume`. */
@@ -66,7 +74,7 @@ export function sexAndAge(sex: string | null, birth: string | null, studyDate: s
 export function clockTime(iso: string, now: Date): string {
   const at = new Date(iso);
   const sameDay = at.toDateString() === now.toDateString();
-  const time = at.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", ...(sameDay ? {} : {}) });
+  const time = at.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
   const date = `${at.getFullYear()}-${String(at.getMonth() + 1).padStart(2, "0")}-${String(at.getDate()).padStart(2, "0")}`;
   return sameDay ? time : `${date} ${time}`;
 }

@@ -13,7 +13,10 @@ const LOOKS: Record<string, UrgencyLook> = {
   P3: { icon: "●", word: "ROUTINE", tone: "rout" },
 };
 
-/** A study without an urgency is not a routine study: nothing is known yet. */
-export function urgencyLook(urgency: string | null): UrgencyLook {
-  return (urgency !== null ? LOOKS[urgency] : undefined) ?? { icon: "", word: "not yet known", tone: "none" };
+const ENDED = new Set(["done", "failed", "not_applicable", "cancelled", "superseded"]);
+
+/** A study without an urgency is not a routine study: nothing is known of it, yet or at all. */
+export function urgencyLook(urgency: string | null, state: string): UrgencyLook {
+  const known = urgency === null ? undefined : LOOKS[urgency];
+  return known ?? { icon: "", word: ENDED.has(state) ? "unknown" : "pending", tone: "none" };
 }

@@ -1,3 +1,4 @@
+import { useState } from "react";
 import { valueWithUnit, words } from "../lib/format";
 import { statusTone, statusWord, type MeasurementRow } from "../lib/results";
 
@@ -17,25 +18,29 @@ export function Measurements({ rows }: { rows: MeasurementRow[] }) {
 }
 
 function Measurement({ row }: { row: MeasurementRow }) {
+  const [open, setOpen] = useState(false);
+  const regions = row.evidence.find(([name]) => name === "regions")?.[1];
   return (
     <tbody data-measurement={row.id}>
-      <tr className="lead">
-        <td>{words(row.id)}</td>
+      <tr>
+        <td>
+          <button type="button" className="disclose" aria-expanded={open} title="provenance" onClick={() => setOpen(!open)}>{words(row.id)}</button>
+          {regions !== undefined && <div className="hint">{regions.split(",").join(", ")}</div>}
+        </td>
         <td className="num">{row.value === null ? <span className="hint">—</span> : <span className="value" title={String(row.value)}>{valueWithUnit(row.value, row.unit)}</span>}</td>
         <td><span className={`pill small ${statusTone(row.status)}`}>{statusWord(row.status)}</span>{row.reasons.length > 0 && <div className="hint mono">{row.reasons.join(", ")}</div>}</td>
       </tr>
-      <tr className="more">
-        <td colSpan={3}>
-          <details>
-            <summary>provenance</summary>
+      {open && (
+        <tr className="more">
+          <td colSpan={3}>
             <dl>
-              {row.value !== null && <><dt>unrounded</dt><dd>{row.value} {row.unit}</dd></>}
-              {row.nVoxels !== null && <><dt>voxels</dt><dd>{row.nVoxels}</dd></>}
+              {row.value !== null && <Pair name="unrounded" value={`${row.value} ${row.unit}`} />}
+              {row.nVoxels !== null && <Pair name="voxels" value={String(row.nVoxels)} />}
               {[...row.provenance, ...row.evidence].map(([name, value]) => <Pair key={name} name={name} value={value} />)}
             </dl>
-          </details>
-        </td>
-      </tr>
+          </td>
+        </tr>
+      )}
     </tbody>
   );
 }

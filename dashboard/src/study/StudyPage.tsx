@@ -1,10 +1,10 @@
 import { useQuery } from "@tanstack/react-query";
 import { lazy, Suspense, useEffect, useState } from "react";
-import { ApiError, getResults, getStudy } from "../api/client";
+import { ApiError, getResults, getStatus, getStudy } from "../api/client";
 import { useLive } from "../api/live";
 import type { StudyDetail, StudySummary } from "../api/types";
 import { useKeys } from "../keys";
-import { dicomDate, dicomTime, personName, sexAndAge } from "../lib/format";
+import { dicomDate, dicomTime, personName, sexAndAge, studyName } from "../lib/format";
 import { findingsOf, measurementsOf } from "../lib/results";
 import { stateSentence } from "../lib/states";
 import { navigate } from "../router";
@@ -30,6 +30,7 @@ export function StudyPage({ uid }: { uid: string }) {
     enabled: version !== null,
     staleTime: Infinity,
   });
+  const status = useQuery({ queryKey: ["status"], queryFn: ({ signal }) => getStatus(signal) });
   useKeys({ Escape: () => navigate("/"), u: () => navigate("/") });
   useEffect(() => {
     document.title = "Study - Heimdallr"; // no name of a patient in a title: it ends in histories and screenshots
@@ -52,7 +53,7 @@ export function StudyPage({ uid }: { uid: string }) {
   return (
     <>
       <Identity study={study} />
-      {study.synthetic && (
+      {(study.synthetic || status.data?.synthetic === true) && (
         <div className="demo" role="note">DEMO WEIGHTS <span>Made with synthetic demo models or images. Not about any patient; never leaves this system.</span></div>
       )}
       <main id="content" className="study">
@@ -69,10 +70,10 @@ export function StudyPage({ uid }: { uid: string }) {
           <section>
             <h2>Urgency</h2>
             <div className="urgency-box">
-              <UrgencyPill urgency={study.urgency} />
-              <span>{study.urgency_reason ?? (study.urgency === null ? "The rules have not run for this study." : "No reason was recorded.")}</span>
+              <UrgencyPill study={study} />
+              <span>{study.urgency_reason ?? (study.urgency === null ? "No rule has judged this study." : "No reason was recorded.")}</span>
             </div>
-            {findings.length > 0 && (
+            {findings.some((finding) => finding.text !== study.urgency_reason) && (
               <ul>{findings.map((finding) => <li key={finding.id}>{finding.text}</li>)}</ul>
             )}
           </section>
@@ -95,13 +96,13 @@ function Identity({ study }: { study: StudySummary }) {
   const when = [dicomDate(study.study_date), dicomTime(study.study_time)].filter((part) => part !== "").join(" ");
   return (
     <div className="identity">
-      <UrgencyPill urgency={study.urgency} />
+      <UrgencyPill study={study} />
       <h1>{personName(study.patient_name)}</h1>
       <div className="facts">
         <span>{sexAndAge(study.patient_sex, study.patient_birth_date, study.study_date, new Date()) || "sex and age unknown"}</span>
         <span>MRN <b className="mono">{study.patient_id ?? "—"}</b></span>
         <span>Accession <b className="mono">{study.accession_number ?? "—"}</b></span>
-        <span><b>{[study.modalities.join(" "), study.study_description ?? ""].join(" ").trim() || "no description"}</b></span>
+        <span><b>{studyName(study.modalities, study.study_description)}</b></span>
         <span>{when === "" ? "study date unknown" : when}</span>
         <span>{study.n_instances} images</span>
       </div>

@@ -14,8 +14,6 @@ interface Props {
   synthetic: boolean;
 }
 
-const LEGEND_ROWS = 40;
-
 export default function VolumeTab({ viewer, artifacts, overlay, synthetic }: Props) {
   const drawable = viewer.overlays.filter((item) => item.same_grid);
   const refused = viewer.overlays.length - drawable.length;
@@ -105,7 +103,7 @@ export default function VolumeTab({ viewer, artifacts, overlay, synthetic }: Pro
         <div className="corner bl" data-testid="under-cursor">
           {place === null ? "" : `${place.value.toFixed(0)}${overlay && place.label !== null ? `  ${place.label}` : ""}`}
         </div>
-        {overlay && ready && structures !== undefined && place !== null && <Legend structures={structures} current={place.label} />}
+        {overlay && ready && structures !== undefined && <Legend structures={structures} />}
       </div>
       {refused > 0 && <div className="demo" role="note">{refused} label map{refused > 1 ? "s are" : " is"} not drawn <span>not proven to lie on the grid of this image</span></div>}
     </>
@@ -122,14 +120,9 @@ function useBytes(artifact: ArtifactView | undefined) {
   });
 }
 
-function Legend({ structures, current }: { structures: Record<string, string>; current: string | null }) {
+function Legend({ structures }: { structures: Record<string, string> }) {
   const entries = Object.entries(structures);
-  if (entries.length > LEGEND_ROWS) {
-    const found = entries.find(([, name]) => name.replaceAll("_", " ") === current);
-    if (found === undefined) return null;
-    return <div className="legend"><Swatch value={found[0]} name={found[1]} /></div>;
-  }
-  return <div className="legend" aria-label="Structures">{entries.map(([value, name]) => <Swatch key={value} value={value} name={name} />)}</div>;
+  return <details className="legend"><summary>Structures ({entries.length})</summary>{entries.map(([value, name]) => <Swatch key={value} value={value} name={name} />)}</details>;
 }
 
 function Swatch({ value, name }: { value: string; name: string }) {

@@ -1,6 +1,6 @@
 /** The one place that knows NiiVue. */
 
-import { Niivue, NVImage, SLICE_TYPE } from "@niivue/niivue";
+import { MULTIPLANAR_TYPE, Niivue, NVImage, SHOW_RENDER, SLICE_TYPE } from "@niivue/niivue";
 import { labelTable } from "../lib/colours";
 
 export const WINDOWS = [
@@ -55,7 +55,9 @@ export async function openViewer(
     isNearestInterpolation: false,
     dragAndDropEnabled: false,
     isResizeCanvas: true,
-    show3Dcrosshair: true,
+    multiplanarLayout: MULTIPLANAR_TYPE.GRID,
+    // Rendering in 3-D costs more memory and time than the reader gains from it here.
+    multiplanarShowRender: SHOW_RENDER.NEVER,
     loadingText: "",
     logLevel: "error",
   });

@@ -108,9 +108,10 @@ export function Worklist() {
 function Row({ row, selected, onOpen }: { row: StudySummary; selected: boolean; onOpen: () => void }) {
   const now = new Date();
   const bad = row.state === "failed" || row.state === "not_applicable";
+  const reason = bad ? (row.reason ?? row.reason_code ?? "no reason was recorded") : (row.urgency_reason ?? "");
   return (
     <tr id={`row-${row.study_uid}`} aria-selected={selected} data-study={row.study_uid} onClick={onOpen}>
-      <td><UrgencyPill urgency={row.urgency} /></td>
+      <td><UrgencyPill study={row} /></td>
       <td><StatePill study={row} /></td>
       <td>
         <Link to={studyPath(row)}>{personName(row.patient_name)}</Link>{" "}
@@ -120,10 +121,10 @@ function Row({ row, selected, onOpen }: { row: StudySummary; selected: boolean; 
       <td className="mono">{row.patient_id ?? "—"}</td>
       <td>{row.study_description ?? "—"}</td>
       <td>{row.modalities.join(" ")}</td>
-      <td>{row.ordered_priority ?? "—"}</td>
+      <td>{row.ordered_priority === "STAT" ? <span className="pill small urg">STAT</span> : (row.ordered_priority ?? "—")}</td>
       <td className="num">{row.n_instances}</td>
       <td className="num">{clockTime(row.first_received_at, now)}</td>
-      <td className={bad ? "wide bad" : "wide mute"}>{bad ? (row.reason ?? row.reason_code ?? "no reason was recorded") : (row.urgency_reason ?? "")}</td>
+      <td className={bad ? "wide bad" : "wide mute"} title={reason}>{reason}</td>
     </tr>
   );
 }
