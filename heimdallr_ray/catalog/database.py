@@ -6,12 +6,13 @@ writer never fails half way because it could not upgrade its lock. One host, loc
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -179,12 +180,13 @@ def _create_engine(url: URL) -> Engine:
         raise DatabaseUnusable("the PostgreSQL driver is missing: install psycopg[binary]") from error
 
 
-def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
+def _prepare_sqlite(dbapi_connection: object, _record: object) -> None:
+    connection = cast(sqlite3.Connection, dbapi_connection)
     # The driver's own implicit BEGIN is switched off; `_begin_sqlite` says which BEGIN is meant.
-    dbapi_connection.isolation_level = None
+    connection.isolation_level = None
     # SQLite's own lower() knows ASCII only; a search for "josé" must find JOSÉ, as on PostgreSQL.
-    dbapi_connection.create_function("lower", 1, _lower, deterministic=True)
-    cursor = dbapi_connection.cursor()
+    connection.create_function("lower", 1, _lower, deterministic=True)
+    cursor = connection.cursor()
     try:
         cursor.execute(f"PRAGMA busy_timeout = {int(BUSY_TIMEOUT_S * 1000)}")
         _enter_wal(cursor)
@@ -194,11 +196,11 @@ def _prepare_sqlite(dbapi_connection: Any, _record: object) -> None:
         cursor.close()
 
 
-def _lower(value: object) -> object:
+def _lower(value: str | None) -> str | None:
     return value.lower() if isinstance(value, str) else value
 
 
-def _enter_wal(cursor: Any) -> None:
+def _enter_wal(cursor: sqlite3.Cursor) -> None:
     # SQLite answers "locked" at once, without the busy handler, where two processes switch a new file at the same time.
     for attempt in range(1, WAL_ATTEMPTS + 1):
         try:
@@ -206,7 +208,7 @@ def _enter_wal(cursor: Any) -> None:
                 return
             if cursor.execute("PRAGMA journal_mode = WAL").fetchone()[0] == "wal":
                 return
-        except Exception as error:
+        except sqlite3.OperationalError as error:
             if attempt == WAL_ATTEMPTS or "locked" not in str(error):
                 raise
         time.sleep(WAL_PAUSE_S)

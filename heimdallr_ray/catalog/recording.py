@@ -259,7 +259,7 @@ def _bounded(table: type[SQLModel], column: str, value: str | None) -> str | Non
     if value is None:
         return None
     kind = cast("dict[str, Any]", cast(Any, table).__table__.c)[column].type
-    limit = cast("int | None", cast(String, kind).length)
+    limit = cast(String, kind).length
     storable = value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
     return storable[:limit] or None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import ClassVar
 
 from heimdallr_ray.errors import IllegalTransition
 
@@ -86,7 +87,7 @@ class Urgency(StrEnum):
 class JobPriority:
     """Queue priority: smaller runs first. Live classes before batch."""
 
-    LIVE = {Urgency.P0: 0, Urgency.P1: 1, Urgency.P2: 2, Urgency.P3: 3}
+    LIVE: ClassVar[dict[Urgency, int]] = {Urgency.P0: 0, Urgency.P1: 1, Urgency.P2: 2, Urgency.P3: 3}
     BATCH = 9
 
 

@@ -1,6 +1,6 @@
 """The queue: claim a job for a while, renew, finish. A fence makes the work of a late holder harmless.
 
-Delivery is at least once; effects are exactly once, because everything a job leaves behind is committed under its fence.
+Delivery is at least once; effects are exactly once, because what a job leaves behind is committed under its fence.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import CursorResult, RowMapping
+from sqlalchemy import CursorResult, RowMapping, TextClause
 from sqlmodel import Session, select
 
 from heimdallr_ray.catalog.database import Database
@@ -203,6 +203,17 @@ class LeaseQueue:
         if lease.study_id is not None:
             self._move_study(session, lease.study_id, lease.epoch, StudyState.QUEUED, now, lease.owner)
 
+    def hold(self, session: Session, lease: Lease) -> None:
+        """Nobody can claim the job until the caller's transaction ends: what it writes is written under the fence.
+
+        Raises:
+            StaleLease: somebody else claimed the job, or it has ended.
+        """
+        session.flush()
+        values = {"job_id": lease.job_id, "fence": lease.fence}
+        if session.connection().execute(self._statements.hold, values).first() is None:
+            raise _stale(lease)
+
     def step_output(self, session: Session, lease: Lease, step: str, input_hash: str) -> dict[str, Any] | None:
         """What this step of the job gave for this input, in whichever attempt; None where it has not finished."""
         statement = select(JobStepRow).where(
@@ -219,11 +230,7 @@ class LeaseQueue:
         Raises:
             StaleLease: somebody else claimed the job, or it has ended.
         """
-        session.flush()
-        connection = session.connection()
-        held = connection.execute(self._statements.hold, {"job_id": lease.job_id, "fence": lease.fence}).first()
-        if held is None:
-            raise _stale(lease)
+        self.hold(session, lease)
         values = {
             "job_id": lease.job_id,
             "step": step,
@@ -234,7 +241,7 @@ class LeaseQueue:
             "seconds": seconds,
             "now": self.now(session),
         }
-        connection.execute(statements.RECORD_STEP, values)
+        session.connection().execute(statements.RECORD_STEP, values)
 
     def _anything_ready(self, kinds: Sequence[str]) -> bool:
         with self._database.read() as session:
@@ -323,7 +330,7 @@ class LeaseQueue:
         if study.epoch == epoch and study.state == StudyState.RUNNING.value:
             transition(session, study_id, state, now=now, actor=actor, reason_code=reason_code, reason=reason)
 
-    def _fenced(self, session: Session, statement: Any, lease: Lease, values: Mapping[str, Any]) -> None:
+    def _fenced(self, session: Session, statement: TextClause, lease: Lease, values: Mapping[str, Any]) -> None:
         session.flush()
         changed = cast("CursorResult[Any]", session.connection().execute(statement, dict(values))).rowcount
         if changed != 1:

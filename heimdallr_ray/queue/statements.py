@@ -2,8 +2,9 @@
 
 FINISH lives in heimdallr_ray.catalog.jobs, because a result commits together with it.
 
-States of a job: queued -> running -> done, dead or cancelled; running -> queued (failed attempt, given back). An expired
-lease stays `running` until somebody claims the job. `fence` only grows; each claim and each cancellation adds one.
+States of a job: queued -> running -> done, dead or cancelled; running -> queued (failed attempt, given back). An
+expired lease stays `running` until somebody claims the job. `fence` only grows: each claim and
+each cancellation adds one.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ _RETURNED = """id, kind, key, study_id, epoch, fence, owner, attempt, max_attemp
 _AGED = [bindparam(f"aged_{n}", type_=UtcDateTime()) for n in range(1, MAX_LEVELS + 1)]
 _NOW = bindparam("now", type_=UtcDateTime())
 _LEASE_UNTIL = bindparam("lease_until", type_=UtcDateTime())
-_KINDS = bindparam("kinds", expanding=True)
+_KINDS = bindparam("kinds", type_=String(), expanding=True)
 
 
 def _claim(select: str) -> TextualSelect:
