@@ -9,17 +9,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from heimdallr_ray.dicom import geometry, limits
-from heimdallr_ray.dicom.decode import check_pixels, stored_pixels
-from heimdallr_ray.dicom.grouping import Kind, Series, Slice, slices_of, stack_of
+from heimdallr_ray.dicom import geometry
+from heimdallr_ray.dicom.checks import checked_slices, rescale_of
+from heimdallr_ray.dicom.decode import stored_pixels
+from heimdallr_ray.dicom.grouping import Series, Slice, stack_of
 from heimdallr_ray.dicom.header import Header
-from heimdallr_ray.errors import NotAVolume, TooLarge
+from heimdallr_ray.errors import NotAVolume
 from heimdallr_ray.volume import Volume, VolumeSource
 
 _INT16: Final = np.iinfo(np.int16)
-_UNREADABLE: Final = ("rescale_slope", "rescale_intercept", "pixel_representation", "number_of_frames")
-"""Fields whose absence has a meaning and whose damage must therefore not pass for absence."""
-
 Progress = Callable[[int, int], None]
 
 
@@ -41,12 +39,11 @@ def assemble(series: Series, read_bytes: Callable[[str], bytes], *, progress: Pr
         progress: told (slices done, slices in all).
 
     Raises:
-        NotAVolume: `reason` names the rule; see `geometry.stack`, `grouping.stack_of`, `decode.stored_pixels`; and
-            `localizer`, `not_volume_sop`, `mosaic`, `bad_rescale`, `modality_lut`, `mixed_sizes`,
-            `conflicting_duplicates`.
+        NotAVolume: `reason` names the rule; see `checks.checked_slices`, `grouping.stack_of`, `geometry.stack`,
+            `decode.stored_pixels`; and `conflicting_duplicates`.
         TooLarge, TruncatedObject, BlobMissing: as `decode.stored_pixels`.
     """
-    slices = _checked_slices(series)
+    slices = checked_slices(series)
     found, iop, spacing = stack_of(slices)
     affine = geometry.affine_ras(found, iop, spacing)
     ordered = [slices[index] for index in found.order]
@@ -87,43 +84,8 @@ class _PixelReader:
 
     def rescalable(self, item: Slice) -> NDArray[np.float64]:
         """Rescaled values `[row, column]` in float64."""
-        slope, intercept = _rescale(item)
+        slope, intercept = rescale_of(item)
         return self.stored(item) * np.float64(slope) + intercept
-
-
-def _checked_slices(series: Series) -> list[Slice]:
-    if series.kind is not Kind.STACK:
-        raise NotAVolume("localizer" if series.kind is Kind.LOCALIZER else "not_volume_sop")
-    first = series.header
-    total = 0
-    for instance in series.instances:
-        header = instance.header
-        check_pixels(header)
-        if "MOSAIC" in header.image_type:
-            raise NotAVolume("mosaic", "several slices in one image")
-        if header.has_modality_lut:
-            raise NotAVolume("modality_lut", "values need a lookup table")
-        if (header.rows, header.columns) != (first.rows, first.columns):
-            raise NotAVolume("mixed_sizes", "slices differ in rows or columns")
-        unreadable = [name for name in _UNREADABLE if name in header.malformed]
-        if unreadable:
-            raise NotAVolume("bad_rescale", f"unreadable: {', '.join(unreadable)}")
-        total += header.native_pixel_bytes
-    slices = slices_of(series)
-    for item in slices:
-        slope, intercept = _rescale(item)
-        if slope == 0 or max(abs(slope), abs(intercept)) > 1e7:
-            raise NotAVolume("bad_rescale", f"rescale {slope} x + {intercept}")
-    frame_bytes = 4 * (first.rows or 0) * (first.columns or 0)
-    bytes_needed = max(total, frame_bytes * len(slices))
-    if len(slices) > limits.MAX_FRAMES_PER_SERIES or bytes_needed > limits.MAX_PIXEL_BYTES_PER_SERIES:
-        raise TooLarge(f"{len(slices)} slices, {bytes_needed} bytes of pixels")
-    return slices
-
-
-def _rescale(item: Slice) -> tuple[float, float]:
-    slope, intercept = item.plane.slope, item.plane.intercept
-    return 1.0 if slope is None else slope, 0.0 if intercept is None else intercept
 
 
 def _filled(
@@ -132,11 +94,11 @@ def _filled(
     """`[slice, row, column]`; int16 where rescale is integer, float32 from the first value that does not fit."""
     first = ordered[0].instance.header
     shape = found.slices, first.rows or 0, first.columns or 0
-    integer = all(value == int(value) for item in ordered for value in _rescale(item))
+    integer = all(value == int(value) for item in ordered for value in rescale_of(item))
     buffer: NDArray[Any] = np.empty(shape, np.int16 if integer else np.float32)
     for done, (place, item) in enumerate(zip(found.grid_index, ordered, strict=True), start=1):
         stored = pixels.stored(item)
-        slope, intercept = _rescale(item)
+        slope, intercept = rescale_of(item)
         if buffer.dtype == np.int16 and not _rescale_int16(stored, int(slope), int(intercept), buffer[place], item):
             wide = np.empty(shape, np.float32)
             wide[:place] = buffer[:place]
@@ -186,7 +148,7 @@ def _flags(slices: Sequence[Slice]) -> tuple[str, ...]:
     found: list[str] = []
     if any(header.photometric == "MONOCHROME1" for header in headers):
         found.append("monochrome1")
-    if len({_rescale(item) for item in slices}) > 1:
+    if len({rescale_of(item) for item in slices}) > 1:
         found.append("per_slice_rescale")
     if any(item.plane.slope is None or item.plane.intercept is None for item in slices):
         found.append("no_rescale")
@@ -197,7 +159,7 @@ def _source(series: Series, ordered: Sequence[Slice], found: geometry.Stack) -> 
     header = ordered[0].instance.header
     locators = dict.fromkeys(item.instance.locator for item in ordered)
     padding = header.pixel_padding
-    slope, intercept = _rescale(ordered[0])
+    slope, intercept = rescale_of(ordered[0])
     return VolumeSource(
         modality=series.modality,
         study_uid=header.study_uid or "",

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from heimdallr_ray.dicom import geometry, limits
-from heimdallr_ray.dicom.decode import check_pixels
-from heimdallr_ray.dicom.grouping import Kind, Series, slices_of, stack_of
+from heimdallr_ray.dicom import geometry
+from heimdallr_ray.dicom.checks import checked_slices
+from heimdallr_ray.dicom.grouping import Kind, Series, stack_of
 from heimdallr_ray.dicom.kernels import Sharpness, sharpness
 from heimdallr_ray.dicom.read import is_cut
 from heimdallr_ray.errors import NotAVolume, TooLarge
@@ -173,7 +173,7 @@ RULES: Final[tuple[Rule, ...]] = (
     Rule("too_thick", _too_thick),
     Rule("sharp_kernel", _sharp_kernel),
 )
-"""After these come the codes of `decode.check_pixels`, `grouping.stack_of` and `geometry.stack`: no_geometry,
+"""After these come the codes of `checks.checked_slices`, `grouping.stack_of` and `geometry.stack`: no_geometry,
 variable_spacing, missing_slices, four_d, ..."""
 
 
@@ -207,8 +207,6 @@ def _judge(series: Series) -> Facts | SeriesDecision:
         if reason is not None:
             return _refused(series, rule.code, reason)
     try:
-        for instance in series.instances:
-            check_pixels(instance.header)
         return _facts(series)
     except NotAVolume as error:
         return _refused(series, error.reason, error.detail)
@@ -229,13 +227,11 @@ def _refused(series: Series, code: str, reason: str) -> SeriesDecision:
 
 
 def _facts(series: Series) -> Facts:
-    slices = slices_of(series)
+    slices = checked_slices(series)
     found, iop, spacing = stack_of(slices)
     geometry.affine_ras(found, iop, spacing)
     header = series.header
     rows, columns = header.rows or 0, header.columns or 0
-    if 4 * rows * columns * found.slices > limits.MAX_PIXEL_BYTES_PER_SERIES:
-        raise TooLarge(f"{found.slices} slices of {rows} x {columns} pixels")
     thickness = header.slice_thickness_mm
     return Facts(
         slices=len(found.order),

@@ -8,8 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.filewriter import dcmwrite
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.dicom.series import IndexedInstance
@@ -29,22 +28,30 @@ def ct_datasets(
     return [_slice(k, n_slices, shape, seed, spacing_mm, rng, overrides) for k in range(n_slices)]
 
 
-def ct_study(n_slices: int, shape: tuple[int, int] = (32, 24), **overrides: object) -> list[bytes]:
-    """`ct_datasets` as Part 10 files; overrides are DICOM keywords, `seed` and `spacing_mm`."""
-    return [to_bytes(dataset) for dataset in ct_datasets(n_slices, shape, **overrides)]
+def ct_study(
+    n_slices: int,
+    shape: tuple[int, int] = (32, 24),
+    *,
+    seed: str = "study",
+    spacing_mm: float = 1.0,
+    **overrides: object,
+) -> list[bytes]:
+    """`ct_datasets` as Part 10 files; overrides are DICOM keywords."""
+    made = ct_datasets(n_slices, shape, seed=seed, spacing_mm=spacing_mm, **overrides)
+    return [to_bytes(dataset) for dataset in made]
 
 
 def to_bytes(dataset: Dataset, transfer_syntax: str | None = None) -> bytes:
     """A Part 10 file; other syntaxes than Explicit VR Little Endian must suit the dataset's pixels."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = dataset.get("SOPClassUID") or CTImageStorage
-    meta.MediaStorageSOPInstanceUID = dataset.get("SOPInstanceUID") or Uid.derived("blank")
+    meta.MediaStorageSOPInstanceUID = UID(dataset.get("SOPInstanceUID") or Uid.derived("blank"))
     before = getattr(dataset, "file_meta", None)
     declared = before.get("TransferSyntaxUID") if before is not None else None
-    meta.TransferSyntaxUID = transfer_syntax or declared or ExplicitVRLittleEndian
+    meta.TransferSyntaxUID = UID(transfer_syntax or declared or ExplicitVRLittleEndian)
     dataset.file_meta = meta
     target = io.BytesIO()
-    dcmwrite(target, dataset, enforce_file_format=True)
+    dataset.save_as(target, enforce_file_format=True)
     return target.getvalue()
 
 
