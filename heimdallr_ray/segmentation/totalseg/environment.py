@@ -14,6 +14,7 @@ import io
 import json
 import os
 import tempfile
+import warnings
 from collections.abc import Generator
 from pathlib import Path
 from typing import Final
@@ -76,13 +77,14 @@ def keep_freed_memory() -> bool:
 
 @contextlib.contextmanager
 def upstream_call(what: str) -> Generator[None]:
-    """Upstream prints, and leaves by SystemExit where it should raise; here it is silent and raises Broken.
+    """Upstream prints, warns, and leaves by SystemExit where it should raise; here it is silent and raises Broken.
 
     Raises:
         Broken: upstream called sys.exit.
     """
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     except SystemExit as error:
         raise Broken(f"{what}: upstream ended the process ({error.code})") from error

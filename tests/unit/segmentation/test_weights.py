@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heimdallr_ray.errors import WeightsMissing, WeightsTampered
+from heimdallr_ray.segmentation.weights import MANIFEST_NAME, read_manifest, verify, write_manifest
+
+CHECKPOINT = "Dataset298/trainer/fold_0/checkpoint_final.pth"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    target = tmp_path / CHECKPOINT
+    target.parent.mkdir(parents=True)
+    target.write_bytes(b"weights" * 1000)
+    (tmp_path / "Dataset298/trainer/plans.json").write_text("{}")
+    write_manifest(tmp_path, synthetic=True, extra={"recipe": "phantoms", "format": 99})
+    return tmp_path
+
+
+def test_what_was_written_verifies(folder: Path) -> None:
+    weights = verify(folder)
+    assert weights.synthetic
+    assert set(weights.files) == {CHECKPOINT, "Dataset298/trainer/plans.json"}
+    assert weights.read(CHECKPOINT) == b"weights" * 1000
+    assert weights.has_folder("Dataset298/trainer") and not weights.has_folder("Dataset29")
+    document = json.loads((folder / MANIFEST_NAME).read_text())
+    assert document["recipe"] == "phantoms" and document["format"] == 1
+
+
+@pytest.mark.parametrize("position", [0, 3500, 6999])
+def test_one_changed_byte_is_refused(folder: Path, position: int) -> None:
+    content = bytearray((folder / CHECKPOINT).read_bytes())
+    content[position] ^= 1
+    (folder / CHECKPOINT).write_bytes(content)
+    with pytest.raises(WeightsTampered):
+        verify(folder)
+    with pytest.raises(WeightsTampered):
+        read_manifest(folder).read(CHECKPOINT)
+
+
+@pytest.mark.parametrize("change", [b"", b"weights" * 1000 + b"x"])
+def test_another_length_is_refused(folder: Path, change: bytes) -> None:
+    (folder / CHECKPOINT).write_bytes(change)
+    with pytest.raises(WeightsTampered):
+        verify(folder)
+    with pytest.raises(WeightsTampered):
+        read_manifest(folder).read(CHECKPOINT)
+
+
+def test_a_listed_file_that_is_gone_is_missing(folder: Path) -> None:
+    (folder / CHECKPOINT).unlink()
+    with pytest.raises(WeightsMissing):
+        verify(folder)
+    with pytest.raises(WeightsMissing):
+        read_manifest(folder).read(CHECKPOINT)
+
+
+def test_an_unlisted_file_is_never_read(folder: Path) -> None:
+    (folder / "Dataset298/trainer/extra.pth").write_bytes(b"x")
+    with pytest.raises(WeightsMissing):
+        verify(folder).read("Dataset298/trainer/extra.pth")
+
+
+def test_no_manifest_means_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(WeightsMissing):
+        verify(tmp_path)
+
+
+DIGEST = "0" * 64
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        [],
+        {"format": 2, "synthetic": True, "files": {}},
+        {"format": 1, "synthetic": "yes", "files": {}},
+        {"format": 1, "synthetic": True, "files": []},
+        {"format": 1, "synthetic": True, "files": {"../outside": {"sha256": DIGEST, "size": 1}}},
+        {"format": 1, "synthetic": True, "files": {"/etc/passwd": {"sha256": DIGEST, "size": 1}}},
+        {"format": 1, "synthetic": True, "files": {"a//b": {"sha256": DIGEST, "size": 1}}},
+        {"format": 1, "synthetic": True, "files": {"a": {"sha256": "short", "size": 1}}},
+        {"format": 1, "synthetic": True, "files": {"a": {"sha256": DIGEST, "size": -1}}},
+        {"format": 1, "synthetic": True, "files": {"a": {"sha256": DIGEST, "size": True}}},
+        {"format": 1, "synthetic": True, "files": {"a": None}},
+    ],
+)
+def test_a_malformed_manifest_is_refused(tmp_path: Path, document: Any) -> None:  # noqa: ANN401
+    (tmp_path / MANIFEST_NAME).write_text(json.dumps(document))
+    with pytest.raises(WeightsTampered):
+        verify(tmp_path)
+
+
+def test_a_manifest_that_is_not_json_is_refused(tmp_path: Path) -> None:
+    (tmp_path / MANIFEST_NAME).write_text("{")
+    with pytest.raises(WeightsTampered):
+        verify(tmp_path)
