@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import heimdallr_ray
+
+PROGRAM = """
+import numpy as np
+from heimdallr_ray.metrics import kernels
+labels = np.ones((2, 3, 4), np.uint8)
+rows = np.full(256, -1, np.int32); rows[1] = 0
+tables = [np.zeros((1, n), np.int64) for n in (2, 3, 5)]
+histogram = np.zeros((1, kernels.N_BINS), np.uint32)
+kernels.tally(labels, np.zeros((2, 3, 4), np.int16), rows, histogram, *tables)
+assert histogram.sum() == 24
+"""
+
+
+@pytest.mark.parametrize("home_is_writable", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_the_kernels_work_from_a_package_folder_that_cannot_be_written(tmp_path: Path, home_is_writable: bool):
+    source = Path(heimdallr_ray.__file__).parent
+    package = tmp_path / "site" / "heimdallr_ray"
+    (package / "metrics").mkdir(parents=True)
+    for name in ("__init__.py", "metrics/__init__.py", "metrics/kernels.py"):
+        (package / name).write_bytes((source / name).read_bytes())
+    # A file where the cache folder would be: not even root can create a folder of that name.
+    (package / "metrics" / "__pycache__").write_bytes(b"")
+    home = tmp_path / "home"
+    if home_is_writable:
+        home.mkdir()
+    else:
+        home.write_bytes(b"")
+    environment = {key: value for key, value in os.environ.items() if key not in ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
+    environment.update(HOME=str(home), XDG_CACHE_HOME=str(home / "cache"), PYTHONPATH=str(tmp_path / "site"))
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", PROGRAM],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert any(home.rglob("*.nbi")) == home_is_writable

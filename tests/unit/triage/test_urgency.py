@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from heimdallr_ray.catalog.states import Urgency as CatalogUrgency
+from heimdallr_ray.metrics.result import Measurement, Provenance, Status
+from heimdallr_ray.triage.rules import RULES, Urgency
+from heimdallr_ray.triage.urgency import assess
+
+ICH = "intracranial_hemorrhage_volume"
+
+
+def _measurement(
+    name: str, value: float | None, status: Status = Status.OK, *, synthetic: bool = False, **evidence: float
+) -> Measurement:
+    reasons = () if value is not None else ("reason",)
+    return Measurement(name, value, "mL", status, Provenance(name, 1, synthetic=synthetic), reasons, 10, evidence)
+
+
+LIVER = _measurement("liver_volume", 1500.0)
+
+
+def test_blood_is_p0_with_its_written_reason():
+    found = assess((LIVER, _measurement(ICH, 31.24, largest_component_ml=30.0)))
+    assert found.urgency is Urgency.P0
+    assert found.urgency.word == "CRITICAL"
+    assert found.reason == (
+        "intracranial hemorrhage 31.2 mL ≥ 0.1 mL; rule ich-any v1, "
+        "ACR Actionable Reporting Work Group category 1 (Larson, J Am Coll Radiol 2014)"
+    )
+    (finding,) = found.findings
+    assert (finding.rule_id, finding.rule_version, finding.threshold, finding.unit) == ("ich-any", 1, 0.1, "mL")
+    assert finding.compared == 30.0
+    assert finding.measurement_id == ICH
+
+
+@pytest.mark.parametrize(("component_ml", "urgency"), [(0.0999, Urgency.P3), (0.1, Urgency.P0), (0.0, Urgency.P3)])
+def test_the_threshold_is_one_component_of_a_tenth_of_a_millilitre(component_ml: float, urgency: Urgency):
+    # 0.5 mL in all: scattered specks below 0.1 mL each do not fire.
+    assert assess((_measurement(ICH, 0.5, largest_component_ml=component_ml),)).urgency is urgency
+
+
+def test_blood_cut_by_the_scan_is_still_p0():
+    cut = _measurement(ICH, None, Status.INCOMPLETE_FOV, largest_component_ml=5.0, segmented_ml=6.04)
+    found = assess((cut,))
+    assert found.urgency is Urgency.P0
+    assert found.reason.startswith("intracranial hemorrhage at least 6.0 mL ≥ 0.1 mL")
+
+
+def test_blood_in_slices_too_far_apart_is_still_p0():
+    thick = _measurement(ICH, None, Status.GATED, largest_component_ml=5.0, segmented_ml=6.0)
+    assert assess((LIVER, thick)).urgency is Urgency.P0
+
+
+def test_without_a_finding_it_is_routine_and_says_that_nothing_is_excluded():
+    found = assess((LIVER, _measurement(ICH, 0.0, largest_component_ml=0.0)))
+    assert (found.urgency, found.findings) == (Urgency.P3, ())
+    assert found.reason == "no rule fired; an absent AI finding excludes nothing"
+
+
+@pytest.mark.parametrize("status", [Status.ERROR, Status.GATED])
+def test_a_failure_of_ai_is_not_routine(status: Status):
+    found = assess((LIVER, _measurement(ICH, None, status)))
+    assert found.urgency is None
+    assert found.reason == f"AI not available: {ICH} could not be measured"
+
+
+def test_an_implausible_amount_is_left_to_people():
+    assert assess((LIVER, _measurement(ICH, 900.0, Status.IMPLAUSIBLE, largest_component_ml=900.0))).urgency is None
+
+
+def test_nothing_measured_gives_no_urgency():
+    assert assess(()).urgency is None
+    assert assess((_measurement("liver_volume", None, Status.NOT_APPLICABLE),)).urgency is None
+
+
+def test_an_abdomen_without_a_head_is_routine():
+    assert assess((LIVER, _measurement(ICH, None, Status.NOT_APPLICABLE))).urgency is Urgency.P3
+
+
+def test_a_finding_from_synthetic_weights_says_so():
+    (finding,) = assess((_measurement(ICH, 9.0, synthetic=True, largest_component_ml=9.0),)).findings
+    assert finding.synthetic
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([ICH, "liver_volume", "spleen_volume"]), st.floats(0, 1e4), st.floats(0, 1e4)),
+        max_size=5,
+    ),
+    st.floats(0, 1e4),
+    st.floats(0, 1e4),
+)
+def test_one_more_measured_number_never_lowers_the_urgency(
+    before: list[tuple[str, float, float]], total_ml: float, largest_ml: float
+):
+    measurements = [_measurement(name, value, largest_component_ml=largest) for name, value, largest in before]
+    old = assess(measurements)
+    new = assess([*measurements, _measurement(ICH, total_ml, largest_component_ml=largest_ml)])
+    assert new.urgency is not None
+    assert old.urgency is None or new.urgency.value <= old.urgency.value
+
+
+def test_the_rule_table_is_versioned_and_cited():
+    assert len({rule.id for rule in RULES}) == len(RULES)
+    assert all(rule.version >= 1 and rule.citation and rule.unit for rule in RULES)
+
+
+def test_triage_and_catalog_mean_the_same_classes():
+    assert [(one.value, one.word) for one in Urgency] == [(one.value, one.word) for one in CatalogUrgency]
