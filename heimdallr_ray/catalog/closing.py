@@ -17,7 +17,7 @@ from heimdallr_ray.catalog.transitions import lock_study_uid, locked_study, tran
 
 QUIET_S = 2.0
 """After this long without an image a study is shown as settling."""
-MAX_PER_CALL = 200
+MAX_PER_CALL = 50
 """Studies moved in one transaction; the rest wait for the next scan."""
 
 

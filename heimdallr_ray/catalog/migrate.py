@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from alembic import command
@@ -14,6 +15,8 @@ from heimdallr_ray.catalog.faults import NOT_MIGRATED
 from heimdallr_ray.errors import SchemaMismatch
 
 MIGRATIONS = Path(__file__).with_name("migrations")
+# Alembic says two lines for each question about the version; readiness is asked every few seconds.
+logging.getLogger("alembic.runtime.migration").setLevel(logging.WARNING)
 _SCHEMA_LOCK = 0x4865_696D_6400
 
 

@@ -103,8 +103,8 @@ def test_a_study_known_to_be_critical_is_not_queued_as_routine(database: Databas
 
 def test_many_idle_studies_are_closed_in_bounded_calls(database: Database) -> None:
     with database.write() as session:
-        record_instances(session, [received(1, study=n) for n in range(1, 206)], EPOCH)
-    assert [len(_close(database, 30)) for _ in range(3)] == [200, 5, 0]
+        record_instances(session, [received(1, study=n) for n in range(1, 56)], EPOCH)
+    assert [len(_close(database, 30)) for _ in range(3)] == [50, 5, 0]
 
 
 def test_urgency_rises_and_never_falls(database: Database) -> None:
