@@ -1,6 +1,6 @@
 """The typed builder that serve_config.yaml names, and what every replica needs to start."""
 
-from __future__ import annotations
+# No `from __future__ import annotations` here: Ray Serve reads the builder's annotation to make typed arguments.
 
 from pathlib import Path
 

@@ -70,6 +70,8 @@ def environment(where: RayPlaces) -> dict[str, str]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
         "RAY_TMPDIR": str(where.temp_dir),
+        # Ray runs its workers at niceness 15 by default; the DICOM listener is one of them.
+        "RAY_worker_niceness": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }

@@ -26,6 +26,8 @@ from heimdallr_ray.errors import HeimdallrError, NotReady
 from heimdallr_ray.operations import ports, processes
 from heimdallr_ray.operations.lock import DataFolderLock, Holder
 from heimdallr_ray.operations.rayhead import NAMESPACE, RayHead, environment
+from heimdallr_ray.segmentation.demo import weights_dir
+from heimdallr_ray.segmentation.weights import read_manifest
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +68,12 @@ def server_url(settings: Settings) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.server_port}"
 
 
+def last_line(message: str) -> str:
+    """The last line of a message that may be a traceback: the error itself."""
+    lines = [line for line in message.splitlines() if line.strip()]
+    return lines[-1].strip() if lines else "no reason given"
+
+
 class Supervisor:
     """Starts, watches and stops the stack of one data folder."""
 
@@ -92,6 +100,7 @@ class Supervisor:
 
         Raises:
             AlreadyRunning: another supervisor holds the data folder.
+            WeightsMissing, WeightsTampered: there is no readable registry of models.
             NotReady: it did not become ready within 60 s (120 s on the first start); says what was missing.
         """
         self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -110,6 +119,7 @@ class Supervisor:
         self._lock.note(self._holder)
         self._install_signals()
         self._require_ports()
+        read_manifest(self.settings.resolved_weights_dir or weights_dir())
         self._progress("database")
         database = Database(self.settings.resolved_database_url)
         database.migrate()
@@ -216,6 +226,7 @@ class Supervisor:
 
         values = yaml.safe_load(serve_config_path().read_text(encoding="utf-8"))
         values["http_options"].update(host=self.settings.server_host, port=self.settings.server_port)
+        values["logging_config"].update(logs_dir=str(self.settings.log_dir / "serve"), log_level=self.settings.log_level)
         values["applications"][0]["args"] = {"build": self.build, "settings_file": str(effective)}
         if self.settings.device == "cuda":
             for deployment in values["applications"][0]["deployments"]:
@@ -252,13 +263,13 @@ class Supervisor:
         if application is None:
             return "Serve has not accepted the application"
         if application.status == "DEPLOY_FAILED":
-            raise NotReady(f"the application failed: {application.message}")
+            raise NotReady(f"the application failed: {last_line(application.message)}")
         pending: list[str] = []
         for name, deployment in application.deployments.items():
-            if deployment.status == "DEPLOY_FAILED":
-                raise NotReady(f"{name} failed: {deployment.message}")
+            if deployment.status == "DEPLOY_FAILED" or "heimdallr_ray.errors." in deployment.message:
+                raise NotReady(f"{name} failed: {last_line(deployment.message)}")
             if deployment.status != "HEALTHY":
-                pending.append(f"{name} ({deployment.status}) {deployment.message}".strip())
+                pending.append(f"{name} is {deployment.status.value}: {last_line(deployment.message)}")
         if pending or application.status != "RUNNING":
             return "; ".join(pending) or f"application is {application.status}"
         try:

@@ -46,7 +46,6 @@ class StoredInstance:
     study_uid: Uid
     sop_uid: Uid
     locator: str
-    size: int
 
 
 @dataclass(frozen=True)
@@ -68,10 +67,11 @@ def choose_series(instances: Iterable[StoredInstance], path_of: Callable[[str], 
     """
     indexed: list[IndexedInstance] = []
     for instance in instances:
-        header = read_header(path_of(instance.locator))
+        path = path_of(instance.locator)
+        header = read_header(path)
         # Blank identifiers were derived once, at the door; the catalog's are the ones that count.
         header = replace(header, study_uid=instance.study_uid, series_uid=instance.series_uid, sop_uid=instance.sop_uid)
-        indexed.append(IndexedInstance(header, instance.locator, instance.size))
+        indexed.append(IndexedInstance(header, instance.locator, path.stat().st_size))
     return select(group(indexed))
 
 

@@ -139,7 +139,6 @@ class StudyRunner:
                     study_uid=Uid(study.study_uid),
                     sop_uid=Uid(row.sop_uid),
                     locator=row.blob_sha256,
-                    size=row.size,
                 )
                 for row in instances_of(session, lease.study_id, lease.epoch)
             ]

@@ -211,6 +211,11 @@ def _any(dtype: Any, ndim: int) -> Any:  # noqa: ANN401
     return _types.Array(dtype, ndim, "A")
 
 
+def _read(dtype: Any, ndim: int) -> Any:  # noqa: ANN401
+    # Volumes that come out of Ray's object store are read-only views of shared memory.
+    return _types.Array(dtype, ndim, "A", readonly=True)
+
+
 def _c(dtype: Any, ndim: int) -> Any:  # noqa: ANN401
     return _types.Array(dtype, ndim, "C")
 
@@ -246,7 +251,7 @@ def zoom_linear() -> Callable[..., None]:
     return _compiled(
         _zoom_linear,
         *(
-            _types.void(_any(dtype, 3), _c(_types.float32, 3), index, index, weight, weight, _types.int64, _types.int64)
+            _types.void(_read(dtype, 3), _c(_types.float32, 3), index, index, weight, weight, _types.int64, _types.int64)
             for dtype in (_types.int16, _types.float32)
         ),
     )
