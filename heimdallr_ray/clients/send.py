@@ -6,27 +6,27 @@ Source: PS3.4 annex B (Storage SCU), PS3.7 section 9.1.1, PS3.8 annex D.
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
 from itertools import islice
 from pathlib import Path
+from ssl import SSLContext
 from typing import Any, cast
 
 from pydicom.uid import UID
-from pynetdicom import evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.events import Event
 from pynetdicom.presentation import build_context
+from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.errors import BadSetting, EmptyInput, NotReady, Rejected
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.listener import part10
+from heimdallr_ray.listener.transport import PromptSocket
 
 logger = logging.getLogger(__name__)
 
@@ -249,6 +249,17 @@ def _send_batch(
             pause_s = min(2 * pause_s, PAUSE_LAST_S)
 
 
+class _Entity(ApplicationEntity):
+    """Associates over a PromptSocket."""
+
+    def _create_socket(
+        self, assoc: Association, address: AddressInformation, tls_args: tuple[SSLContext, str] | None
+    ) -> AssociationSocket:
+        created = PromptSocket(assoc, address=address)
+        created.tls_args = tls_args
+        return created
+
+
 def _associate(
     waiting: Sequence[_Outgoing], host: str, port: int, called_ae: str, calling_ae: str
 ) -> Association | None:
@@ -258,7 +269,7 @@ def _associate(
         BadSetting: the peer rejects us permanently, or an AE title is malformed.
     """
     try:
-        entity = ApplicationEntity(calling_ae)
+        entity = _Entity(calling_ae)
         entity.connection_timeout = CONNECT_TIMEOUT_S
         entity.acse_timeout = CONNECT_TIMEOUT_S
         entity.dimse_timeout = ANSWER_TIMEOUT_S
@@ -273,7 +284,6 @@ def _associate(
             contexts=contexts,
             ae_title=called_ae,
             max_pdu=MAX_PDU_BYTES,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _no_delay)],
         )
     except (ValueError, TypeError) as error:
         raise BadSetting(f"AE title or address: {error}") from error
@@ -286,12 +296,6 @@ def _associate(
         )
         raise BadSetting(f"{host}:{port} rejects the association: {reason}")
     return None
-
-
-def _no_delay(event: Event) -> None:
-    # Without it, delayed acknowledgements cost 40 ms per image.
-    connection = cast(Any, event.assoc.dul.socket).socket
-    cast(socket.socket, connection).setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _end(association: Association) -> None:

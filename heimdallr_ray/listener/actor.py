@@ -23,9 +23,7 @@ RESOURCE = "dicom_scp"
 
 _detached_actor = cast(
     "Callable[[type], Any]",
-    cast(Any, ray).remote(
-        num_cpus=0, resources={RESOURCE: 1}, max_restarts=-1, max_task_retries=0, max_concurrency=8
-    ),
+    cast(Any, ray).remote(num_cpus=0, resources={RESOURCE: 1}, max_restarts=-1, max_task_retries=0, max_concurrency=8),
 )
 
 
@@ -40,7 +38,8 @@ class DicomScp:
         """The port answers. A restart of the actor calls this again with the same arguments.
 
         Args:
-            settings_file: what `config.save_effective` wrote. A path and not the values, because arguments of a detached actor are kept by Ray, and settings hold tokens.
+            settings_file: what `config.save_effective` wrote. A path and not the values, because arguments of a
+                detached actor are kept by Ray, and settings hold tokens.
             build: what `status` reports, so that a supervisor can replace an actor that runs older code.
 
         Raises:

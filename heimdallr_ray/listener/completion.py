@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 FLUSH_TIMEOUT_S = 30.0
 ORPHAN_SCAN_S = 30.0
 ORPHAN_AGE_S = 60.0
-"""A ready file this old is in no living receiver's hand: a group is committed within a second or retried from memory."""
+"""A ready file this old is in no living receiver's hand: groups are committed at once or retried from memory."""
 
 
 class CompletionWatcher:

@@ -20,9 +20,10 @@ from typing import Any, cast
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
-from pynetdicom.transport import AssociationSocket, RequestHandler, ThreadedAssociationServer
+from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from heimdallr_ray.config import Settings
+from heimdallr_ray.listener.transport import PromptSocket, prompt
 
 logger = logging.getLogger(__name__)
 
@@ -121,12 +122,11 @@ class Tally:
             return dict(self._counts)
 
 
-class GuardedSocket(AssociationSocket):
+class GuardedSocket(PromptSocket):
     """Reads PDUs of bounded length in bounded time; a peer that breaks a bound is aborted and cut off."""
 
     def __init__(self, assoc: Association, client_socket: socket.socket, rules: GateRules, tally: Tally) -> None:
-        # Most devices write small PDUs and wait: without this, delayed acknowledgements cost 40 ms each.
-        client_socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        prompt(client_socket)
         client_socket.settimeout(PDU_TIMEOUT_S)
         super().__init__(assoc, client_socket=client_socket)
         self._rules = rules
@@ -235,7 +235,7 @@ class GatedServer(ThreadedAssociationServer):
         """As the parent; `rules` decide whom it talks to."""
         self.rules = rules
         self.tally = tally
-        super().__init__(ae, address, ae_title, contexts, ssl_context, evt_handlers, _GuardedHandler)
+        cast(Any, super()).__init__(ae, address, ae_title, contexts, ssl_context, evt_handlers, _GuardedHandler)
 
     def verify_request(self, request: object, client_address: object) -> bool:
         """True where the connection may stay open."""

@@ -113,7 +113,7 @@ class StoreScp:
         logger.info("listener.open", extra={"host": host, "port": self.port, "ae_title": self._rules.ae_title})
 
     def _bind(self, entity: ApplicationEntity, host: str, port: int) -> GatedServer:
-        server = entity.make_server(
+        server = cast(Any, entity).make_server(
             (host, port),
             evt_handlers=[
                 (evt.EVT_REQUESTED, self._on_requested),
@@ -123,7 +123,7 @@ class StoreScp:
                 (evt.EVT_C_ECHO, self._on_echo),
                 (evt.EVT_C_STORE, self._on_store),
             ],
-            server_class=cast(Any, GatedServer),
+            server_class=GatedServer,
             rules=self._rules,
             tally=self.tally,
         )

@@ -290,7 +290,9 @@ class Spool:
             raise StorageFull("less than min_free_mib is free")
 
     @contextmanager
-    def writer(self, arrival: Arrival, expected_size: int = 0, staging: Staging | None = None) -> Generator[SpoolWriter]:
+    def writer(
+        self, arrival: Arrival, expected_size: int = 0, staging: Staging | None = None
+    ) -> Generator[SpoolWriter]:
         """A writer for one object; its temporary file is gone afterwards whatever happened.
 
         With `staging` the object stays in that folder, durable but not ready.

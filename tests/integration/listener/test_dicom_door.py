@@ -15,7 +15,17 @@ from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
 from heimdallr_ray.clients.send import send_folder
-from tests.support.intake import Intake, ct_slice, dataset_bytes, dcmtk, file_bytes, sha256, storescu, wait_for, write_study
+from tests.support.intake import (
+    Intake,
+    ct_slice,
+    dataset_bytes,
+    dcmtk,
+    file_bytes,
+    sha256,
+    storescu,
+    wait_for,
+    write_study,
+)
 
 pytestmark = pytest.mark.peers("storescu", "dcmsend", "echoscu")
 
@@ -263,7 +273,7 @@ def _fails_on(monkeypatch: pytest.MonkeyPatch, intake: Intake, call: str, code: 
     seen: set[str] = set()
 
     def failing(fd: int, *arguments: object) -> object:
-        target = os.readlink(f"/proc/self/fd/{fd}")
+        target = str(Path(f"/proc/self/fd/{fd}").readlink())
         if target.startswith(str(intake.settings.spool_dir)) and target.endswith(".part"):
             seen.add(target)
             if len(seen) == which:

@@ -1,0 +1,154 @@
+"""The ZIP door: what an archive holds becomes instances, bytes unchanged, as a whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
+from pydicom.uid import UID
+from sqlmodel import select
+
+from heimdallr_ray.catalog.tables import SeriesRow
+from heimdallr_ray.errors import StorageFull
+from heimdallr_ray.listener.archive import ArchiveLimits, receive_zip
+from heimdallr_ray.listener.receive import Receiver
+from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, write_study
+
+LIMITS = ArchiveLimits(max_entries=1000, max_unpacked_bytes=1 << 30)
+
+
+@pytest.fixture
+def intake(tmp_path: Path) -> Intake:
+    return Intake(tmp_path / "data")
+
+
+@pytest.fixture
+def receiver(intake: Intake) -> Receiver:
+    return Receiver(intake.settings, intake.database, intake.blobs, intake.clock)
+
+
+def zipped(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as output:
+        for name, content in members.items():
+            output.writestr(name, content)
+    return path
+
+
+def test_a_study_with_other_files_beside_it(tmp_path: Path, intake: Intake, receiver: Receiver) -> None:
+    paths = write_study(tmp_path / "study", 5)
+    members = {f"folder/{path.name}": path.read_bytes() for path in paths}
+    members["folder/readme.txt"] = b"hello"
+    members["DICOMDIR"] = file_bytes_of_dicomdir()
+    members["empty"] = b""
+    outcome = receive_zip(zipped(tmp_path / "a.zip", members), receiver, LIMITS, "u1")
+    assert (outcome.accepted, outcome.rejected, outcome.skipped) == (5, 2, 1)
+    assert {code for _, code in outcome.rejections} == {"not_dicom"}
+    assert outcome.study_uids == ("1.2.826.0.1.3680043.9.9.1",)
+    assert intake.stored() == {
+        str(dcmread(path).SOPInstanceUID): sha256(dataset_bytes(path.read_bytes())) for path in paths
+    }
+    assert intake.spooled() == []
+    assert {row.door for row in intake.instances()} == {"upload"}
+
+
+def file_bytes_of_dicomdir() -> bytes:
+    dataset = ct_slice(1, "1.2.3", "1.2.3.4")
+    dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID = UID("1.2.840.10008.1.3.10")
+    return file_bytes(dataset)
+
+
+def test_bare_data_sets_and_deflated_objects_keep_their_bytes(
+    tmp_path: Path, intake: Intake, receiver: Receiver
+) -> None:
+    complete = file_bytes(ct_slice(1, "1.2.3", "1.2.3.4"))
+    bare = dataset_bytes(complete)
+    deflated = Path(str(get_testdata_file("image_dfl.dcm"))).read_bytes()
+    outcome = receive_zip(zipped(tmp_path / "a.zip", {"bare": bare, "deflated": deflated}), receiver, LIMITS, "u1")
+    assert (outcome.accepted, outcome.rejected) == (2, 0)
+    assert set(intake.stored().values()) == {sha256(bare), sha256(dataset_bytes(deflated))}
+    bare_row = next(row for row in intake.instances() if row.sop_uid == "1.2.3.4.1")
+    assert dcmread(intake.blobs.path(bare_row.blob_sha256)).PatientID == "P1"
+
+
+def blank(index: int, patient_id: str = "P1") -> bytes:
+    """As some exporters write: the study, series and instance identifiers are in the file meta or nowhere."""
+    dataset = ct_slice(index, "", "", patient_id=patient_id)
+    dataset.SOPInstanceUID = ""
+    return file_bytes(dataset)
+
+
+def test_blank_identifiers_in_one_upload_are_one_study_and_one_series(
+    tmp_path: Path, intake: Intake, receiver: Receiver
+) -> None:
+    archive = zipped(tmp_path / "a.zip", {f"{index}": blank(index) for index in range(1, 6)})
+    outcome = receive_zip(archive, receiver, LIMITS, "u1")
+    assert outcome.accepted == 5
+    assert len(outcome.study_uids) == 1
+    assert [(study.n_instances, study.uid_generated) for study in intake.studies()] == [(5, True)]
+    with intake.database.read() as session:
+        assert [row.n_instances for row in session.exec(select(SeriesRow)).all()] == [5]
+    assert {row.sop_uid for row in intake.instances()} == {f"2.25.1.{index}" for index in range(1, 6)}
+    # Another upload is another study; another patient in one upload is never the same study.
+    receive_zip(archive, receiver, LIMITS, "u2")
+    assert len(intake.studies()) == 2
+    mixed = zipped(tmp_path / "b.zip", {"a": blank(1), "b": blank(2, patient_id="P2")})
+    assert len(receive_zip(mixed, receiver, LIMITS, "u3").study_uids) == 2
+
+
+@pytest.mark.data
+def test_real_objects_with_blank_identifiers_are_one_study(
+    tmp_path: Path, intake: Intake, receiver: Receiver, data_folder: Path
+) -> None:
+    folder = data_folder / "totalsegmentator" / "example_ct_dicom"
+    files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+    assert len(files) == 20
+    outcome = receive_zip(zipped(tmp_path / "a.zip", files), receiver, LIMITS, "u1")
+    assert (outcome.accepted, outcome.rejected, len(outcome.study_uids)) == (20, 0, 1)
+    assert [study.n_instances for study in intake.studies()] == [20]
+    assert sorted(intake.stored().values()) == sorted(sha256(dataset_bytes(content)) for content in files.values())
+
+
+def test_the_same_upload_again_adds_nothing(tmp_path: Path, intake: Intake, receiver: Receiver) -> None:
+    members = {path.name: path.read_bytes() for path in write_study(tmp_path / "study", 3)}
+    for upload in ("u1", "u2"):
+        assert receive_zip(zipped(tmp_path / "a.zip", members), receiver, LIMITS, upload).accepted == 3
+    assert len(intake.instances()) == 3
+
+
+def test_a_disk_that_fills_up_midway_keeps_nothing(
+    tmp_path: Path, intake: Intake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = {path.name: path.read_bytes() for path in write_study(tmp_path / "study", 4)}
+    archive = zipped(tmp_path / "a.zip", members)
+    real, calls = os.fsync, 0
+
+    def full(fd: int) -> None:
+        nonlocal calls
+        if Path(f"/proc/self/fd/{fd}").readlink().suffix == ".part":
+            calls += 1
+            if calls == 3:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageFull):
+        receive_zip(archive, receiver, LIMITS, "u1")
+    assert intake.instances() == []
+    assert intake.spooled() == []
+    monkeypatch.setattr(os, "fsync", real)
+    assert receive_zip(archive, receiver, LIMITS, "u2").accepted == 4
+
+
+def test_what_a_dead_uploader_left_is_swept(intake: Intake, receiver: Receiver) -> None:
+    folder = intake.settings.spool_dir / "incoming" / "dead.staging"
+    folder.mkdir()
+    (folder / "one.dcm").write_bytes(b"x")
+    with receiver.spool.staging() as alive:
+        assert receiver.replay() == 0
+        assert not folder.exists()
+        assert alive.folder.is_dir()
