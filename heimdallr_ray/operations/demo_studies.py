@@ -28,21 +28,19 @@ class DemoStudy:
     """Measurement id to the value painted into the phantom, in the measurement's unit."""
 
 
+ORGANS = ("liver", "spleen", "kidney_right", "kidney_left")
+
+
 def _truth(body: phantom.Phantom) -> dict[str, float]:
-    volumes = body.truth.volumes_ml
-    known = {
-        "liver_volume": volumes.get("liver"),
-        "spleen_volume": volumes.get("spleen"),
-        "kidney_right_volume": volumes.get("kidney_right"),
-        "kidney_left_volume": volumes.get("kidney_left"),
-        "liver_attenuation": body.truth.hu.get("liver"),
-        "spleen_attenuation": body.truth.hu.get("spleen"),
-        "kidney_right_attenuation": body.truth.hu.get("kidney_right"),
-        "kidney_left_attenuation": body.truth.hu.get("kidney_left"),
-    }
-    if volumes.get("brain"):
-        known["intracranial_hemorrhage_volume"] = body.truth.bleed_ml
-    return {name: float(value) for name, value in known.items() if value}
+    """What was painted, for structures that are in the field of view."""
+    known: dict[str, float] = {}
+    for organ in ORGANS:
+        if body.truth.volumes_ml.get(organ, 0.0) > 0.0:
+            known[f"{organ}_volume"] = float(body.truth.volumes_ml[organ])
+            known[f"{organ}_attenuation"] = float(body.truth.hu[organ])
+    if body.truth.volumes_ml.get("brain", 0.0) > 0.0:
+        known["intracranial_hemorrhage_volume"] = float(body.truth.bleed_ml)
+    return known
 
 
 def write_demo_study(label: str, root: Path, now: datetime, run_id: str) -> DemoStudy:
