@@ -28,6 +28,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+models = typer.Typer(help="The registry of segmentation models.", no_args_is_help=True)
+app.add_typer(models, name="models")
 _err = Console(stderr=True, highlight=False)
 _out = Console(highlight=False)
 
@@ -214,6 +216,31 @@ def upload(
         except HeimdallrError as error:
             raise _failure(error) from error
     _report(outcome.as_json(), as_json)
+
+
+@models.command("verify")
+def models_verify(config: ConfigOption = None, profile: Annotated[
+        str | None, typer.Option(help="demo or site.")] = None) -> None:  # fmt: skip
+    """Check every model file of the registry against its manifest."""
+    from heimdallr_ray.segmentation.demo import weights_dir
+    from heimdallr_ray.segmentation.weights import verify
+
+    folder = _settings(config, profile=profile).resolved_weights_dir or weights_dir()
+    try:
+        found = verify(folder)
+    except HeimdallrError as error:
+        raise _failure(error) from error
+    _out.print(f"{folder}: {len(found.files)} files, unchanged{', DEMO WEIGHTS' if found.synthetic else ''}", soft_wrap=True)
+
+
+@models.command("manifest")
+def models_manifest(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with TotalSegmentator's model folders.")],
+) -> None:
+    """Write manifest.json for model folders that you trust: from then on a changed byte is refused."""
+    from heimdallr_ray.segmentation.weights import write_manifest
+
+    _out.print(f"{write_manifest(folder, synthetic=False)}", soft_wrap=True)
 
 
 def _bar(unit: str) -> Progress:
