@@ -42,7 +42,7 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 DOWN_S = 20.0
 
 
-def _settings(config: Path | None, **overrides: Any) -> Settings:
+def _settings(config: Path | None, **overrides: object) -> Settings:
     try:
         return load(config_file=config, **overrides)
     except HeimdallrError as error:
@@ -89,7 +89,9 @@ def up(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Ann
 def down(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
-    drain: Annotated[bool, typer.Option(help="Take no new images and finish queued and running studies first.")] = False,
+    drain: Annotated[
+        bool, typer.Option(help="Take no new images and finish queued and running studies first.")
+    ] = False,
     timeout: Annotated[float, typer.Option(help="Longest wait for --drain, in seconds.")] = 3600.0,
 ) -> None:
     """Stop the stack of a data folder. Running work is abandoned and leased anew by the next start, or drained."""
@@ -230,12 +232,16 @@ def models_verify(config: ConfigOption = None, profile: Annotated[
         found = verify(folder)
     except HeimdallrError as error:
         raise _failure(error) from error
-    _out.print(f"{folder}: {len(found.files)} files, unchanged{', DEMO WEIGHTS' if found.synthetic else ''}", soft_wrap=True)
+    _out.print(
+        f"{folder}: {len(found.files)} files, unchanged{', DEMO WEIGHTS' if found.synthetic else ''}", soft_wrap=True
+    )
 
 
 @models.command("manifest")
 def models_manifest(
-    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder with TotalSegmentator's model folders.")],
+    folder: Annotated[
+        Path, typer.Argument(exists=True, file_okay=False, help="Folder with TotalSegmentator's model folders.")
+    ],
 ) -> None:
     """Write manifest.json for model folders that you trust: from then on a changed byte is refused."""
     from heimdallr_ray.segmentation.weights import write_manifest

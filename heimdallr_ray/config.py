@@ -1,4 +1,4 @@
-"""One frozen Settings object: heimdallr.toml, then HEIMDALLR_* variables. Built in cli.py, passed down, read nowhere else.
+"""One frozen Settings object: heimdallr.toml, then HEIMDALLR_* variables. Built in cli.py and passed down.
 
 Unknown keys, malformed files and weak secrets stop the start.
 """
@@ -39,15 +39,20 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, frozen=True, extra="forbid")
 
-    profile: Literal["demo", "site"] = Field("site", description="`demo` uses the synthetic demo weights; `site` refuses them.")
+    profile: Literal["demo", "site"] = Field(
+        "site", description="`demo` uses the synthetic demo weights; `site` refuses them."
+    )
     data_dir: Path = Field(
-        Path.home() / ".local" / "share" / "heimdallr", description="Folder of the database, the spool, the blobs and the logs."
+        Path.home() / ".local" / "share" / "heimdallr",
+        description="Folder of the database, the spool, the blobs and the logs.",
     )
     database_url: str = Field("", description="SQLAlchemy URL; empty: SQLite in `data_dir`.")
 
     server_host: str = Field("127.0.0.1", description="Address that HTTP binds to.")
     server_port: int = Field(8001, ge=0, le=65535, description="Port of the API and the web pages.")
-    api_token: SecretStr = Field(SecretStr(""), description="Bearer token for the API; needed when HTTP is not on loopback.")
+    api_token: SecretStr = Field(
+        SecretStr(""), description="Bearer token for the API; needed when HTTP is not on loopback."
+    )
     upload_token: SecretStr = Field(
         SecretStr(""), description="Token for uploads, as bearer or X-Upload-Token; empty: `api_token` alone decides."
     )
@@ -67,17 +72,26 @@ class Settings(BaseSettings):
     min_free_mib: int = Field(1024, ge=0, description="Intake is refused while less than this is free in `data_dir`.")
 
     max_parallel_cases: int = Field(1, ge=1, le=64, description="Studies that one consumer replica works on at once.")
-    lease_seconds: float = Field(20.0, gt=0, description="How long a claimed job belongs to its worker without renewal.")
+    lease_seconds: float = Field(
+        20.0, gt=0, description="How long a claimed job belongs to its worker without renewal."
+    )
     renew_seconds: float = Field(5.0, gt=0, description="How often a worker renews its lease.")
     max_attempts: int = Field(3, ge=1, le=20, description="Attempts before a job is set aside.")
 
-    weights_dir: Path | None = Field(None, description="Folder of TotalSegmentator models; empty: demo weights in `demo`, `data_dir`/weights in `site`.")
-    totalsegmentator_licence: SecretStr = Field(SecretStr(""), description="The site's own TotalSegmentator licence number, for licensed tasks.")
+    weights_dir: Path | None = Field(
+        None,
+        description="Folder of TotalSegmentator models; empty: demo weights in `demo`, `data_dir`/weights in `site`.",
+    )
+    totalsegmentator_licence: SecretStr = Field(
+        SecretStr(""), description="The site's own TotalSegmentator licence number, for licensed tasks."
+    )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the models run.")
     torch_threads: int = Field(0, ge=0, le=256, description="CPU threads of one Segmenter replica; 0: all cores.")
 
     ray_port: int = Field(6479, ge=0, le=65535, description="Port of the Ray head (GCS).")
-    ray_dashboard_port: int = Field(8297, ge=0, le=65535, description="Port of Ray's own dashboard, always on loopback.")
+    ray_dashboard_port: int = Field(
+        8297, ge=0, le=65535, description="Port of Ray's own dashboard, always on loopback."
+    )
     ray_agent_port: int = Field(52397, ge=0, le=65535, description="Port of Ray's dashboard agent, always on loopback.")
     ray_client_port: int = Field(10397, ge=0, le=65535, description="Port of the Ray client server.")
     ray_metrics_port: int = Field(8397, ge=0, le=65535, description="Port of Ray's metrics export.")
@@ -150,9 +164,7 @@ class Settings(BaseSettings):
         return self.data_dir / "logs"
 
 
-def load(
-    environ: Mapping[str, str] | None = None, config_file: Path | None = None, **overrides: Any
-) -> Settings:
+def load(environ: Mapping[str, str] | None = None, config_file: Path | None = None, **overrides: object) -> Settings:
     """The settings from `config_file` (or HEIMDALLR_CONFIG), the environment and `overrides`, the latter winning.
 
     Raises:

@@ -42,10 +42,10 @@ def _existing(path: Path) -> Path:
 def check_ports(settings: Settings) -> Iterator[Check]:
     """The ports are ours, or free."""
     held = lock.is_held(settings.run_dir)
-    for name, host, port in (
-        ("HTTP port", settings.server_host, settings.server_port),
-        ("DICOM port", settings.dicom_host, settings.dicom_port),
-        ("Ray port", "127.0.0.1", settings.ray_port),
+    for name, host, port, variable in (
+        ("HTTP port", settings.server_host, settings.server_port, "HEIMDALLR_SERVER_PORT"),
+        ("DICOM port", settings.dicom_host, settings.dicom_port, "HEIMDALLR_DICOM_PORT"),
+        ("Ray port", "127.0.0.1", settings.ray_port, "HEIMDALLR_RAY_PORT"),
     ):
         if port == 0:
             yield Check(name, True, "any free port")
@@ -58,7 +58,7 @@ def check_ports(settings: Settings) -> Iterator[Check]:
         else:
             free = ports.is_free(port, host)
             yield Check(name, free, f"{port} is free" if free else f"{port} is taken by {who or 'another process'}",
-                        "" if free else f"stop it, or set another port (HEIMDALLR_{name.split()[0].upper().replace('HTTP', 'SERVER')}_PORT)")  # fmt: skip
+                        "" if free else f"stop it, or set another port: {variable}")  # fmt: skip
 
 
 def check_listeners(settings: Settings) -> Iterator[Check]:
@@ -84,9 +84,9 @@ def check_disk(settings: Settings) -> Iterator[Check]:
     """There is room, and the folder can be written."""
     folder = _existing(settings.data_dir)
     free_mib = shutil.disk_usage(folder).free // 2**20
-    enough = free_mib >= settings.min_free_mib
-    yield Check("disk", enough, f"{free_mib} MiB free for {settings.data_dir}",
-                "" if enough else f"free {settings.min_free_mib - free_mib} MiB; intake is refused until then")  # fmt: skip
+    lacking = settings.min_free_mib - free_mib
+    yield Check("disk", lacking <= 0, f"{free_mib} MiB free for {settings.data_dir}",
+                "" if lacking <= 0 else f"free {lacking} MiB; intake is refused until then")  # fmt: skip
     writable = os.access(folder, os.W_OK)
     yield Check("data folder", writable, str(settings.data_dir),
                 "" if writable else f"give this user write access: chown -R $(id -u) {folder}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""One supervisor: Ray head as a child, the SCP actor, the Serve application. Ready or a clear reason; stopped without a trace."""
+"""One supervisor: Ray head as a child, the SCP actor, the Serve application. Stopped, it leaves no trace."""
 
 from __future__ import annotations
 
@@ -213,7 +213,9 @@ class Supervisor:
 
         from heimdallr_ray.listener.actor import DicomScp
 
-        actor = cast(Any, DicomScp).options(name=SCP_ACTOR, namespace=NAMESPACE, lifetime="detached", get_if_exists=True)
+        actor = cast(Any, DicomScp).options(
+            name=SCP_ACTOR, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
+        )
         handle = actor.remote(str(effective), self.build)
         try:
             ray.get(handle.status.remote(), timeout=max(1.0, deadline - time.monotonic()))
@@ -226,7 +228,9 @@ class Supervisor:
 
         values = yaml.safe_load(serve_config_path().read_text(encoding="utf-8"))
         values["http_options"].update(host=self.settings.server_host, port=self.settings.server_port)
-        values["logging_config"].update(logs_dir=str(self.settings.log_dir / "serve"), log_level=self.settings.log_level)
+        values["logging_config"].update(
+            logs_dir=str(self.settings.log_dir / "serve"), log_level=self.settings.log_level
+        )
         values["applications"][0]["args"] = {"build": self.build, "settings_file": str(effective)}
         if self.settings.device == "cuda":
             for deployment in values["applications"][0]["deployments"]:

@@ -135,9 +135,7 @@ def draw(volume: Volume, run: SegmentationRun, measurements: Sequence[Measuremen
         for picture in key_images(volume, maps, measurements, synthetic=synthetic)
     ]
     shared = {"source_manifest_sha256": volume.source.manifest_sha256, "synthetic": synthetic}
-    made.append(
-        Artifact("display.nii.gz", "display_volume", "application/gzip", display_volume_nifti(volume), shared)
-    )
+    made.append(Artifact("display.nii.gz", "display_volume", "application/gzip", display_volume_nifti(volume), shared))
     for task, label_map in maps.items():
         meta = {
             **shared,

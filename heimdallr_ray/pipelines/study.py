@@ -1,4 +1,4 @@
-"""The chain, run durably for one study under a lease: each step is shown, timed and recorded, the result is committed once."""
+"""The chain, run durably for one study under a lease: each step shown and timed, the result committed once."""
 
 from __future__ import annotations
 
@@ -109,9 +109,7 @@ class StudyRunner:
         return _Made(selection, volume, run, measurements, assessment), artifacts
 
     @contextmanager
-    def _step(
-        self, lease: Lease, lost: threading.Event, name: str, seconds: dict[str, float]
-    ) -> Iterator[None]:
+    def _step(self, lease: Lease, lost: threading.Event, name: str, seconds: dict[str, float]) -> Iterator[None]:
         if lost.is_set():
             raise StaleLease(f"lease lost before step {name}")
         assert lease.study_id is not None  # noqa: S101

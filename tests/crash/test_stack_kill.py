@@ -1,5 +1,6 @@
-"""kill -9 of the listener, of the Segmenter replica and of the whole stack at random moments: nothing acknowledged is lost,
-each study has exactly one result. The seed of each moment is printed and can be replayed."""
+"""kill -9 of the listener, of the Segmenter replica and of the whole stack at random moments.
+
+Nothing acknowledged is lost, each study has exactly one result. The seed of each moment is printed and can be replayed."""
 
 from __future__ import annotations
 
@@ -13,13 +14,13 @@ from typing import Any
 
 import psutil
 import pytest
+from heimdallr_ray.dicom.part10 import dataset_bytes
 from pydicom import dcmread
 from sqlmodel import select
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.tables import InstanceRow, JobRow, ResultRow, StudyRow
 from heimdallr_ray.clients.send import SendReport, send_folder
-from heimdallr_ray.dicom.part10 import dataset_bytes
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.operations import ports
 from heimdallr_ray.storage.blobs import LocalBlobStore

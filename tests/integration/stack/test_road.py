@@ -101,9 +101,7 @@ def test_the_original_client_is_understood(stack: Stack) -> None:
     ],
     ids=["not a zip", "traversal", "no dicom", "empty"],
 )
-def test_bad_archives_are_refused_with_a_code(
-    stack: Stack, make: Callable[[], bytes], status: int, code: str
-) -> None:
+def test_bad_archives_are_refused_with_a_code(stack: Stack, make: Callable[[], bytes], status: int, code: str) -> None:
     answer = _upload(stack, make())
     assert answer.status_code == status, answer.text
     assert answer.json()["error"]["code"] == code
