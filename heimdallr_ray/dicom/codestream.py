@@ -22,6 +22,8 @@ class CodestreamSize:
     rows: int
     columns: int
     components: int
+    precision: int
+    """Bits per sample."""
 
 
 def jpeg2000_size(frame: bytes) -> CodestreamSize:
@@ -31,18 +33,22 @@ def jpeg2000_size(frame: bytes) -> CodestreamSize:
         NotAVolume: `undecodable_pixels`: no such marker.
     """
     at = frame.find(_SIZ, 0, 4096)
-    if at < 0 or len(frame) < at + 42:
+    if at < 0 or len(frame) < at + 43:
         raise NotAVolume("undecodable_pixels", "no JPEG 2000 codestream")
     x, y, x0, y0 = struct.unpack_from(">4I", frame, at + 8)
-    components = struct.unpack_from(">H", frame, at + 40)[0]
-    return CodestreamSize(y - y0, x - x0, components)
+    components, depth = struct.unpack_from(">HB", frame, at + 40)
+    return CodestreamSize(y - y0, x - x0, components, (depth & 0x7F) + 1)
 
 
-def jpeg_size(frame: bytes) -> CodestreamSize:
+def jpeg_size(frame: bytes, processes: frozenset[int]) -> CodestreamSize:
     """From the SOF marker segment of JPEG or JPEG-LS (ISO/IEC 10918-1 B.2.2, 14495-1 C.2.2).
 
+    Args:
+        frame: from SOI to EOI.
+        processes: the SOF markers that the transfer syntax allows.
+
     Raises:
-        NotAVolume: `undecodable_pixels`: no such marker.
+        NotAVolume: `undecodable_pixels`: no such marker, or one of another coding process.
     """
     at = 2
     for _ in range(_MAX_MARKERS):
@@ -53,8 +59,10 @@ def jpeg_size(frame: bytes) -> CodestreamSize:
             at += 1
             continue
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            rows, columns, components = struct.unpack_from(">HHB", frame, at + 5)
-            return CodestreamSize(rows, columns, components)
+            if marker not in processes:
+                raise NotAVolume("undecodable_pixels", f"JPEG process {marker:#x} in another transfer syntax")
+            precision, rows, columns, components = struct.unpack_from(">BHHB", frame, at + 4)
+            return CodestreamSize(rows, columns, components, precision)
         at += 2 + struct.unpack_from(">H", frame, at + 2)[0]
     raise NotAVolume("undecodable_pixels", "no JPEG frame header")
 

@@ -23,11 +23,16 @@ from heimdallr_ray.dicom.read import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPL
 from heimdallr_ray.errors import BlobMissing, NotAVolume, TooLarge, TruncatedObject
 
 RLE: Final = "1.2.840.10008.1.2.5"
-JPEG: Final = frozenset(
-    {"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51", "1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"}
-)
-"""JPEG baseline, extended, lossless, lossless first-order (PS3.5 section A.4.1)."""
-JPEG_LS: Final = frozenset({"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
+JPEG: Final = {
+    "1.2.840.10008.1.2.4.50": frozenset({0xC0}),
+    "1.2.840.10008.1.2.4.51": frozenset({0xC0, 0xC1}),
+    "1.2.840.10008.1.2.4.57": frozenset({0xC3}),
+    "1.2.840.10008.1.2.4.70": frozenset({0xC3}),
+    "1.2.840.10008.1.2.4.80": frozenset({0xF7}),
+    "1.2.840.10008.1.2.4.81": frozenset({0xF7}),
+}
+"""JPEG baseline, extended, lossless, lossless first-order; JPEG-LS lossless, near-lossless (PS3.5 section A.4), with
+the start-of-frame markers that each allows."""
 JPEG2000: Final = frozenset(
     {
         *("1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.91"),
@@ -36,7 +41,7 @@ JPEG2000: Final = frozenset(
 )
 """JPEG 2000 and High-Throughput JPEG 2000 (PS3.5 sections A.4.4, A.4.9)."""
 NATIVE: Final = frozenset({IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE, DEFLATED_LE})
-SUPPORTED: Final = NATIVE | JPEG | JPEG_LS | JPEG2000 | {RLE}
+SUPPORTED: Final = NATIVE | frozenset(JPEG) | JPEG2000 | {RLE}
 """Transfer syntaxes whose pixels can be decoded here."""
 
 _DECODER_ERRORS: Final = (
@@ -159,26 +164,32 @@ def _compressed(source: bytes, header: Header, location: PixelLocation, shape: t
     return stored
 
 
-def _plugin(syntax: str) -> str:
-    """The one decoder per syntax, named so that what else is installed changes nothing."""
-    if syntax in JPEG:
-        return "gdcm"
-    return "pyjpegls" if syntax in JPEG_LS else "pylibjpeg"
+_PLUGINS: Final = {
+    "1.2.840.10008.1.2.4.50": "pillow",
+    "1.2.840.10008.1.2.4.51": "gdcm",
+    "1.2.840.10008.1.2.4.57": "gdcm",
+    "1.2.840.10008.1.2.4.70": "gdcm",
+    "1.2.840.10008.1.2.4.80": "pyjpegls",
+    "1.2.840.10008.1.2.4.81": "pyjpegls",
+}
+"""The one decoder per syntax (pylibjpeg for the rest), named so that what else is installed changes nothing."""
 
 
 def _decoded_frame(frame: bytes, header: Header, shape: tuple[int, int]) -> NDArray[Any]:
     syntax = header.transfer_syntax_uid
     if syntax != RLE:
-        size = jpeg2000_size(frame) if syntax in JPEG2000 else jpeg_size(frame)
+        size = jpeg2000_size(frame) if syntax in JPEG2000 else jpeg_size(frame, JPEG[syntax])
         if (size.rows, size.columns, size.components) != (*shape, 1):
             raise NotAVolume("undecodable_pixels", f"the compressed image is {size.rows} x {size.columns}")
+        if not 1 <= size.precision <= header.bits_allocated:
+            raise NotAVolume("undecodable_pixels", f"{size.precision} bits in samples of {header.bits_allocated}")
     try:
         decoder = cast("Any", get_decoder(UID(syntax)))
         decoded, _ = decoder.as_array(
             encapsulate([frame], has_bot=False),
             raw=True,
             index=0,
-            decoding_plugin=_plugin(syntax),
+            decoding_plugin=_PLUGINS.get(syntax, "pylibjpeg"),
             rows=shape[0],
             columns=shape[1],
             number_of_frames=1,

@@ -147,3 +147,16 @@ def test_every_encoding_of_one_image_gives_the_same_pixels(name: str) -> None:
     plain, other = bundled("MR_small.dcm"), bundled(name)
     expected = stored_pixels(read(plain.locator), plain.header)
     assert np.array_equal(stored_pixels(read(other.locator), other.header), expected)
+
+
+@pytest.mark.data
+def test_a_jpeg_that_claims_an_impossible_precision_never_reaches_its_decoder(data_folder: Path) -> None:
+    # The native decoder of JPEG lossless ends the whole process on this one.
+    path = data_folder / "pydicom_data" / "JPEG-LL.dcm"
+    content = bytearray(path.read_bytes())
+    header = read_header(bytes(content))
+    assert header.pixels is not None
+    content[content.index(b"\xff\xc3", header.pixels.offset) + 4] = 57
+    with pytest.raises(NotAVolume) as caught:
+        stored_pixels(bytes(content), header)
+    assert caught.value.reason == "undecodable_pixels"
