@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, cast
 
 import nibabel as nib
@@ -101,8 +100,3 @@ def display_label_map_nifti(label_map: LabelMap) -> bytes:
     """The label map for the viewer, on the grid of `display_volume_nifti` of its image."""
     array, affine = _thinned(label_map.array, label_map.affine_ras)
     return _nifti_gz(array, affine, intent=INTENT_LABEL, name=label_map.model.task, comment=_names(label_map))
-
-
-def label_names(label_map: LabelMap) -> Mapping[str, str]:
-    """Value to structure name, as JSON wants it."""
-    return {str(value): name for value, name in sorted(label_map.labels.items())}

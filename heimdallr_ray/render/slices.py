@@ -118,6 +118,15 @@ BRAIN = Window(40.0, 80.0)
 OVERVIEW = Window(40.0, 800.0)
 
 
+def auto_window(image: NDArray[Any]) -> Window:
+    """A window for a slice without Hounsfield units: from its 1st to its 99th percentile."""
+    finite = image[np.isfinite(image)]
+    if not finite.size:
+        return Window(0.0, 1.0)
+    low, high = (float(value) for value in np.percentile(finite, (1.0, 99.0)))
+    return Window((low + high) / 2.0, max(high - low, 1.0))
+
+
 def windowed(image: NDArray[Any], window: Window) -> NDArray[np.uint8]:
     """Grey levels 0 to 255, linear inside the window and clipped outside (PS3.3 C.11.2.1.3.2, LINEAR_EXACT)."""
     low = window.centre - window.width / 2.0

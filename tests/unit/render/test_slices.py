@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heimdallr_ray.render.slices import Plane, Window, axis_of, display_of, picture_size, windowed
+from heimdallr_ray.render.slices import Plane, Window, auto_window, axis_of, display_of, picture_size, windowed
 from tests.unit.metrics.builders import Scene, orientations
 
 
@@ -63,3 +63,10 @@ def test_millimetres_keep_their_proportion(plane: Plane):
     width, height = picture_size(rows, columns, display)
     assert width / height == pytest.approx((columns * 0.8) / (rows * (0.8 if plane is Plane.AXIAL else 5.0)), rel=0.01)
     assert max(width, height) == 640
+
+
+def test_an_mr_slice_is_windowed_by_its_own_values():
+    window = auto_window(np.linspace(0.0, 1000.0, 1001).reshape(7, 143).astype(np.float32))
+    assert (window.centre, window.width) == (pytest.approx(500.0), pytest.approx(980.0))
+    assert auto_window(np.full((2, 2), 7, np.int16)) == Window(7.0, 1.0)
+    assert auto_window(np.full((2, 2), np.nan, np.float32)) == Window(0.0, 1.0)
