@@ -11,8 +11,10 @@ import threading
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
+from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
@@ -104,6 +106,9 @@ class Database:
             DatabaseBusy: another process held the schema lock for too long.
             DatabaseUnusable: cannot be opened.
         """
+        if self.dialect == "sqlite":
+            # Nobody else on the host reads patient data; SQLite gives its side files the same mode.
+            Path(cast(str, self._url.database)).touch(mode=0o600)
         with self._translated(), self._writer.begin() as connection:
             migrate.upgrade(connection)
 
@@ -163,7 +168,7 @@ def _create_engine(url: URL) -> Engine:
             folder = Path(cast(str, url.database)).parent
             if not folder.is_dir():
                 raise DatabaseUnusable(f"the folder of the database does not exist: create {folder.name}/ first")
-            return create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S}, pool_timeout=BUSY_TIMEOUT_S)
+            return create_engine(url, creator=partial(_connect_sqlite, url), pool_timeout=BUSY_TIMEOUT_S)
         settings = {
             "statement_timeout": STATEMENT_TIMEOUT_S,
             "lock_timeout": BUSY_TIMEOUT_S,
@@ -178,6 +183,12 @@ def _create_engine(url: URL) -> Engine:
         )
     except (NoSuchModuleError, ImportError) as error:
         raise DatabaseUnusable("the PostgreSQL driver is missing: install psycopg[binary]") from error
+
+
+def _connect_sqlite(url: URL) -> sqlite3.Connection:
+    # mode=rw: only `migrate` makes the file; a misspelt path is an error and not an empty hospital.
+    path = quote(str(Path(cast(str, url.database)).absolute()))
+    return sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
 
 
 def _prepare_sqlite(dbapi_connection: object, _record: object) -> None:

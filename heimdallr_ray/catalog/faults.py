@@ -25,7 +25,7 @@ _SQLITE: tuple[tuple[str, type[HeimdallrError], str], ...] = (
     (
         "unable to open",
         DatabaseUnusable,
-        "the SQLite file cannot be opened: see that its folder exists and is writable",
+        "the SQLite file is not there or not writable: run `heimdallr up` once, or check database_url",
     ),
     (
         "not a database",

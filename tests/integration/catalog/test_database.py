@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import inspect, text
+from sqlalchemy import URL, inspect, text
 from sqlmodel import SQLModel, select
 
 from heimdallr_ray.catalog import migrate
@@ -160,10 +160,23 @@ def test_two_processes_migrate_at_once(empty_url: str) -> None:
 
 def test_a_database_without_migration_says_what_to_do(empty_url: str) -> None:
     database = Database(empty_url)
-    with pytest.raises(SchemaMismatch, match="heimdallr up"):
+    with pytest.raises(DatabaseUnusable, match="heimdallr up"):
         database.check()
-    with pytest.raises(SchemaMismatch, match="heimdallr up"), database.read() as session:
+    with pytest.raises(DatabaseUnusable, match="heimdallr up"), database.read() as session:
         events_after(session, 0, 1)
+    database.close()
+
+
+def test_only_a_migration_makes_the_sqlite_file_and_nobody_else_may_read_it(tmp_path: Path) -> None:
+    path = tmp_path / "a b%20#ü.sqlite"
+    database = Database(URL.create("sqlite", database=str(path)).render_as_string())
+    with pytest.raises(DatabaseUnusable), database.write():
+        pass
+    assert list(tmp_path.iterdir()) == []
+    database.migrate()
+    database.check()
+    assert path.is_file()
+    assert {item.stat().st_mode & 0o777 for item in tmp_path.iterdir()} == {0o600}
     database.close()
 
 
