@@ -278,7 +278,7 @@ def _associate(
             build_context(UID(sop_class), [UID(syntax)])
             for sop_class, syntax in sorted({item.context for item in waiting})
         ]
-        association = entity.associate(
+        association = cast(Any, entity).associate(
             host,
             port,
             contexts=contexts,
@@ -287,6 +287,7 @@ def _associate(
         )
     except (ValueError, TypeError) as error:
         raise BadSetting(f"AE title or address: {error}") from error
+    association = cast(Association, association)
     if association.is_established:
         return association
     rejection = cast(Any, association.acceptor.primitive) if association.is_rejected else None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyFacts
 from heimdallr_ray.dicom.header import Header
+from heimdallr_ray.errors import NotDicom
 from heimdallr_ray.ids import Sha256, Uid
 from heimdallr_ray.listener.spool import Arrival, SpoolEntry, stand_in_sop_uid
 
@@ -33,7 +34,12 @@ def identify_instance(header: Header, arrival: Arrival, spool_name: str, dataset
     what came together belongs together, but never two patients. A blank Series Instance UID depends on that study and
     the series attributes. A blank SOP Instance UID is the Affected or Media Storage one; where that is blank too, it
     depends on the data set bytes, so that sending the object again gives the same one.
+
+    Raises:
+        NotDicom: the data set says nothing at all about what it is; zeros, for example, parse as empty elements.
     """
+    if not (header.study_uid or header.series_uid or header.modality or header.patient_id or header.rows):
+        raise NotDicom("the data set has no identifying attribute")
     generated = header.study_uid is None
     study_uid = header.study_uid or Uid.derived(
         "study", arrival.intake_id, header.patient_id, header.patient_name, header.patient_birth_date

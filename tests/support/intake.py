@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
 from sqlmodel import select
 
 from heimdallr_ray.catalog.database import Database
@@ -31,9 +31,9 @@ def ct_slice(index: int, study_uid: str, series_uid: str, *, size: int = 64, pat
     """One CT image of `size` x `size`; the same arguments give the same bytes."""
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = CTImageStorage
-    meta.MediaStorageSOPInstanceUID = f"{series_uid or '2.25.1'}.{index}"
+    meta.MediaStorageSOPInstanceUID = UID(f"{series_uid or '2.25.1'}.{index}")
     meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    meta.ImplementationClassUID = "1.2.3.4"
+    meta.ImplementationClassUID = UID("1.2.3.4")
     dataset = Dataset()
     dataset.file_meta = meta
     dataset.SOPClassUID = CTImageStorage

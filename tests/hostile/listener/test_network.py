@@ -7,6 +7,7 @@ import socket
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pynetdicom.ae import ApplicationEntity
@@ -25,6 +26,11 @@ def echo(port: int) -> bool:
         return association.is_established and association.send_c_echo().Status == 0
     finally:
         association.release()
+
+
+def raw(association: Any) -> socket.socket:
+    """The peer's own socket, to say what no honest DICOM library would."""
+    return association.dul.socket.socket
 
 
 def rss_kib() -> int:
@@ -66,7 +72,7 @@ def test_a_giant_pdu_inside_an_association_is_cut(tmp_path: Path) -> None:
     with intake.listening() as service:
         association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
         assert association.is_established
-        association.dul.socket.socket.sendall(struct.pack(">BBL", 4, 0, gate.MAX_PDU_BYTES + 1))
+        raw(association).sendall(struct.pack(">BBL", 4, 0, gate.MAX_PDU_BYTES + 1))
         wait_for(lambda: service.scp.tally.snapshot().get("cut.pdu_too_long"), 10, "the cut")
         wait_for(lambda: not service.scp.open_associations(), 10, "the association to be forgotten")
         association.abort()
@@ -117,7 +123,7 @@ def test_a_slow_sender_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     entity.add_requested_context(Verification)
     with intake.listening() as service:
         association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
-        association.dul.socket.socket.sendall(struct.pack(">BBL", 4, 0, 1000) + b"\0" * 10)
+        raw(association).sendall(struct.pack(">BBL", 4, 0, 1000) + b"\0" * 10)
         wait_for(lambda: service.scp.tally.snapshot().get("cut.slow_sender"), 10, "the cut")
         association.abort()
 

@@ -195,7 +195,9 @@ def test_more_associations_than_allowed_are_rejected_transiently(tmp_path: Path)
         assert all(item.is_established for item in held)
         third = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
         assert third.is_rejected
-        assert third.acceptor.primitive.result == 0x02
+        rejection = third.acceptor.primitive
+        assert rejection is not None
+        assert rejection.result == 0x02
         held[0].release()
         wait_for(lambda: len(service.scp.open_associations()) == 1, 5, "the released association to be forgotten")
         fourth = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")

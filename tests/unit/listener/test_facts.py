@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+from pydicom.uid import UID
+
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.ids import Sha256
@@ -19,7 +21,7 @@ def identify(intake: str = "a1", digest: Sha256 = DIGEST, affected: str = "", **
     dataset.SOPInstanceUID = ""
     for name, value in attributes.items():
         setattr(dataset, name, value)
-    dataset.file_meta.MediaStorageSOPInstanceUID = stand_in_sop_uid("spooled")
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(stand_in_sop_uid("spooled"))
     arrival = Arrival(intake, Door.DICOM, datetime(2026, 1, 1, tzinfo=UTC), "1.2.840.10008.1.2.1", "1.2", affected)
     return identify_instance(read_header(file_bytes(dataset)), arrival, "spooled", digest)
 
