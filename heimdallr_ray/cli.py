@@ -42,9 +42,9 @@ JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on s
 DOWN_S = 20.0
 
 
-def _settings(config: Path | None, **overrides: object) -> Settings:
+def _settings(config: Path | None, data_dir: Path | None = None, profile: str | None = None) -> Settings:
     try:
-        return load(config_file=config, **overrides)
+        return load(config_file=config, data_dir=data_dir, profile=profile)
     except HeimdallrError as error:
         raise _failure(error) from error
 
@@ -72,14 +72,14 @@ def main_options(
 def up(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Annotated[
         str | None, typer.Option(help="demo or site.")] = None) -> None:  # fmt: skip
     """Start everything and stay in the foreground: Ray head, DICOM listener, Serve application. Ctrl-C stops it."""
-    from heimdallr_ray.operations import supervisor
+    from heimdallr_ray.operations import application, supervisor
 
     settings = _settings(config, data_dir=data_dir, profile=profile)
 
     def progress(message: str) -> None:
         _say(message)
         if message == "ready":
-            _say(f"pages and API  {supervisor.server_url(settings)}" if settings.server_port else "ready")
+            _say(f"pages and API  {application.server_url(settings)}" if settings.server_port else "ready")
             _say(f"DICOM          {settings.ae_title}@{settings.dicom_host}:{settings.dicom_port}")
 
     raise typer.Exit(supervisor.run(settings, SystemClock(), progress))
@@ -202,7 +202,7 @@ def upload(
 ) -> None:
     """Upload a ZIP archive or a folder of DICOM objects over HTTP, with progress."""
     from heimdallr_ray.clients.upload import upload_zip
-    from heimdallr_ray.operations.supervisor import server_url
+    from heimdallr_ray.operations.application import server_url
 
     settings = _settings(config)
     token = settings.upload_token.get_secret_value() or settings.api_token.get_secret_value()

@@ -25,6 +25,7 @@ class StudyConsumer:
     def __init__(self, args: AppArgs, segmenter: DeploymentHandle[Any]) -> None:
         """Open database and blobs, start the worker threads."""
         from heimdallr_ray.catalog.database import Database
+        from heimdallr_ray.metrics import kernels
         from heimdallr_ray.pipelines.study import StudyRunner
         from heimdallr_ray.pipelines.worker import StudyWorker
         from heimdallr_ray.queue.lease import LeaseQueue
@@ -37,6 +38,7 @@ class StudyConsumer:
         runner = StudyRunner(database, blobs, queue, RemoteSegmenter(segmenter), clock, args.build)
         owner = f"{socket.gethostname()}/{os.getpid()}/{new_id()[:8]}"
         self._worker = StudyWorker(database, queue, runner.run, settings, owner)
+        kernels.warm_up()
         self._worker.start()
 
     def pid(self) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from heimdallr_ray.dicom.synthetic import write_ct_series, write_localizer
 from heimdallr_ray.ids import Uid
@@ -14,6 +15,15 @@ from heimdallr_ray.segmentation.demo import phantom
 CHEST_ABDOMEN_SEED = 90_001
 HEAD_BLEED_SEED = 90_002
 """Outside the ranges that the demo weights were trained and evaluated on."""
+
+
+class Patient(NamedTuple):
+    """Who the phantom pretends to be."""
+
+    id: str
+    name: str
+    sex: str
+    born: date
 
 
 @dataclass(frozen=True)
@@ -47,12 +57,10 @@ def write_demo_study(label: str, root: Path, now: datetime, run_id: str) -> Demo
     """Write the study `label` (`chest-abdomen` or `head-bleed`) below `root`; UIDs differ from run to run."""
     if label == "chest-abdomen":
         body, description, part = phantom.chest_abdomen(CHEST_ABDOMEN_SEED), "CT CHEST ABDOMEN", "CHESTABDOMEN"
-        patient = {"patient_id": "DEMO-001", "patient_name": "Phantom^Torso", "sex": "M"}
-        born = date(1960, 1, 1)
+        patient = Patient("DEMO-001", "Phantom^Torso", "M", date(1960, 1, 1))
     else:
         body, description, part = phantom.head_bleed(HEAD_BLEED_SEED), "CT HEAD", "HEAD"
-        patient = {"patient_id": "DEMO-002", "patient_name": "Phantom^Head", "sex": "F"}
-        born = date(1948, 6, 15)
+        patient = Patient("DEMO-002", "Phantom^Head", "F", date(1948, 6, 15))
     study_uid = Uid.derived("demo", label, run_id)
     folder = root / label
     folder.mkdir(parents=True)
@@ -63,8 +71,10 @@ def write_demo_study(label: str, root: Path, now: datetime, run_id: str) -> Demo
         series_uid=Uid.derived("demo", label, run_id, "localizer"),
         study_datetime=now,
         study_description=description,
-        birth_date=born,
-        **patient,
+        patient_id=patient.id,
+        patient_name=patient.name,
+        sex=patient.sex,
+        birth_date=patient.born,
     )
     slices = write_ct_series(
         body.hu,
@@ -74,9 +84,11 @@ def write_demo_study(label: str, root: Path, now: datetime, run_id: str) -> Demo
         study_datetime=now,
         study_description=description,
         series_description=f"{description} AXIAL",
-        birth_date=born,
+        patient_id=patient.id,
+        patient_name=patient.name,
+        sex=patient.sex,
+        birth_date=patient.born,
         body_part=part,
-        **patient,
     )
     count = 0
     for prefix, series in (("localizer", localizer), ("slices", slices)):

@@ -13,17 +13,14 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
-
-import httpx
-import yaml
+from typing import Any
 
 import heimdallr_ray
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings, save_effective
 from heimdallr_ray.errors import HeimdallrError, NotReady
-from heimdallr_ray.operations import ports, processes
+from heimdallr_ray.operations import application, ports, processes
 from heimdallr_ray.operations.lock import DataFolderLock, Holder
 from heimdallr_ray.operations.rayhead import NAMESPACE, RayHead, environment
 from heimdallr_ray.segmentation.demo import weights_dir
@@ -41,12 +38,6 @@ SCP_ACTOR = "dicom_scp"
 Progress = Callable[[str], None]
 
 
-def serve_config_path() -> Path:
-    """serve_config.yaml: beside the package in a checkout, inside it in a wheel."""
-    packaged = Path(heimdallr_ray.__file__).parent / "deployments" / "serve_config.yaml"
-    return packaged if packaged.exists() else Path(heimdallr_ray.__file__).parents[1] / "serve_config.yaml"
-
-
 def build_id() -> str:
     """Version plus a digest of the package's own sources: changed code is redeployed."""
     root = Path(heimdallr_ray.__file__).parent
@@ -60,18 +51,6 @@ def resolve_ports(settings: Settings) -> Settings:
     """The settings with every port that was left to us (0) replaced by a free one."""
     names = [name for name in ("server_port", "dicom_port") if getattr(settings, name) == 0]
     return settings.model_copy(update=dict(zip(names, ports.pick_free(len(names)), strict=True)))
-
-
-def server_url(settings: Settings) -> str:
-    """Where a browser on this machine finds the pages."""
-    host = settings.server_host if settings.server_host not in ("0.0.0.0", "::") else "127.0.0.1"  # noqa: S104
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.server_port}"
-
-
-def last_line(message: str) -> str:
-    """The last line of a message that may be a traceback: the error itself."""
-    lines = [line for line in message.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no reason given"
 
 
 class Supervisor:
@@ -93,7 +72,7 @@ class Supervisor:
     @property
     def url(self) -> str:
         """Where the pages are."""
-        return server_url(self.settings)
+        return application.server_url(self.settings)
 
     def start(self) -> None:
         """The stack is ready.
@@ -131,7 +110,7 @@ class Supervisor:
         self._connect(deadline)
         self._head.remember()
         self._progress("DICOM listener")
-        self._deploy(effective)
+        application.deploy(self.settings, effective, self.build)
         self._start_scp(effective, deadline)
         self._progress("models and Serve application")
         self._wait_ready(deadline)
@@ -167,10 +146,8 @@ class Supervisor:
             self._head.remember()
             with contextlib.suppress(Exception):
                 self._stop_scp(timeout_s=3.0)
-            import ray
-
             with contextlib.suppress(Exception):
-                ray.shutdown()
+                _ray().shutdown()
             left = self._head.stop(STOP_S - 4.0)
         if self._lock is not None:
             self._lock.release()
@@ -191,15 +168,12 @@ class Supervisor:
         assert self._head is not None  # noqa: S101
         os.environ.update(environment(self._head.where))
         os.environ.pop("RAY_ADDRESS", None)
-        import ray
-
+        ray = _ray()
         while True:
             self._interrupted()
             self._head.require_alive()
             try:
-                ray.init(  # pyright: ignore[reportUnknownMemberType]
-                    address=self._head.address, namespace=NAMESPACE, logging_level="ERROR", log_to_driver=False
-                )
+                ray.init(address=self._head.address, namespace=NAMESPACE, logging_level="ERROR", log_to_driver=False)
                 break
             except (ConnectionError, RuntimeError, OSError) as error:
                 if time.monotonic() > deadline:
@@ -209,43 +183,14 @@ class Supervisor:
         self._install_signals()
 
     def _start_scp(self, effective: Path, deadline: float) -> None:
-        import ray
-
         from heimdallr_ray.listener.actor import DicomScp
 
-        actor = cast(Any, DicomScp).options(
-            name=SCP_ACTOR, namespace=NAMESPACE, lifetime="detached", get_if_exists=True
-        )
+        actor = DicomScp.options(name=SCP_ACTOR, namespace=NAMESPACE, lifetime="detached", get_if_exists=True)
         handle = actor.remote(str(effective), self.build)
         try:
-            ray.get(handle.status.remote(), timeout=max(1.0, deadline - time.monotonic()))
+            _ray().get(handle.status.remote(), timeout=max(1.0, deadline - time.monotonic()))
         except Exception as error:
             raise NotReady(f"the DICOM listener did not start: {error}") from error
-
-    def _deploy(self, effective: Path) -> None:
-        from ray.serve._private.api import serve_start
-        from ray.serve.schema import ServeDeploySchema
-
-        values = yaml.safe_load(serve_config_path().read_text(encoding="utf-8"))
-        values["http_options"].update(host=self.settings.server_host, port=self.settings.server_port)
-        values["logging_config"].update(
-            logs_dir=str(self.settings.log_dir / "serve"), log_level=self.settings.log_level
-        )
-        values["applications"][0]["args"] = {"build": self.build, "settings_file": str(effective)}
-        if self.settings.device == "cuda":
-            for deployment in values["applications"][0]["deployments"]:
-                if deployment["name"] == "Segmenter":
-                    deployment["ray_actor_options"]["num_gpus"] = 1
-        config = ServeDeploySchema.model_validate(values)
-        try:
-            client = cast(Any, serve_start)(
-                http_options=config.http_options.model_dump(),
-                proxy_location=config.proxy_location,
-                global_logging_config=config.logging_config,
-            )
-            client.deploy_apps(config)
-        except Exception as error:
-            raise NotReady(f"Serve did not start: {str(error).splitlines()[0]}") from error
 
     def _wait_ready(self, deadline: float) -> None:
         assert self._head is not None  # noqa: S101
@@ -253,38 +198,11 @@ class Supervisor:
         while time.monotonic() < deadline:
             self._interrupted()
             self._head.require_alive()
-            missing = self._missing()
+            missing = application.missing(self.settings)
             if not missing:
                 return
             time.sleep(0.3)
         raise NotReady(f"not ready in time: {missing}; logs are in {self.settings.log_dir}")
-
-    def _missing(self) -> str:
-        from ray import serve
-
-        status = serve.status()
-        application = status.applications.get("heimdallr")
-        if application is None:
-            return "Serve has not accepted the application"
-        if application.status == "DEPLOY_FAILED":
-            raise NotReady(f"the application failed: {last_line(application.message)}")
-        pending: list[str] = []
-        for name, deployment in application.deployments.items():
-            if deployment.status == "DEPLOY_FAILED" or "heimdallr_ray.errors." in deployment.message:
-                raise NotReady(f"{name} failed: {last_line(deployment.message)}")
-            if deployment.status != "HEALTHY":
-                pending.append(f"{name} is {deployment.status.value}: {last_line(deployment.message)}")
-        if pending or application.status != "RUNNING":
-            return "; ".join(pending) or f"application is {application.status}"
-        try:
-            answer = httpx.get(f"{self.url}/api/v1/ready", timeout=5.0, headers=self._authorization())
-        except httpx.HTTPError as error:
-            return f"HTTP does not answer: {type(error).__name__}"
-        return "" if answer.status_code == 200 else f"/api/v1/ready says {answer.status_code}: {answer.text[:300]}"
-
-    def _authorization(self) -> dict[str, str]:
-        token = self.settings.api_token.get_secret_value()
-        return {"Authorization": f"Bearer {token}"} if token else {}
 
     # Signals and state -----------------------------------------------------------------------------------------------
 
@@ -317,24 +235,24 @@ class Supervisor:
             self._set_state("draining")
             self._progress("draining: no new associations; waiting for queued and running studies")
             self._stop_scp(timeout_s=10.0)
-        try:
-            answer = httpx.get(f"{self.url}/api/v1/status", timeout=5.0, headers=self._authorization())
-            states = cast(dict[str, int], answer.json()["studies"])
-        except (httpx.HTTPError, ValueError, KeyError) as error:
-            log.warning("status not available while draining", extra={"error": type(error).__name__})
-            return False
-        return not any(states.get(state, 0) for state in ("queued", "running"))
+        return application.unfinished(self.settings) == 0
 
     def _stop_scp(self, timeout_s: float) -> None:
-        import ray
-
+        ray = _ray()
         try:
             handle = ray.get_actor(SCP_ACTOR, namespace=NAMESPACE)
         except ValueError:
             return
         with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(cast(Any, handle).stop.remote(), timeout=timeout_s)
+            ray.get(handle.stop.remote(), timeout=timeout_s)
         ray.kill(handle)
+
+
+def _ray() -> Any:  # noqa: ANN401
+    """Ray, whose types do not describe it; imported late, for its import reads the environment."""
+    import ray
+
+    return ray
 
 
 def describe(holder: Holder) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +109,7 @@ class StudyRunner:
         return _Made(selection, volume, run, measurements, assessment), artifacts
 
     @contextmanager
-    def _step(self, lease: Lease, lost: threading.Event, name: str, seconds: dict[str, float]) -> Iterator[None]:
+    def _step(self, lease: Lease, lost: threading.Event, name: str, seconds: dict[str, float]) -> Generator[None]:
         if lost.is_set():
             raise StaleLease(f"lease lost before step {name}")
         assert lease.study_id is not None  # noqa: S101

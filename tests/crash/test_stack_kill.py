@@ -1,6 +1,7 @@
 """kill -9 of the listener, of the Segmenter replica and of the whole stack at random moments.
 
-Nothing acknowledged is lost, each study has exactly one result. The seed of each moment is printed and can be replayed."""
+Nothing acknowledged is lost, each study has exactly one result. The seed of each moment is printed and can be
+replayed."""
 
 from __future__ import annotations
 
