@@ -6,19 +6,16 @@ for a whole frame, so threads gain nothing.
 
 from __future__ import annotations
 
-import struct
 import zlib
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydicom.encaps import encapsulate
-from pydicom.pixels.decoders.base import get_decoder
-from pydicom.uid import UID
 
 from heimdallr_ray.dicom import limits
 from heimdallr_ray.dicom.codestream import frames_of, jpeg2000_size, jpeg_size
 from heimdallr_ray.dicom.header import Header, PixelLocation
+from heimdallr_ray.dicom.isolated import DECODER_ERRORS, Options, decoded, decoded_in_child
 from heimdallr_ray.dicom.read import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, data_set_offset
 from heimdallr_ray.errors import BlobMissing, NotAVolume, TooLarge, TruncatedObject
 
@@ -43,12 +40,6 @@ JPEG2000: Final = frozenset(
 NATIVE: Final = frozenset({IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE, DEFLATED_LE})
 SUPPORTED: Final = NATIVE | frozenset(JPEG) | JPEG2000 | {RLE}
 """Transfer syntaxes whose pixels can be decoded here."""
-
-_DECODER_ERRORS: Final = (
-    *(ArithmeticError, AttributeError, EOFError, LookupError, NotImplementedError, OSError),
-    *(RuntimeError, TypeError, ValueError, struct.error),
-)
-"""What the codecs raise on damaged input, found by feeding them damage."""
 
 
 def check_pixels(header: Header) -> None:
@@ -183,26 +174,22 @@ def _decoded_frame(frame: bytes, header: Header, shape: tuple[int, int]) -> NDAr
             raise NotAVolume("undecodable_pixels", f"the compressed image is {size.rows} x {size.columns}")
         if not 1 <= size.precision <= header.bits_allocated:
             raise NotAVolume("undecodable_pixels", f"{size.precision} bits in samples of {header.bits_allocated}")
+    options: Options = {
+        "rows": shape[0],
+        "columns": shape[1],
+        "number_of_frames": 1,
+        "samples_per_pixel": 1,
+        "bits_allocated": header.bits_allocated,
+        "bits_stored": header.bits_stored,
+        "pixel_representation": int(header.signed),
+        "photometric_interpretation": header.photometric or "MONOCHROME2",
+        "pixel_keyword": "PixelData",
+    }
+    plugin = _PLUGINS.get(syntax, "pylibjpeg")
     try:
-        decoder = cast("Any", get_decoder(UID(syntax)))
-        decoded, _ = decoder.as_array(
-            encapsulate([frame], has_bot=False),
-            raw=True,
-            index=0,
-            decoding_plugin=_PLUGINS.get(syntax, "pylibjpeg"),
-            rows=shape[0],
-            columns=shape[1],
-            number_of_frames=1,
-            samples_per_pixel=1,
-            bits_allocated=header.bits_allocated,
-            bits_stored=header.bits_stored,
-            pixel_representation=int(header.signed),
-            photometric_interpretation=header.photometric or "MONOCHROME2",
-            pixel_keyword="PixelData",
-        )
-    except _DECODER_ERRORS as error:
+        found = (decoded_in_child if plugin == "gdcm" else decoded)(frame, syntax, plugin, options)
+    except DECODER_ERRORS as error:
         raise NotAVolume("undecodable_pixels", f"{type(error).__name__} from the decoder") from error
-    found = cast("NDArray[Any]", decoded)
     if found.shape != shape:
         raise NotAVolume("undecodable_pixels", f"the decoder returned shape {found.shape}")
     return found

@@ -55,3 +55,9 @@ with JPEG 2000; a claim beyond is refused before anything is allocated."""
 
 MAX_SERIES_PARTS: Final = 64
 """Stacks that one series is split into (sizes, orientations, echoes, phases); the rest form one unusable part."""
+
+DECODE_TIMEOUT_S: Final = 30.0
+"""One frame in the decoder's child process; a 4,096 x 4,096 frame takes under 2 s."""
+
+DECODER_MEMORY_BYTES: Final = 8 << 30
+"""Address space of the decoder's child process: the largest frame in, decoded and copied, and the libraries."""

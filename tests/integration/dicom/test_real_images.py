@@ -160,3 +160,19 @@ def test_a_jpeg_that_claims_an_impossible_precision_never_reaches_its_decoder(da
     with pytest.raises(NotAVolume) as caught:
         stored_pixels(bytes(content), header)
     assert caught.value.reason == "undecodable_pixels"
+
+
+@pytest.mark.data
+def test_a_jpeg_that_kills_its_decoder_is_refused_and_the_next_one_decoded(data_folder: Path) -> None:
+    path = data_folder / "pydicom_data" / "JPEG-LL.dcm"
+    content = path.read_bytes()
+    header = read_header(content)
+    assert header.pixels is not None
+    # Without its Huffman table GDCM throws through its own process.
+    at = content.index(b"\xff\xc4", header.pixels.offset)
+    damaged = content[:at] + b"\xff\xfe" + content[at + 2 :]
+    expected = stored_pixels(content, header)
+    with pytest.raises(NotAVolume) as caught:
+        stored_pixels(damaged, header)
+    assert caught.value.reason == "undecodable_pixels"
+    assert np.array_equal(stored_pixels(content, header), expected)
