@@ -34,7 +34,9 @@ def media_type_of(name: str) -> str:
 
 
 def list_files(folder: Path | None) -> dict[str, Path]:
-    """The regular files under `folder` by their name relative to it, `/` between parts; links are left out.
+    """The regular files under `folder` by their name relative to it, `/` between parts.
+
+    Links and hidden files are left out: no build writes any.
 
     Raises:
         NotReady: more than MAX_FILES files: this is not a built web app.
@@ -43,9 +45,10 @@ def list_files(folder: Path | None) -> dict[str, Path]:
     if folder is None or not folder.is_dir():
         return files
     for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not path.is_file():
+        relative = path.relative_to(folder)
+        if path.is_symlink() or not path.is_file() or any(part.startswith(".") for part in relative.parts):
             continue
-        files[path.relative_to(folder).as_posix()] = path
+        files[relative.as_posix()] = path
         if len(files) > MAX_FILES:
             raise NotReady("the folder of the web app holds too many files")
     return files

@@ -38,6 +38,7 @@ export function personName(name: string | null): string {
   if (name === null || name.trim() === "") return "no name";
   const [family = "", given = "", middle = ""] = (name.split("=")[0] ?? "").split("^").map((part) => part.trim());
   const rest = [given, middle].filter((part) => part !== "").join(" ");
+  if (family === "" && rest === "") return "no name";
   return rest === "" ? family : family === "" ? rest : `${family}, ${rest}`;
 }
 

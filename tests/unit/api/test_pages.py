@@ -14,6 +14,7 @@ def test_only_regular_files_under_the_folder_are_listed(tmp_path: Path):
     (site / "index.html").write_text("x")
     (site / "assets" / "a.js").write_text("x")
     (site / "link").symlink_to(outside)
+    (site / ".env").write_text("secret")
     assert sorted(list_files(site)) == ["assets/a.js", "index.html"]
 
 

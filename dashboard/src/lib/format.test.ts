@@ -1,0 +1,60 @@
+import { describe, expect, it } from "vitest";
+import { ageYears, bytes, dicomDate, dicomTime, personName, roundedValue, seconds, sexAndAge, studyName, valueWithUnit, words } from "./format";
+
+describe("numbers", () => {
+  it("rounds for the screen and never to an exponent", () => {
+    expect([0, 0.0042, 0.1234, 1.2345, 12.345, 123.45, 123456.7].map(roundedValue)).toEqual(["0.00", "0.004", "0.123", "1.23", "12.3", "123", "123457"]);
+    expect(roundedValue(-0.00001)).toBe("0.000");
+    expect(roundedValue(-78.46)).toBe("-78.5");
+  });
+  it("shows UCUM units as people write them", () => {
+    expect(valueWithUnit(78.46, "[hnsf'U]")).toBe("78.5 HU");
+    expect(valueWithUnit(191.9, "cm2")).toBe("192 cm²");
+    expect(valueWithUnit(2, "1")).toBe("2");
+    expect(valueWithUnit(1.05, "1")).toBe("1.05");
+  });
+  it("never shows a missing value as a number", () => {
+    expect(valueWithUnit(null, "mL")).toBe("—");
+    expect(valueWithUnit(0, "mL")).toBe("0.00 mL");
+  });
+});
+
+describe("DICOM text", () => {
+  it("reads person names", () => {
+    expect(personName("DOE^JANE^MARIE^DR")).toBe("DOE, JANE MARIE");
+    expect(personName("Yamada^Tarou=山田^太郎")).toBe("Yamada, Tarou");
+    expect(personName("ONLY")).toBe("ONLY");
+    expect(personName("^^")).toBe("no name");
+    expect(personName(null)).toBe("no name");
+  });
+  it("reads dates and times, and shows others as they came", () => {
+    expect(dicomDate("20240502")).toBe("2024-05-02");
+    expect(dicomDate("1999.01.02")).toBe("1999-01-02");
+    expect(dicomDate("soon")).toBe("soon");
+    expect(dicomDate(null)).toBe("");
+    expect(dicomTime("135812.123")).toBe("13:58");
+    expect(dicomTime("")).toBe("");
+  });
+  it("knows the age on the day of the study", () => {
+    expect(ageYears("19600214", new Date(2026, 1, 13))).toBe(65);
+    expect(ageYears("19600214", new Date(2026, 1, 14))).toBe(66);
+    expect(ageYears("unknown", new Date())).toBeNull();
+    expect(ageYears("20990101", new Date(2026, 0, 1))).toBeNull();
+    expect(sexAndAge("F", "19600214", "20200301", new Date(2026, 0, 1))).toBe("F, 60 y");
+    expect(sexAndAge(null, null, null, new Date())).toBe("");
+  });
+  it("does not say the modality twice", () => {
+    expect(studyName(["CT"], "CT Abdomen")).toBe("CT Abdomen");
+    expect(studyName(["CT"], "Abdomen")).toBe("CT Abdomen");
+    expect(studyName(["CT", "SR"], "CTA thorax")).toBe("CT SR CTA thorax");
+    expect(studyName([], null)).toBe("no description");
+  });
+});
+
+describe("words", () => {
+  it("reads identifiers", () => expect(words("l3_muscle_area")).toBe("L3 muscle area"));
+  it("shows sizes and durations", () => {
+    expect([999, 1000, 2_100_000, 740_000_000].map(bytes)).toEqual(["999 B", "1.0 kB", "2.1 MB", "740 MB"]);
+    expect([0.214, 18.4, 61].map(seconds)).toEqual(["0.21 s", "18.4 s", "1 min 1 s"]);
+  });
+});

@@ -1,0 +1,120 @@
+import { describe, expect, it } from "vitest";
+import { ApiError, errorOf, worklistPath } from "../api/client";
+import type { ArtifactView } from "../api/types";
+import { routeOf } from "../router";
+import { uploadMessage } from "../worklist/UploadZone";
+import { labelColour, labelTable } from "./colours";
+import { keyPictures, shownOf } from "./images";
+import { findingsOf, measurementsOf, statusWord } from "./results";
+import { stateSentence, stateWords } from "./states";
+import { urgencyLook } from "./urgency";
+
+const study = (state: string, reason: string | null = null) => ({ state, step: state === "running" ? "segment" : null, reason, reason_code: null });
+
+describe("urgency", () => {
+  it("is told by icon and word, not by colour alone", () => {
+    for (const urgency of ["P0", "P1", "P2", "P3"]) {
+      const { icon, word } = urgencyLook(urgency, "done");
+      expect(icon).not.toBe("");
+      expect(word).toMatch(/^[A-Z]+$/);
+    }
+    expect(urgencyLook("P0", "done")).toMatchObject({ icon: "!!", word: "CRITICAL" });
+  });
+  it("is never routine where nothing is known", () => {
+    expect(urgencyLook(null, "running").word).toBe("pending");
+    expect(urgencyLook(null, "failed").word).toBe("unknown");
+    expect(urgencyLook("P9", "done").word).toBe("unknown");
+  });
+});
+
+describe("states", () => {
+  it("names the running step", () => expect(stateWords(study("running"))).toBe("running: segment"));
+  it("says why it failed, and that nothing was measured", () => {
+    expect(stateSentence(study("failed", "3 slices are absent"))).toContain("3 slices are absent");
+    expect(stateSentence(study("failed"))).toContain("no reason was recorded");
+  });
+  it("does not let 'not applicable' pass for a negative finding", () => expect(stateSentence(study("not_applicable", "MG"))).toContain("not a negative finding"));
+  it("is silent where the results speak", () => expect(stateSentence(study("done"))).toBeNull());
+});
+
+describe("results document", () => {
+  it("reads measurements and takes nothing for a number that is none", () => {
+    const rows = measurementsOf({
+      measurements: [
+        { id: "liver_volume", value: 1209.4, unit: "mL", status: "ok", reasons: [], n_voxels: 10, provenance: { task: "total", synthetic: true, model_id: "" } },
+        { id: "spleen_volume", value: null, unit: "mL", status: "label_absent", reasons: ["label_absent"] },
+        { id: "odd", value: "12", unit: "mL", status: "ok" },
+        "nonsense",
+      ],
+    });
+    expect(rows.map((row) => row.value)).toEqual([1209.4, null, null]);
+    expect(rows[0]?.provenance).toEqual([["task", "total"], ["synthetic", "true"]]);
+    expect(rows[1]?.reasons).toEqual(["label_absent"]);
+  });
+  it("survives any document", () => {
+    for (const document of [null, undefined, 3, "x", [], {}, { measurements: 3 }, { measurements: [null, [], 3] }]) expect(measurementsOf(document)).toEqual([]);
+  });
+  it("reads findings", () => {
+    expect(findingsOf({ findings: [{ rule_id: "ich-any", reason: "bleeding", urgency: "P0" }] })).toEqual([{ id: "ich-any", text: "bleeding", urgency: "P0" }]);
+    expect(findingsOf({})).toEqual([]);
+  });
+  it("says a status in words", () => expect(statusWord("label_absent")).toBe("structure not found"));
+});
+
+const artifact = (name: string, kind: string, meta = {}): ArtifactView => ({ name, kind, meta, media_type: "image/png", size: 1, sha256: name, synthetic: true, url: name });
+
+describe("key pictures", () => {
+  const pictures = keyPictures([
+    artifact("liver_key_image.png", "key_image", { subject: "liver" }),
+    artifact("overview_key_image.png", "key_image", { subject: "overview" }),
+    artifact("liver_overlay.png", "overlay", { subject: "liver" }),
+    artifact("results.json", "results"),
+    artifact("spleen_overlay.png", "overlay"),
+  ]);
+  it("are pairs, the overview first", () => expect(pictures.map((item) => item.title)).toEqual(["Overview", "Liver", "Spleen"]));
+  it("switch between with and without overlay", () => {
+    const liver = pictures[1]!;
+    expect(shownOf(liver, true)?.name).toBe("liver_overlay.png");
+    expect(shownOf(liver, false)?.name).toBe("liver_key_image.png");
+    expect(shownOf(pictures[2]!, false)?.name).toBe("spleen_overlay.png");
+  });
+});
+
+describe("label colours", () => {
+  it("leave the background transparent and give each structure a colour", () => {
+    const table = labelTable({ "5": "liver", "1": "spleen", "0": "background", x: "odd" });
+    expect(table.I).toEqual([0, 1, 5]);
+    expect(table.A).toEqual([0, 255, 255]);
+    expect(table.labels).toEqual(["background", "spleen", "liver"]);
+  });
+  it("tell neighbours apart", () => {
+    for (let value = 1; value < 117; value += 1) {
+      const [a, b] = [labelColour(value, ""), labelColour(value + 1, "")];
+      expect(Math.abs(a[0] - b[0]) + Math.abs(a[1] - b[1]) + Math.abs(a[2] - b[2])).toBeGreaterThan(60);
+    }
+  });
+});
+
+describe("addresses", () => {
+  it("name a study by its UID and nothing else", () => {
+    expect(routeOf("/")).toEqual({ page: "worklist" });
+    expect(routeOf("/studies/1.2.840.1")).toEqual({ page: "study", uid: "1.2.840.1" });
+    for (const path of ["/studies/", "/studies/x", "/studies/1..2", "/studies/%2e%2e", `/studies/${"1".repeat(65)}`, "/other"]) expect(routeOf(path).page).toBe("unknown");
+  });
+  it("carry filters only where there are some", () => {
+    expect(worklistPath({ q: " ", state: "", offset: 0, limit: 100 })).toBe("/api/v1/studies?limit=100&offset=0");
+    expect(worklistPath({ q: "a&b", state: "done", offset: 100, limit: 100 })).toBe("/api/v1/studies?limit=100&offset=100&state=done&q=a%26b");
+  });
+});
+
+describe("errors", () => {
+  it("keep the server's code and detail", () => {
+    expect(errorOf(413, { error: { code: "too_large", detail: "larger than 4096 MiB" } })).toMatchObject({ status: 413, code: "too_large", message: "larger than 4096 MiB" });
+    expect(errorOf(502, "<html>")).toMatchObject({ status: 502, code: "http_error" });
+  });
+  it("are explained after a failed upload", () => {
+    expect(uploadMessage(new ApiError(400, "empty_input", "no DICOM"))).toBe("The ZIP holds no DICOM image. (no DICOM)");
+    expect(uploadMessage(new ApiError(0, "unreachable", "the connection broke"))).toBe("the connection broke");
+    expect(uploadMessage("?")).toBe("The upload failed.");
+  });
+});

@@ -1,0 +1,238 @@
+"""What a reader sees: the right study on top, its numbers with their evidence, the truth about freshness and failure."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect
+
+from heimdallr_ray.api.app import create_app
+from heimdallr_ray.catalog.tables import StudyRow
+from heimdallr_ray.config import load
+from tests.browser.conftest import Site
+from tests.support.intake import write_study
+from tests.support.seeded import ABDOMEN_UID, FAILED_UID, HEAD_UID, NOT_APPLICABLE_UID, RUNNING_UID, add_study, services
+from tests.support.server import serving
+
+pytestmark = pytest.mark.peers("chromium")
+TOKEN = "the-api-token-of-a-test"
+
+
+def rows(page: Page) -> list[str]:
+    return [str(row.get_attribute("data-study")) for row in page.locator("tbody tr").all()]
+
+
+def test_the_worklist_shows_the_most_urgent_first_by_icon_and_word(page: Page, site: Site):
+    page.goto(site.url)
+    first = page.locator("tbody tr").first
+    expect(first).to_contain_text("!!")
+    expect(first).to_contain_text("CRITICAL")
+    assert rows(page)[:2] == [HEAD_UID, RUNNING_UID]
+    expect(page.locator(f'[data-study="{RUNNING_UID}"]')).to_contain_text("running: segment")
+    expect(page.locator(f'[data-study="{FAILED_UID}"]')).to_contain_text("3 of 104 slices are absent")
+    expect(page.get_by_text("Decision support, not for diagnosis")).to_be_visible()
+    expect(page.get_by_text("DEMO WEIGHTS")).to_be_visible()
+
+
+def test_a_new_critical_study_appears_on_top_without_a_reload(page: Page, site: Site):
+    page.goto(site.url)
+    expect(page.locator('[data-link="live"]')).to_have_text("● LIVE")
+    page.evaluate("window.notReloaded = true")
+    uid = "1.2.826.0.1.3680043.10.1338.500"
+    now = site.services.clock.now().replace(year=2020)  # waits longer than all others of its class
+    with site.services.database.write() as session:
+        add_study(session, uid, now, urgency="P0", urgency_reason="live insert", patient_name="Live^Insert")
+    expect(page.locator("tbody tr").first).to_have_attribute("data-study", uid, timeout=15_000)
+    assert page.evaluate("window.notReloaded") is True
+    with site.services.database.write() as session:
+        from sqlmodel import select
+
+        from heimdallr_ray.catalog.events import record_event
+
+        row = session.exec(select(StudyRow).where(StudyRow.study_uid == uid)).one()
+        row.state = "cancelled"
+        row.urgency = None
+        session.add(row)
+        record_event(session, "study.state", now=now, actor="test", study_id=row.id, old="queued", new="cancelled")
+    expect(page.locator("tbody tr").first).not_to_have_attribute("data-study", uid, timeout=15_000)
+
+
+def test_search_and_keyboard(page: Page, site: Site):
+    page.goto(site.url)
+    expect(page.locator("tbody tr").first).to_be_visible()
+    page.keyboard.press("/")
+    page.keyboard.type("demo-001jk")  # letters typed into a field move nothing
+    expect(page.get_by_text("No study matches.")).to_be_visible()
+    page.keyboard.press("Backspace")
+    page.keyboard.press("Backspace")
+    expect(page.locator("tbody tr")).to_have_count(1)
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    expect(page).to_have_url(re.compile(ABDOMEN_UID))
+    expect(page.get_by_role("heading", name="Demo, Alba")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("tbody tr").nth(3)).to_be_visible()
+    page.keyboard.press("j")
+    expect(page.locator("tr[aria-selected=true]")).to_have_attribute("data-study", RUNNING_UID)
+
+
+def test_a_measured_study(page: Page, site: Site):
+    page.goto(f"{site.url}/studies/{ABDOMEN_UID}")
+    liver = page.locator('[data-measurement="liver_volume"]')
+    expect(liver).to_contain_text(re.compile(r"\d+ mL"))
+    expect(liver).to_contain_text("measured")
+    absent = page.locator('[data-measurement="intracranial_hemorrhage_volume"]')
+    expect(absent).to_contain_text("not applicable")
+    expect(absent.locator(".num")).to_have_text("—")
+    liver.get_by_role("button").click()
+    expect(liver).to_contain_text("demo/total")
+    expect(liver).to_contain_text("unrounded")
+    expect(page.locator(".identity")).to_contain_text("DEMO-001")
+    expect(page.get_by_text("DEMO WEIGHTS", exact=False).first).to_be_visible()
+    expect(page.get_by_text("thinnest axial series with a soft kernel")).to_be_visible()
+    expect(page.get_by_text("ImageType says LOCALIZER")).to_be_visible()
+    assert "Demo" not in page.title()
+    assert "Alba" not in page.title()
+
+
+def test_the_overlay_is_off_by_one_key(page: Page, site: Site):
+    page.goto(f"{site.url}/studies/{ABDOMEN_UID}")
+    page.get_by_role("button", name="Liver").click()
+    image = page.locator(".stage img")
+    expect(image).to_have_attribute("data-artifact", "liver_overlay.png")
+    assert page.locator(".stage img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
+    page.keyboard.press("o")
+    expect(image).to_have_attribute("data-artifact", "liver_key_image.png")
+    expect(page.get_by_test_id("overlay")).to_have_attribute("aria-pressed", "false")
+    page.keyboard.press("o")
+    expect(image).to_have_attribute("data-artifact", "liver_overlay.png")
+
+
+def coloured_part(page: Page) -> float:
+    """The part of the viewer's pixels that are neither grey nor the crosshair's yellow."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(page.locator(".stage canvas").screenshot())).convert("RGB").resize((200, 150))
+    pixels = list(picture.get_flattened_data())
+    return sum(max(p) - min(p) > 40 and not (p[0] > 180 and p[1] > 150 and p[2] < 140) for p in pixels) / len(pixels)
+
+
+def test_the_volume_with_its_labels(page: Page, site: Site):
+    page.goto(f"{site.url}/studies/{ABDOMEN_UID}")
+    expect(page.locator(".stage img")).to_be_visible()
+    assert not page.evaluate("performance.getEntriesByType('resource').some(e => e.name.includes('VolumeTab'))")
+    page.get_by_role("tab", name="Volume").click()
+    expect(page.locator('.stage[data-ready="true"]')).to_be_visible(timeout=120_000)
+    page.wait_for_timeout(1500)
+    with_labels = coloured_part(page)
+    page.keyboard.press("o")
+    page.wait_for_timeout(1500)
+    without = coloured_part(page)
+    assert with_labels > 0.05
+    assert without < 0.01
+    page.keyboard.press("o")
+    box = page.locator(".stage canvas").bounding_box()
+    assert box is not None
+    found = ""
+    for x, y in ((0.15, 0.22), (0.18, 0.25), (0.12, 0.2), (0.2, 0.2), (0.1, 0.25), (0.25, 0.25)):
+        page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+        page.wait_for_timeout(300)
+        found = page.get_by_test_id("under-cursor").inner_text()
+        if re.search(r"-?\d+ +\w+", found):
+            break
+    assert re.search(r"-?\d+ +\w+", found), f"no structure under the cursor: {found!r}"
+
+
+@pytest.mark.parametrize(
+    ("uid", "sentence"),
+    [
+        (FAILED_UID, "Analysis failed: missing_slices: 3 of 104 slices are absent. No measurement was made"),
+        (NOT_APPLICABLE_UID, "This is not a negative finding."),
+        (RUNNING_UID, "Being analysed now (segment)."),
+    ],
+)
+def test_a_study_without_a_result_says_so_in_words(page: Page, site: Site, uid: str, sentence: str):
+    page.goto(f"{site.url}/studies/{uid}")
+    expect(page.get_by_test_id("state-words")).to_contain_text(sentence)
+    expect(page.get_by_role("tab", name="Volume")).to_be_disabled()
+
+
+def test_a_file_is_downloaded_under_its_own_name_and_bytes(page: Page, site: Site, tmp_path: Path):
+    page.goto(f"{site.url}/studies/{HEAD_UID}")
+    with page.expect_download() as waiting:
+        page.get_by_role("link", name="results.json").click()
+    assert waiting.value.suggested_filename == "results.json"
+    target = tmp_path / "results.json"
+    waiting.value.save_as(target)
+    artifacts = page.request.get(f"{site.url}/api/v1/studies/{HEAD_UID}").json()["artifacts"]
+    digest = next(artifact["sha256"] for artifact in artifacts if artifact["name"] == "results.json")
+    assert hashlib.sha256(target.read_bytes()).hexdigest() == digest
+
+
+def test_the_documentation_works_offline(page: Page, site: Site):
+    page.goto(f"{site.url}/docs")
+    expect(page.get_by_text("/api/v1/studies/{study_uid}/results")).to_be_visible(timeout=60_000)
+
+
+def test_a_dropped_zip_becomes_a_study_and_a_bad_one_is_explained(chromium: Browser, tmp_path: Path):
+    made = services(tmp_path / "data")
+    archive = tmp_path / "case.zip"
+    with zipfile.ZipFile(archive, "w") as target:
+        for path in write_study(tmp_path / "dicom", 2):
+            target.write(path, path.name)
+    (tmp_path / "broken.zip").write_bytes(b"no archive")
+    (tmp_path / "case.rar").write_bytes(b"Rar!")
+    with serving(create_app(made)) as url:
+        page = chromium.new_page()
+        page.goto(url)
+        expect(page.get_by_text("No study yet.")).to_be_visible()
+        choose = page.get_by_label("ZIP of a study")
+        choose.set_input_files(tmp_path / "case.rar")
+        expect(page.get_by_role("alert")).to_contain_text("Only .zip files are accepted.")
+        choose.set_input_files(tmp_path / "broken.zip")
+        expect(page.get_by_role("alert")).to_contain_text("This is not a ZIP that can be read.")
+        choose.set_input_files(archive)
+        expect(page.get_by_text("2 images stored")).to_be_visible(timeout=30_000)
+        expect(page.locator("tbody tr")).to_have_count(1)
+        page.close()
+
+
+def test_the_page_tells_when_it_has_lost_the_server_and_recovers(chromium: Browser, tmp_path: Path):
+    made = services(tmp_path / "data")
+    page = chromium.new_page()
+    with serving(create_app(made)) as url:
+        page.goto(url)
+        expect(page.locator('[data-link="live"]')).to_be_visible()
+        port = int(url.rsplit(":", 1)[1])
+    expect(page.locator('[data-link="reconnecting"]')).to_have_text("○ RECONNECTING", timeout=15_000)
+    with made.database.write() as session:
+        add_study(session, ABDOMEN_UID, made.clock.now(), patient_name="Missed^Meanwhile")
+    with serving(create_app(made), port):
+        expect(page.locator('[data-link="live"]')).to_be_visible(timeout=30_000)
+        expect(page.locator("tbody tr")).to_contain_text("Missed, Meanwhile")
+        page.close()
+
+
+def test_with_a_token_the_page_asks_for_it_and_keeps_it_for_the_tab(chromium: Browser, site: Site):
+    settings = load({}, None, data_dir=site.services.settings.data_dir, profile="demo", min_free_mib=0, api_token=TOKEN)
+    with serving(create_app(replace(site.services, settings=settings))) as url:
+        page = chromium.new_page()
+        page.goto(f"{url}/studies/{ABDOMEN_UID}")
+        field = page.get_by_label("API token")
+        field.fill("wrong-token-wrong-token")
+        page.keyboard.press("Enter")
+        expect(field).to_be_visible()
+        field.fill(TOKEN)
+        page.keyboard.press("Enter")
+        expect(page.locator(".stage img")).to_be_visible()
+        expect(page.locator('[data-link="live"]')).to_be_visible()
+        page.reload()
+        expect(page.locator(".stage img")).to_be_visible()
+        assert page.evaluate("Object.keys(localStorage).length") == 0
+        page.close()

@@ -1,0 +1,122 @@
+"""Every route names who may call it, and the rule holds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.routing import iter_route_contexts
+from fastapi.testclient import TestClient
+
+from heimdallr_ray.api.access import ACCESS_RULES, anyone, reader, uploader
+from heimdallr_ray.api.app import ApiServices, create_app
+from heimdallr_ray.config import load
+from tests.integration.api.conftest import TOKEN, UPLOAD_TOKEN, bearer, client_of
+from tests.support.seeded import ABDOMEN_UID
+
+STUDY = f"/api/v1/studies/{ABDOMEN_UID}"
+GUARDED = ["/api/v1/studies", STUDY, f"{STUDY}/results", f"{STUDY}/artifacts/results.json", "/api/v1/events", "/api/v1/status"]
+OPEN_TO_ALL = {
+    "/", "/studies", "/studies/{study_uid}", "/docs", "/docs/{name}", "/assets/{name:path}", "/favicon.svg", "/openapi.json",
+    "/api/v1/health", "/api/v1/ready",
+}  # fmt: skip
+ZIP = {"file": ("study.zip", b"PK", "application/zip")}
+
+
+def with_settings(seeded: ApiServices, **settings: Any) -> TestClient:
+    configured = load({}, None, **{"data_dir": seeded.settings.data_dir, "profile": "demo", "min_free_mib": 0, **settings})
+    return client_of(create_app(replace(seeded, settings=configured)))
+
+
+def test_every_route_names_exactly_one_access_rule(seeded: ApiServices):
+    rules: dict[str, list[Any]] = {}
+    for route in iter_route_contexts(create_app(seeded).routes):
+        called = [dependency.call for dependency in route.dependant.dependencies]
+        rules[str(route.path)] = [call for call in called if call in ACCESS_RULES]
+    assert len(rules) >= 18
+    assert [path for path, named in rules.items() if len(named) != 1] == []
+    assert {path for path, named in rules.items() if named == [anyone]} == OPEN_TO_ALL
+    assert {path for path, named in rules.items() if named == [uploader]} == {"/upload", "/api/v1/upload"}
+    assert all(named == [reader] for path, named in rules.items() if path.startswith("/api/v1/studies"))
+
+
+@pytest.mark.parametrize("path", [path for path in GUARDED if path != "/api/v1/events"])
+def test_on_loopback_without_a_token_this_machine_may_read(client: TestClient, path: str):
+    assert client.get(path).status_code == 200
+
+
+@pytest.mark.parametrize("path", GUARDED)
+def test_another_machine_may_not_although_no_token_is_set(seeded: ApiServices, path: str):
+    stranger = client_of(create_app(seeded), peer=("192.0.2.9", 4000))
+    answer = stranger.get(path)
+    assert answer.status_code == 401
+    assert answer.json()["error"]["code"] == "unauthorized"
+    assert stranger.post("/upload", files=ZIP).status_code == 401
+
+
+@pytest.mark.parametrize("path", GUARDED)
+def test_with_an_api_token_everybody_needs_it(seeded: ApiServices, path: str):
+    client = with_settings(seeded, api_token=TOKEN, upload_token=UPLOAD_TOKEN)
+    refused = client.get(path)
+    assert refused.status_code == 401
+    assert refused.headers["www-authenticate"].startswith("Bearer")
+    for wrong in ("", TOKEN[:-1], UPLOAD_TOKEN):
+        assert client.get(path, headers=bearer(wrong)).status_code == 401
+    assert client.get(path, headers={"X-Upload-Token": TOKEN}).status_code == 401
+    if path != "/api/v1/events":  # an endless answer; its rule is the same dependency
+        assert client.get(path, headers=bearer(TOKEN)).status_code == 200
+
+
+def test_pages_and_health_need_no_token(seeded: ApiServices):
+    client = with_settings(seeded, api_token=TOKEN)
+    assert client.get("/api/v1/health").json() == {"status": "alive"}
+    assert client.get("/openapi.json").status_code == 200
+    ready = client.get("/api/v1/ready")
+    assert ready.status_code in (200, 503)
+    assert "DEMO" not in ready.text
+
+
+@pytest.mark.parametrize("path", ["/upload", "/api/v1/upload"])
+def test_uploads_take_either_token_by_either_header(seeded: ApiServices, path: str):
+    client = with_settings(seeded, api_token=TOKEN, upload_token=UPLOAD_TOKEN)
+    assert client.post(path, files=ZIP).status_code == 401
+    assert client.post(path, files=ZIP, headers=bearer("wrong-wrong-wrong-wrong")).status_code == 401
+    for headers in (bearer(TOKEN), bearer(UPLOAD_TOKEN), {"X-Upload-Token": UPLOAD_TOKEN}):
+        assert client.post(path, files=ZIP, headers=headers).json()["error"]["code"] == "bad_archive"
+
+
+def test_an_upload_token_alone_guards_uploads_only(seeded: ApiServices):
+    client = with_settings(seeded, upload_token=UPLOAD_TOKEN)
+    assert client.post("/upload", files=ZIP).status_code == 401
+    assert client.post("/upload", files=ZIP, headers=bearer(UPLOAD_TOKEN)).json()["error"]["code"] == "bad_archive"
+    assert client.get("/api/v1/studies").status_code == 200
+
+
+def test_a_rebound_name_gets_nothing(client: TestClient):
+    for path in ("/", "/api/v1/studies", "/api/v1/health"):
+        answer = client.get(path, headers={"Host": "evil.example:8001"})
+        assert answer.status_code == 403
+        assert answer.json()["error"]["code"] == "forbidden"
+
+
+def test_a_foreign_page_cannot_upload(client: TestClient):
+    for headers in ({"Origin": "http://evil.example"}, {"Origin": "null"}, {"Sec-Fetch-Site": "cross-site"}):
+        answer = client.post("/api/v1/upload", files=ZIP, headers=headers)
+        assert answer.status_code == 403
+    own = {"Origin": "http://localhost:8001", "Sec-Fetch-Site": "same-origin"}
+    assert client.post("/api/v1/upload", files=ZIP, headers=own).json()["error"]["code"] == "bad_archive"
+
+
+def test_every_answer_carries_the_security_headers(client: TestClient, tmp_path: Path):
+    for path in ("/", "/api/v1/studies", f"{STUDY}/artifacts/results.json", "/nowhere", "/openapi.json"):
+        headers = client.get(path).headers
+        policy = headers["content-security-policy"]
+        assert "script-src 'self' 'wasm-unsafe-eval'" in policy
+        assert "unsafe-inline" not in policy
+        assert "http:" not in policy
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["x-frame-options"] == "DENY"
+        assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert client.get("/api/v1/studies").headers["cache-control"] == "no-store"

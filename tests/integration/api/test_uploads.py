@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from heimdallr_ray.api.app import ApiServices, create_app
+from heimdallr_ray.api.uploads import STALE_S, sweep
+from tests.integration.api.conftest import client_of
+from tests.support.intake import write_study
+from tests.support.seeded import services
+
+UID = "1.2.826.0.1.3680043.9.9.1"
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def study_zip(tmp_path: Path) -> bytes:
+    members = {path.name: path.read_bytes() for path in write_study(tmp_path / "dicom", 3)}
+    return zipped({**members, "readme.txt": b"no image"})
+
+
+@pytest.fixture
+def client(empty: ApiServices) -> TestClient:
+    return client_of(create_app(empty))
+
+
+def left_behind(made: ApiServices) -> list[str]:
+    return [path.name for path in (made.settings.data_dir / "uploads").glob("*")]
+
+
+def test_a_study_is_on_the_worklist_when_the_upload_answers(client: TestClient, empty: ApiServices, study_zip: bytes):
+    answer = client.post("/api/v1/upload", files={"file": ("study.zip", study_zip, "application/zip")})
+    assert answer.status_code == 200
+    assert answer.json() == {"accepted": 3, "rejected": 1, "rejections": {"not_dicom": 1}, "study_uids": [UID]}
+    detail = client.get(f"/api/v1/studies/{UID}").json()
+    assert (detail["study"]["n_instances"], detail["study"]["door"]) == (3, "upload")
+    assert left_behind(empty) == []
+
+
+def test_the_original_s_clients_get_the_original_s_answer(client: TestClient, study_zip: bytes):
+    answer = client.post("/upload", files={"file": ("CASE_01.ZIP", study_zip, "application/zip")})
+    assert answer.status_code == 200
+    body = answer.json()
+    assert set(body) == {"status", "message", "original_file"}
+    assert (body["status"], body["original_file"]) == ("Accepted", "CASE_01.ZIP")
+    assert client.get(f"/api/v1/studies/{UID}").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/upload", "/api/v1/upload"])
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("study.rar", b"Rar!", "bad_archive"),
+        ("study", b"PK", "bad_archive"),
+        ("study.zip", b"this is no archive", "bad_archive"),
+        ("study.zip", b"", "empty_input"),
+        ("study.zip", zipped({"a.txt": b"text"}), "empty_input"),
+        ("study.zip", zipped({"../../evil.dcm": b"x"}), "bad_archive"),
+        ("study.zip", zipped({"a.dcm": b"x" * 100})[:-20], "bad_archive"),
+    ],
+)
+def test_bad_uploads_are_refused_by_code(
+    client: TestClient, empty: ApiServices, path: str, name: str, content: bytes, code: str
+):
+    answer = client.post(path, files={"file": (name, content, "application/zip")})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+    assert left_behind(empty) == []
+    assert client.get("/api/v1/studies").json()["total"] == 0
+
+
+def test_a_body_without_a_file_is_refused(client: TestClient):
+    assert client.post("/upload", files={"other": ("a.zip", b"PK")}).json()["error"]["code"] == "empty_input"
+    assert client.post("/upload", data={"file": "text"}).status_code == 400
+    assert client.post("/upload", content=b"PK", headers={"Content-Type": "application/zip"}).status_code == 400
+    assert client.post("/upload").status_code == 400
+
+
+def test_what_is_too_large_is_refused_before_and_while_it_comes_in(tmp_path: Path):
+    made = services(tmp_path / "data", max_upload_mib=1)
+    client = client_of(create_app(made))
+    declared = client.post("/api/v1/upload", content=b"x", headers={"Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(3 << 20)})  # fmt: skip
+    assert (declared.status_code, declared.json()["error"]["code"]) == (413, "too_large")
+
+    def endless():
+        yield b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.zip"\r\n\r\n'
+        for _ in range(64):
+            yield b"x" * 65_536
+
+    streamed = client.post("/api/v1/upload", content=endless(), headers={"Content-Type": "multipart/form-data; boundary=b"})
+    assert (streamed.status_code, streamed.json()["error"]["code"]) == (413, "too_large")
+    assert left_behind(made) == []
+
+
+def test_a_bomb_is_refused(tmp_path: Path):
+    made = services(tmp_path / "data", max_unpacked_mib=1)
+    bomb = zipped({"a.dcm": b"\0" * (8 << 20)})
+    answer = client_of(create_app(made)).post("/api/v1/upload", files={"file": ("a.zip", bomb)})
+    assert answer.status_code in (400, 413)
+    assert left_behind(made) == []
+
+
+def test_files_of_dead_uploads_are_swept_and_living_ones_are_not(tmp_path: Path):
+    for name in ("old.zip", "new.zip", "note.txt"):
+        (tmp_path / name).write_bytes(b"x")
+    modified = (tmp_path / "old.zip").stat().st_mtime
+    import os
+
+    os.utime(tmp_path / "new.zip", (modified + STALE_S, modified + STALE_S))
+    assert sweep(tmp_path, modified + STALE_S + 1) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.zip", "note.txt"]
