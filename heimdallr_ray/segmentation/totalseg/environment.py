@@ -66,7 +66,8 @@ def keep_freed_memory() -> bool:
     """From now on glibc keeps large freed blocks for the next allocation; False where the C library has no such knob.
 
     Otherwise each activation of each tile is fresh memory from the kernel, faulted in and zeroed page by page, and
-    given back at once: half of the CPU time of a small network. A replica's footprint is then that of its largest study.
+    given back at once: half of the CPU time of a small network. A replica's footprint is then that of its largest
+    study.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:

@@ -251,7 +251,9 @@ def zoom_linear() -> Callable[..., None]:
     return _compiled(
         _zoom_linear,
         *(
-            _types.void(_read(dtype, 3), _c(_types.float32, 3), index, index, weight, weight, _types.int64, _types.int64)
+            _types.void(
+                _read(dtype, 3), _c(_types.float32, 3), index, index, weight, weight, _types.int64, _types.int64
+            )
             for dtype in (_types.int16, _types.float32)
         ),
     )

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -90,7 +89,7 @@ DIGEST = "0" * 64
         {"format": 1, "synthetic": True, "files": {"a": None}},
     ],
 )
-def test_a_malformed_manifest_is_refused(tmp_path: Path, document: Any) -> None:  # noqa: ANN401
+def test_a_malformed_manifest_is_refused(tmp_path: Path, document: object) -> None:
     (tmp_path / MANIFEST_NAME).write_text(json.dumps(document))
     with pytest.raises(WeightsTampered):
         verify(tmp_path)
