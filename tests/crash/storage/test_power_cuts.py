@@ -174,7 +174,7 @@ def test_the_model_disk_finds_a_missing_fsync(tmp_path: Path, forgotten: str) ->
             noted = blobs.os.fsync
 
             def only_folders(descriptor: int) -> None:
-                if os.path.isdir(f"/proc/self/fd/{descriptor}"):
+                if Path(f"/proc/self/fd/{descriptor}").is_dir():
                     noted(descriptor)
 
             patch.setattr(blobs.os, "fsync", only_folders)

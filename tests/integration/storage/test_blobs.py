@@ -55,7 +55,7 @@ def test_adopting_links_without_copying_and_leaves_the_file(store: LocalBlobStor
     source = tmp_path / "spooled"
     source.write_bytes(b"hello")
     assert store.adopt(source) == store.adopt(source) == BlobRef(HELLO, 5)
-    assert os.path.samefile(source, store.path(HELLO))
+    assert source.samefile(store.path(HELLO))
     source.unlink()
     assert store.verify(HELLO).size == 5
 
@@ -78,7 +78,7 @@ def test_adopting_copies_where_no_link_is_possible(
     source.write_bytes(b"hello")
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     assert store.adopt(source) == BlobRef(HELLO, 5)
-    assert not os.path.samefile(source, store.path(HELLO))
+    assert not source.samefile(store.path(HELLO))
     assert _files(store) == [f"2c/f2/{HELLO}"]
 
 
