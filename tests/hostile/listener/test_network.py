@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pynetdicom.ae import ApplicationEntity
 from pynetdicom.sop_class import CTImageStorage, Verification  # pyright: ignore[reportAttributeAccessIssue]
 
+from heimdallr_ray.clients.send import _Entity as PromptEntity  # pynetdicom's own leaves cut sockets open
 from heimdallr_ray.clients.send import send_folder
 from heimdallr_ray.listener import gate
 from tests.support.intake import Intake, ct_slice, file_bytes, wait_for, write_study
 
 
 def echo(port: int) -> bool:
-    entity = ApplicationEntity("HONEST")
+    entity = PromptEntity("HONEST")
     entity.add_requested_context(Verification)
     association = entity.associate("127.0.0.1", port, ae_title="HEIMDALLR")
     try:
@@ -67,7 +67,7 @@ def test_a_giant_pdu_before_the_association_is_cut_within_a_mebibyte(tmp_path: P
 
 def test_a_giant_pdu_inside_an_association_is_cut(tmp_path: Path) -> None:
     intake = Intake(tmp_path / "data")
-    entity = ApplicationEntity("LIAR")
+    entity = PromptEntity("LIAR")
     entity.add_requested_context(Verification)
     with intake.listening() as service:
         association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
@@ -84,7 +84,7 @@ def test_an_object_beyond_the_limit_is_cut_and_leaves_nothing(tmp_path: Path) ->
     large = tmp_path / "large"
     large.mkdir()
     (large / "1.dcm").write_bytes(file_bytes(ct_slice(1, "1.2.3", "1.2.3.4", size=1024)))
-    entity = ApplicationEntity("LARGE")
+    entity = PromptEntity("LARGE")
     entity.add_requested_context(CTImageStorage, "1.2.840.10008.1.2.1")
     with intake.listening() as service:
         association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
@@ -119,7 +119,7 @@ def test_idle_sockets_do_not_keep_honest_senders_out(tmp_path: Path, monkeypatch
 def test_a_slow_sender_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gate, "PDU_TIMEOUT_S", 1.0)
     intake = Intake(tmp_path / "data")
-    entity = ApplicationEntity("SLOW")
+    entity = PromptEntity("SLOW")
     entity.add_requested_context(Verification)
     with intake.listening() as service:
         association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
