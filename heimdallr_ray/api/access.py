@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import Depends, Request, Security
-from fastapi.security import HTTPBearer
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.config import is_loopback
 from heimdallr_ray.errors import Unauthorized
 from heimdallr_ray.security import tokens
-
 
 _BEARER: Any = Security(HTTPBearer(auto_error=False, description="The API token, where one is configured."))
 """For the OpenAPI document; the rules below decide."""
@@ -33,7 +32,7 @@ def anyone() -> None:
     """Liveness, pages and documentation: nothing of a patient, nothing to protect."""
 
 
-def reader(request: Request, _documented: Any = _BEARER) -> None:
+def reader(request: Request, _documented: HTTPAuthorizationCredentials | None = _BEARER) -> None:
     """Patient data: the API token, or this machine where none is configured.
 
     Raises:
@@ -49,7 +48,7 @@ def reader(request: Request, _documented: Any = _BEARER) -> None:
         raise Unauthorized("send the API token as bearer")
 
 
-def uploader(request: Request, _documented: Any = _BEARER) -> None:
+def uploader(request: Request, _documented: HTTPAuthorizationCredentials | None = _BEARER) -> None:
     """Uploads: the API token or the upload token, the latter also as X-Upload-Token.
 
     Raises:

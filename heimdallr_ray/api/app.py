@@ -18,7 +18,7 @@ __all__ = ["ApiServices", "create_app"]
 
 DESCRIPTION = (
     "Studies, their measurements with units, status and provenance, and the files behind them. "
-    "Decision support, not for diagnosis. Every error is {\"error\": {\"code\", \"detail\"}}."
+    'Decision support, not for diagnosis. Every error is {"error": {"code", "detail"}}.'
 )
 
 

@@ -117,7 +117,9 @@ def build_router() -> APIRouter:
         response.status_code = 200 if found.ready else 503
         return found
 
-    @router.get("/status", dependencies=[READER], responses=documented(401, 503), summary="The installation at a glance")
+    @router.get(
+        "/status", dependencies=[READER], responses=documented(401, 503), summary="The installation at a glance"
+    )
     def status(services: ApiServices = SERVICES) -> models.StatusView:
         """Studies by state, queue, versions."""
         return status_view(services)

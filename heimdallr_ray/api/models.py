@@ -12,7 +12,9 @@ class StudySummary(BaseModel):
     """One row of the worklist."""
 
     study_uid: str
-    state: str = Field(description="receiving, settling, queued, running, done, failed, not_applicable, cancelled, superseded.")
+    state: str = Field(
+        description="receiving, settling, queued, running, done, failed, not_applicable, cancelled, superseded."
+    )
     step: str | None = Field(description="The running step, while `state` is running.")
     reason_code: str | None = Field(description="Why it failed or does not apply.")
     reason: str | None

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from email.message import Message
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
@@ -143,7 +143,7 @@ async def receive_file(
         TooLarge: the body holds more than `max_bytes`.
     """
     collector = _OneFile(field, suffix)
-    parser = MultipartParser(boundary_of(content_type), cast("dict[str, object]", collector.callbacks()))  # pyright: ignore[reportArgumentType]
+    parser = MultipartParser(boundary_of(content_type), collector.callbacks())  # pyright: ignore[reportArgumentType]
     file: BinaryIO = await asyncio.to_thread(target.open, "xb")
     received = size = 0
     try:

@@ -81,7 +81,10 @@ def build_router() -> APIRouter:
         name: str = Path(description="As in the study's list of artifacts.", max_length=128),
         services: ApiServices = SERVICES,
     ) -> Response:
-        """The bytes of the file. `ETag` is their sha256. NIfTI files are sent as they lie, compressed, without Content-Encoding."""
+        """The bytes of the file. `ETag` is their sha256.
+
+        NIfTI files are sent as they lie, compressed, without Content-Encoding.
+        """
         row = await asyncio.to_thread(reading.find_artifact, services, study_uid, name)
         etag = f'"{row.sha256}"'
         headers = {"ETag": etag, "Cache-Control": "private, no-cache"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -35,7 +35,9 @@ _BODY = {
                 "schema": {
                     "type": "object",
                     "required": [FIELD],
-                    "properties": {FIELD: {"type": "string", "format": "binary", "description": "A ZIP of DICOM files."}},
+                    "properties": {
+                        FIELD: {"type": "string", "format": "binary", "description": "A ZIP of DICOM files."}
+                    },
                 }
             }
         },
@@ -63,7 +65,7 @@ class _Slots:
         self._taken = 0
 
     @asynccontextmanager
-    async def one(self) -> AsyncIterator[None]:
+    async def one(self) -> AsyncGenerator[None]:
         if self._taken >= MAX_UPLOADS:
             raise NotReady("too many uploads at the moment")
         self._taken += 1
@@ -97,7 +99,13 @@ async def _receive(request: Request, services: ApiServices) -> tuple[UploadedFil
     ms = round((services.clock.monotonic() - started) * 1000)
     _log.info(
         "upload stored",
-        extra={"upload": upload_id, "bytes": upload.size, "accepted": outcome.accepted, "rejected": outcome.rejected, "ms": ms},
+        extra={
+            "upload": upload_id,
+            "bytes": upload.size,
+            "accepted": outcome.accepted,
+            "rejected": outcome.rejected,
+            "ms": ms,
+        },
     )
     return upload, outcome
 
@@ -115,7 +123,7 @@ def build_router() -> APIRouter:
         summary="Store the DICOM files of a ZIP",
     )
     async def upload(request: Request, services: ApiServices = SERVICES) -> UploadResult:
-        """Every DICOM file of the ZIP in field `file` is durable when this answers; its studies are then on the worklist."""
+        """Every DICOM file of the ZIP in field `file` is durable, and its study on the worklist, when this answers."""
         async with slots.one():
             _, outcome = await _receive(request, services)
         return UploadResult(

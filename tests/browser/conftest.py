@@ -55,7 +55,11 @@ class Watch:
             self.off_host.append(request.url)
 
     def _console(self, message: playwright_api.ConsoleMessage) -> None:
-        if message.type in ("error", "warning") and "swiftshader" not in message.text.lower() and "GPU stall" not in message.text:
+        if (
+            message.type in ("error", "warning")
+            and "swiftshader" not in message.text.lower()
+            and "GPU stall" not in message.text
+        ):
             self.console.append(f"{message.type}: {message.text}")
 
 

@@ -1,4 +1,4 @@
-"""What a reader sees: the right study on top, its numbers with their evidence, the truth about freshness and failure."""
+"""What a reader sees: the right study on top, numbers with their evidence, the truth about freshness and failure."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_the_volume_with_its_labels(page: Page, site: Site):
     box = page.locator(".stage canvas").bounding_box()
     assert box is not None
     found = ""
-    for x, y in ((0.15, 0.22), (0.18, 0.25), (0.12, 0.2), (0.2, 0.2), (0.1, 0.25), (0.25, 0.25)):
+    for x, y in ((0.3, 0.2), (0.28, 0.25), (0.32, 0.3), (0.7, 0.25), (0.25, 0.2)):
         page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
         page.wait_for_timeout(300)
         found = page.get_by_test_id("under-cursor").inner_text()

@@ -1,6 +1,6 @@
-"""An installation with studies in every state: a real database and real blobs, made by the real metric and picture code.
+"""An installation with studies in every state: real database and blobs, made by the real metric and picture code.
 
-    python -m tests.support.seeded FOLDER PORT     serves it on loopback until it is stopped
+python -m tests.support.seeded FOLDER PORT     serves it on loopback until it is stopped
 """
 
 from __future__ import annotations
@@ -40,10 +40,25 @@ RUNNING_UID, QUEUED_UID, FAILED_UID = f"{ROOT_UID}.3", f"{ROOT_UID}.4", f"{ROOT_
 NOT_APPLICABLE_UID, RECEIVING_UID = f"{ROOT_UID}.6", f"{ROOT_UID}.7"
 STEPS = {"select": 0.21, "prepare": 1.34, "segment": 18.4, "measure": 0.92, "triage": 0.01, "render": 1.77}
 TOTAL = {
-    1: "spleen", 2: "kidney_right", 3: "kidney_left", 4: "gallbladder", 5: "liver", 6: "stomach", 7: "pancreas",
-    10: "lung_upper_lobe_left", 11: "lung_lower_lobe_left", 12: "lung_upper_lobe_right", 13: "lung_middle_lobe_right",
-    14: "lung_lower_lobe_right", 18: "small_bowel", 20: "colon", 29: "vertebrae_L3", 51: "heart", 52: "aorta", 90: "brain",
-}  # fmt: skip
+    1: "spleen",
+    2: "kidney_right",
+    3: "kidney_left",
+    4: "gallbladder",
+    5: "liver",
+    6: "stomach",
+    7: "pancreas",
+    10: "lung_upper_lobe_left",
+    11: "lung_lower_lobe_left",
+    12: "lung_upper_lobe_right",
+    13: "lung_middle_lobe_right",
+    14: "lung_lower_lobe_right",
+    18: "small_bowel",
+    20: "colon",
+    29: "vertebrae_L3",
+    51: "heart",
+    52: "aorta",
+    90: "brain",
+}
 
 
 def services(folder: Path, clock: Clock | None = None, **settings: Any) -> ApiServices:
@@ -82,7 +97,10 @@ def _images(head: bool, study_uid: str) -> tuple[Volume, dict[str, LabelMap]]:
         return LabelMap(array, phantom.affine_ras, names, model, source.manifest_sha256)
 
     tissue = {1: "subcutaneous_fat", 2: "torso_fat", 3: "skeletal_muscle"}
-    maps = {"total": labels("total", phantom.total, TOTAL), "tissue_types": labels("tissue_types", phantom.tissue, tissue)}
+    maps = {
+        "total": labels("total", phantom.total, TOTAL),
+        "tissue_types": labels("tissue_types", phantom.tissue, tissue),
+    }
     if head:
         bleed = labels("cerebral_bleed", phantom.bleed.astype("uint8"), {1: "intracerebral_hemorrhage"})
         maps = {"total": maps["total"], "cerebral_bleed": bleed}
@@ -120,9 +138,29 @@ def add_result(session: Session, made: ApiServices, study: StudyRow, *, head: bo
     measurements = measure_all(MetricContext(volume, maps, {"cerebral_bleed": "anatomy_absent"}))
     assessment = assess(measurements)
     series = [
-        SeriesRow(study_id=study.id, series_uid=f"{study.study_uid}.1", modality="CT", series_number=2, series_description="Axial 2.0 Br40", n_instances=104, chosen=True, reason="thinnest axial series with a soft kernel", geometry={"shape": list(volume.shape), "spacing_mm": list(volume.spacing_mm)}),
-        SeriesRow(study_id=study.id, series_uid=f"{study.study_uid}.2", modality="CT", series_number=1, series_description="Scout", n_instances=2, chosen=False, reject_code="localizer", reason="ImageType says LOCALIZER"),
-    ]  # fmt: skip
+        SeriesRow(
+            study_id=study.id,
+            series_uid=f"{study.study_uid}.1",
+            modality="CT",
+            series_number=2,
+            series_description="Axial 2.0 Br40",
+            n_instances=104,
+            chosen=True,
+            reason="thinnest axial series with a soft kernel",
+            geometry={"shape": list(volume.shape), "spacing_mm": list(volume.spacing_mm)},
+        ),
+        SeriesRow(
+            study_id=study.id,
+            series_uid=f"{study.study_uid}.2",
+            modality="CT",
+            series_number=1,
+            series_description="Scout",
+            n_instances=2,
+            chosen=False,
+            reject_code="localizer",
+            reason="ImageType says LOCALIZER",
+        ),
+    ]
     job = JobRow(kind="study", key=study.id, study_id=study.id, state="done", run_at=now, created_at=now, attempt=1)
     session.add_all([*series, job])
     session.flush()
@@ -143,11 +181,16 @@ def add_result(session: Session, made: ApiServices, study: StudyRow, *, head: bo
         volume_facts=None,
     )
     urgency = assessment.urgency.value if assessment.urgency else None
-    result = ResultRow(study_id=study.id, job_id=job.id, fence=1, created_at=now, urgency=urgency, synthetic=True, document=document)  # fmt: skip
+    result = ResultRow(
+        study_id=study.id, job_id=job.id, fence=1, created_at=now, urgency=urgency, synthetic=True, document=document
+    )
     session.add(result)
     session.flush()
     shared = {"source_manifest_sha256": volume.source.manifest_sha256, "synthetic": True}
-    files = [(p.name, p.kind, "image/png", p.png, dict(p.meta)) for p in key_images(volume, maps, measurements, synthetic=True)]
+    files = [
+        (p.name, p.kind, "image/png", p.png, dict(p.meta))
+        for p in key_images(volume, maps, measurements, synthetic=True)
+    ]
     files.append(("display.nii.gz", "display_volume", "application/gzip", display_volume_nifti(volume), shared))
     files.append(("results.json", "results", "application/json", documents.to_bytes(document), {}))
     for task, label_map in maps.items():
@@ -156,7 +199,19 @@ def add_result(session: Session, made: ApiServices, study: StudyRow, *, head: bo
         files.append((name, "display_label_map", "application/gzip", display_label_map_nifti(label_map), meta))
     for name, kind, media_type, content, meta in files:
         ref = made.blobs.put(content)
-        session.add(ArtifactRow(result_id=result.id, study_id=study.id, name=name, kind=kind, media_type=media_type, sha256=ref.sha256, size=ref.size, synthetic=True, meta=meta))  # fmt: skip
+        session.add(
+            ArtifactRow(
+                result_id=result.id,
+                study_id=study.id,
+                name=name,
+                kind=kind,
+                media_type=media_type,
+                sha256=ref.sha256,
+                size=ref.size,
+                synthetic=True,
+                meta=meta,
+            )
+        )
     study.urgency, study.urgency_reason, study.synthetic = urgency, assessment.reason, True
     study.state, study.done_at = StudyState.DONE.value, now
     session.add(study)
@@ -171,13 +226,60 @@ def seed(made: ApiServices) -> None:
         ago = lambda minutes: now - timedelta(minutes=minutes)  # noqa: E731
         abdomen = add_study(session, ABDOMEN_UID, ago(52), patient_name="Demo^Alba", patient_id="DEMO-001")
         add_result(session, made, abdomen)
-        head = add_study(session, HEAD_UID, ago(12), patient_name="Demo^Bruno", patient_id="DEMO-002", patient_sex="M", study_description="CT Head native", n_instances=38)  # fmt: skip
+        head = add_study(
+            session,
+            HEAD_UID,
+            ago(12),
+            patient_name="Demo^Bruno",
+            patient_id="DEMO-002",
+            patient_sex="M",
+            study_description="CT Head native",
+            n_instances=38,
+        )
         add_result(session, made, head, head=True)
-        add_study(session, RUNNING_UID, ago(6), patient_name="Demo^Carla", patient_id="DEMO-003", state="running", step="segment", ordered_priority="STAT")  # fmt: skip
+        add_study(
+            session,
+            RUNNING_UID,
+            ago(6),
+            patient_name="Demo^Carla",
+            patient_id="DEMO-003",
+            state="running",
+            step="segment",
+            ordered_priority="STAT",
+        )
         add_study(session, QUEUED_UID, ago(5), patient_name="Demo^Dario", patient_id="DEMO-004", patient_sex="M")
-        add_study(session, FAILED_UID, ago(70), patient_name="Demo^Elena", patient_id="DEMO-005", state="failed", reason_code="not_a_volume", reason="missing_slices: 3 of 104 slices are absent")  # fmt: skip
-        add_study(session, NOT_APPLICABLE_UID, ago(80), patient_name="Demo^Fausto", patient_id="DEMO-006", state="not_applicable", reason_code="modality_not_supported", reason="no installed model reads MG", modalities="MG", study_description="Mammography", n_instances=4)  # fmt: skip
-        add_study(session, RECEIVING_UID, ago(0), patient_name="Demo^Greta", patient_id="DEMO-007", state="receiving", n_instances=31)  # fmt: skip
+        add_study(
+            session,
+            FAILED_UID,
+            ago(70),
+            patient_name="Demo^Elena",
+            patient_id="DEMO-005",
+            state="failed",
+            reason_code="not_a_volume",
+            reason="missing_slices: 3 of 104 slices are absent",
+        )
+        add_study(
+            session,
+            NOT_APPLICABLE_UID,
+            ago(80),
+            patient_name="Demo^Fausto",
+            patient_id="DEMO-006",
+            state="not_applicable",
+            reason_code="modality_not_supported",
+            reason="no installed model reads MG",
+            modalities="MG",
+            study_description="Mammography",
+            n_instances=4,
+        )
+        add_study(
+            session,
+            RECEIVING_UID,
+            ago(0),
+            patient_name="Demo^Greta",
+            patient_id="DEMO-007",
+            state="receiving",
+            n_instances=31,
+        )
 
 
 def seeded_app(folder: Path, **settings: Any) -> FastAPI:
@@ -197,5 +299,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-
-

@@ -19,7 +19,9 @@ def serving(app: FastAPI, port: int = 0) -> Generator[str]:
     """The base URL while it is served; open streams are cut at the end, as at a restart."""
     listener = socket.create_server(("127.0.0.1", port))
     port = listener.getsockname()[1]
-    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="off", ws="none")
+    config = uvicorn.Config(
+        app, log_level="warning", access_log=False, timeout_graceful_shutdown=1, lifespan="off", ws="none"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

@@ -133,7 +133,9 @@ export interface paths {
         };
         /**
          * One of its files
-         * @description The bytes of the file. `ETag` is their sha256. NIfTI files are sent as they lie, compressed, without Content-Encoding.
+         * @description The bytes of the file. `ETag` is their sha256.
+         *
+         *     NIfTI files are sent as they lie, compressed, without Content-Encoding.
          */
         get: operations["artifact_api_v1_studies__study_uid__artifacts__name__get"];
         put?: never;
@@ -177,7 +179,7 @@ export interface paths {
         put?: never;
         /**
          * Store the DICOM files of a ZIP
-         * @description Every DICOM file of the ZIP in field `file` is durable when this answers; its studies are then on the worklist.
+         * @description Every DICOM file of the ZIP in field `file` is durable, and its study on the worklist, when this answers.
          */
         post: operations["upload_api_v1_upload_post"];
         delete?: never;

@@ -55,7 +55,7 @@ export function Worklist() {
     <>
       <h1 className="hidden">Worklist</h1>
       <div className="toolbar" role="search">
-        <label>Search <input ref={search} type="search" placeholder="name, MRN, accession" value={text} onChange={(event) => { setText(event.target.value); setOffset(0); }} onKeyDown={(event) => { if (event.key === "Escape") event.currentTarget.blur(); }} /></label>
+        <label>Search <input ref={search} type="search" placeholder="name, MRN, accession" value={text} onChange={(event) => { setText(event.target.value); setOffset(0); }} onKeyDown={(event) => { if (event.key !== "Escape") return; event.preventDefault(); event.currentTarget.blur(); }} /></label>
         <label>State{" "}
           <select value={state} onChange={(event) => { setState(event.target.value); setOffset(0); }}>
             <option value="">All</option>

@@ -25,7 +25,12 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> ApiServices:
     site = root / "site"
     (site / "assets").mkdir(parents=True)
     (site / "docs").mkdir()
-    for path in (site / "index.html", site / "assets" / "app.js", site / "docs" / "index.html", site / "docs" / "init.js"):
+    for path in (
+        site / "index.html",
+        site / "assets" / "app.js",
+        site / "docs" / "index.html",
+        site / "docs" / "init.js",
+    ):
         path.write_text("page")
     for path in (root / ".env", root / "data" / ".env", site / ".env", site / "assets" / ".env.bak"):
         path.write_text(SECRET)
@@ -42,7 +47,15 @@ def client(installation: ApiServices) -> Generator[TestClient]:
 
 
 UPS = ["..", "%2e%2e", "%2E%2E", "..%2f", "%2e%2e%2f", "..%5c", "%252e%252e", ".%00.", "....//", "%c0%ae%c0%ae", "..;"]
-PREFIXES = ["", "/assets", "/docs", "/studies", f"/api/v1/studies/{ABDOMEN_UID}/artifacts", "/api/v1/studies", "/api/v1"]
+PREFIXES = [
+    "",
+    "/assets",
+    "/docs",
+    "/studies",
+    f"/api/v1/studies/{ABDOMEN_UID}/artifacts",
+    "/api/v1/studies",
+    "/api/v1",
+]
 TARGETS = [".env", "data/.env", "data/catalog.sqlite", "etc/passwd", "../../../../etc/passwd"]
 
 
@@ -59,14 +72,30 @@ def test_no_way_up_leads_to_a_file(client: TestClient, prefix: str, up: str):
             assert answer.status_code in (400, 404, 405, 422) or answer.text == "page"
 
 
-@pytest.mark.parametrize("path", ["/assets//etc/passwd", "/assets/%2fetc%2fpasswd", "/docs/%2fetc%2fpasswd", "/assets/link.js", "/assets/.env.bak", "/.env"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/assets//etc/passwd",
+        "/assets/%2fetc%2fpasswd",
+        "/docs/%2fetc%2fpasswd",
+        "/assets/link.js",
+        "/assets/.env.bak",
+        "/.env",
+    ],
+)
 def test_absolute_names_links_and_hidden_files_lead_nowhere(client: TestClient, path: str):
     assert client.get(path).status_code == 404
 
 
 def test_a_blob_is_not_served_by_its_digest(client: TestClient, installation: ApiServices):
     artifact = client.get(f"/api/v1/studies/{ABDOMEN_UID}").json()["artifacts"][0]
-    for name in (artifact["sha256"], f"blobs/{artifact['sha256']}", "%2e%2e%2fresults.json", "RESULTS.JSON", "results.json%00"):
+    for name in (
+        artifact["sha256"],
+        f"blobs/{artifact['sha256']}",
+        "%2e%2e%2fresults.json",
+        "RESULTS.JSON",
+        "results.json%00",
+    ):
         assert client.get(f"/api/v1/studies/{ABDOMEN_UID}/artifacts/{name}").status_code in (404, 422)
 
 
@@ -76,7 +105,9 @@ def test_the_pages_are_served(client: TestClient):
 
 
 def test_what_was_not_built_is_said(installation: ApiServices):
-    client = TestClient(create_app(replace(installation, static_dir=None)), base_url="http://localhost", client=("127.0.0.1", 1))
+    client = TestClient(
+        create_app(replace(installation, static_dir=None)), base_url="http://localhost", client=("127.0.0.1", 1)
+    )
     answer = client.get("/")
     assert answer.status_code == 503
     assert answer.json()["error"]["code"] == "not_ready"

@@ -17,16 +17,33 @@ from tests.integration.api.conftest import TOKEN, UPLOAD_TOKEN, bearer, client_o
 from tests.support.seeded import ABDOMEN_UID
 
 STUDY = f"/api/v1/studies/{ABDOMEN_UID}"
-GUARDED = ["/api/v1/studies", STUDY, f"{STUDY}/results", f"{STUDY}/artifacts/results.json", "/api/v1/events", "/api/v1/status"]
+GUARDED = [
+    "/api/v1/studies",
+    STUDY,
+    f"{STUDY}/results",
+    f"{STUDY}/artifacts/results.json",
+    "/api/v1/events",
+    "/api/v1/status",
+]
 OPEN_TO_ALL = {
-    "/", "/studies", "/studies/{study_uid}", "/docs", "/docs/{name}", "/assets/{name:path}", "/favicon.svg", "/openapi.json",
-    "/api/v1/health", "/api/v1/ready",
-}  # fmt: skip
+    "/",
+    "/studies",
+    "/studies/{study_uid}",
+    "/docs",
+    "/docs/{name}",
+    "/assets/{name:path}",
+    "/favicon.svg",
+    "/openapi.json",
+    "/api/v1/health",
+    "/api/v1/ready",
+}
 ZIP = {"file": ("study.zip", b"PK", "application/zip")}
 
 
 def with_settings(seeded: ApiServices, **settings: Any) -> TestClient:
-    configured = load({}, None, **{"data_dir": seeded.settings.data_dir, "profile": "demo", "min_free_mib": 0, **settings})
+    configured = load(
+        {}, None, **{"data_dir": seeded.settings.data_dir, "profile": "demo", "min_free_mib": 0, **settings}
+    )
     return client_of(create_app(replace(seeded, settings=configured)))
 
 

@@ -73,7 +73,14 @@ def test_one_study_with_everything_its_page_shows(client: TestClient):
         ("Scout", False, "localizer"),
         ("Axial 2.0 Br40", True, None),
     ]
-    assert [stage["step"] for stage in detail["stages"]] == ["select", "prepare", "segment", "measure", "triage", "render"]
+    assert [stage["step"] for stage in detail["stages"]] == [
+        "select",
+        "prepare",
+        "segment",
+        "measure",
+        "triage",
+        "render",
+    ]
     assert detail["stages"][2]["seconds"] == 18.4
     assert [event["new"] for event in detail["history"]] == ["queued", "done"]
     assert detail["result"]["n_measurements"] > detail["result"]["n_with_value"] > 5

@@ -89,7 +89,11 @@ def test_a_body_without_a_file_is_refused(client: TestClient):
 def test_what_is_too_large_is_refused_before_and_while_it_comes_in(tmp_path: Path):
     made = services(tmp_path / "data", max_upload_mib=1)
     client = client_of(create_app(made))
-    declared = client.post("/api/v1/upload", content=b"x", headers={"Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(3 << 20)})  # fmt: skip
+    declared = client.post(
+        "/api/v1/upload",
+        content=b"x",
+        headers={"Content-Type": "multipart/form-data; boundary=b", "Content-Length": str(3 << 20)},
+    )
     assert (declared.status_code, declared.json()["error"]["code"]) == (413, "too_large")
 
     def endless():
@@ -97,7 +101,9 @@ def test_what_is_too_large_is_refused_before_and_while_it_comes_in(tmp_path: Pat
         for _ in range(64):
             yield b"x" * 65_536
 
-    streamed = client.post("/api/v1/upload", content=endless(), headers={"Content-Type": "multipart/form-data; boundary=b"})
+    streamed = client.post(
+        "/api/v1/upload", content=endless(), headers={"Content-Type": "multipart/form-data; boundary=b"}
+    )
     assert (streamed.status_code, streamed.json()["error"]["code"]) == (413, "too_large")
     assert left_behind(made) == []
 

@@ -37,7 +37,9 @@ def test_names_that_nobody_can_rebind_are_answered(host: str):
     assert host_allowed(host, settings())
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "a@localhost"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "", "a@localhost"]
+)
 def test_other_names_are_refused_without_a_token(host: str):
     assert not host_allowed(host, settings())
 

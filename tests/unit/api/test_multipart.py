@@ -22,7 +22,9 @@ def part(content: bytes, name: str = "file", filename: str | None = "study.zip")
 END = b"--XyZ--\r\n"
 
 
-def receive(body: bytes, target: Path, *, max_bytes: int = 1 << 20, step: int = 7, content_type: str = TYPE) -> UploadedFile:
+def receive(
+    body: bytes, target: Path, *, max_bytes: int = 1 << 20, step: int = 7, content_type: str = TYPE
+) -> UploadedFile:
     async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(body), step):
             yield body[start : start + step]
@@ -69,7 +71,9 @@ def test_what_is_not_a_whole_file_is_refused(tmp_path: Path, body: bytes, error:
         receive(body, tmp_path / "x", max_bytes=1000, step=100)
 
 
-@pytest.mark.parametrize("content_type", ["", "application/zip", "multipart/form-data", "multipart/mixed; boundary=XyZ"])
+@pytest.mark.parametrize(
+    "content_type", ["", "application/zip", "multipart/form-data", "multipart/mixed; boundary=XyZ"]
+)
 def test_other_content_types_are_refused(tmp_path: Path, content_type: str):
     with pytest.raises(Rejected, match="multipart"):
         receive(part(b"x") + END, tmp_path / "x", content_type=content_type)

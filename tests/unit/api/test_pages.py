@@ -25,7 +25,12 @@ def test_no_folder_no_files(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("name", "media_type"),
-    [("assets/a-1.js", "text/javascript"), ("a.css", "text/css"), ("x.wasm", "application/wasm"), ("x", "application/octet-stream")],
+    [
+        ("assets/a-1.js", "text/javascript"),
+        ("a.css", "text/css"),
+        ("x.wasm", "application/wasm"),
+        ("x", "application/octet-stream"),
+    ],
 )
 def test_types_do_not_depend_on_the_machine(name: str, media_type: str):
     assert media_type_of(name) == media_type

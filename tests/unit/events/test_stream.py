@@ -77,13 +77,24 @@ def test_an_event_names_the_study_and_nothing_of_the_patient():
     text = encode_event(Event(3, AT, "study.state", "1.2.3", "queued", "running")).decode()
     assert text == (
         "id: 3\nevent: study\n"
-        'data: {"id":3,"at":"2026-01-02T03:04:05+00:00","kind":"study.state","study_uid":"1.2.3","old":"queued","new":"running"}\n\n'
+        'data: {"id":3,"at":"2026-01-02T03:04:05+00:00","kind":"study.state","study_uid":"1.2.3",'
+        '"old":"queued","new":"running"}\n\n'
     )
 
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("7", 7), (" 12 ", 12), ("0", 0), ("", None), (None, None), ("-1", None), ("1e3", None), ("٣", None), ("9" * 19, None)],
+    [
+        ("7", 7),
+        (" 12 ", 12),
+        ("0", 0),
+        ("", None),
+        (None, None),
+        ("-1", None),
+        ("1e3", None),
+        ("٣", None),
+        ("9" * 19, None),
+    ],
 )
 def test_last_event_id_is_a_number_or_nothing(text: str | None, value: int | None):
     assert parse_last_event_id(text) == value
