@@ -23,6 +23,15 @@ def is_free(port: int, host: str = "127.0.0.1") -> bool:
     return True
 
 
+def answers(port: int, host: str = "127.0.0.1", timeout_s: float = 1.0) -> bool:
+    """True where somebody accepts a connection on `host:port`."""
+    try:
+        socket.create_connection((host, port), timeout=timeout_s).close()
+    except OSError:
+        return False
+    return True
+
+
 def pick_free(count: int) -> list[int]:
     """`count` different ports that were free a moment ago, held together until all are found."""
     with contextlib.ExitStack() as held:

@@ -172,6 +172,12 @@ class Supervisor:
         while True:
             self._interrupted()
             self._head.require_alive()
+            if time.monotonic() > deadline:
+                raise NotReady("the Ray head does not answer")
+            # ray.init waits for minutes on a port where nobody listens.
+            if not ports.answers(self._head.gcs_port):
+                time.sleep(0.2)
+                continue
             try:
                 ray.init(address=self._head.address, namespace=NAMESPACE, logging_level="ERROR", log_to_driver=False)
                 break

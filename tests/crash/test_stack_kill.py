@@ -15,7 +15,6 @@ from typing import Any
 
 import psutil
 import pytest
-from heimdallr_ray.dicom.part10 import dataset_bytes
 from pydicom import dcmread
 from sqlmodel import select
 
@@ -42,13 +41,20 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     running.clean_up()
 
 
+def dataset_bytes(part10: bytes) -> bytes:
+    """What follows the file meta information (PS3.10 section 7.1), whose length is its first element."""
+    assert part10[128:132] == b"DICM"
+    return part10[144 + int.from_bytes(part10[140:144], "little") :]
+
+
 class Sender:
     """Sends a study in a thread of its own and keeps what was acknowledged."""
 
     def __init__(self, stack: Stack, folder: Path, seed: str) -> None:
         self.study_uid = str(Uid.derived("kill", seed, str(time.time_ns())))
         folder.mkdir(parents=True)
-        for index, content in enumerate(synthetic.ct_study(SLICES, shape=(96, 96), StudyInstanceUID=self.study_uid)):
+        made = synthetic.ct_study(SLICES, shape=(96, 96), seed=self.study_uid, StudyInstanceUID=self.study_uid)
+        for index, content in enumerate(made):
             (folder / f"{index:03}.dcm").write_bytes(content)
         self._stack, self._folder = stack, folder
         self.digests = {
@@ -113,7 +119,7 @@ def _verify(stack: Stack, sender: Sender) -> dict[str, Any]:
         assert hashlib.sha256(dataset_bytes(content)).hexdigest() == sender.digests[uid]
     current = [result for result in results if result.superseded_by is None]
     assert len(current) == 1
-    assert len(results) == len(jobs) == study.epoch
+    assert len(results) <= len(jobs) == study.epoch
     database.close()
     return detail
 

@@ -56,7 +56,7 @@ class Stack:
             "HEIMDALLR_DICOM_PORT": str(self.dicom_port),
             "HEIMDALLR_IDLE_SECONDS": "3",
             "HEIMDALLR_SCAN_SECONDS": "0.5",
-            "HEIMDALLR_RAY_WORKER_PORTS": "30000-39999",
+            "HEIMDALLR_RAY_WORKER_PORTS": "21000-29999",
             **self.overrides,
         }
 
@@ -64,6 +64,13 @@ class Stack:
         return [sys.executable, "-m", "heimdallr_ray.cli", *words]
 
     def start(self) -> Stack:
+        try:
+            return self._start()
+        except BaseException:
+            self.clean_up()
+            raise
+
+    def _start(self) -> Stack:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as log:
             self.process = subprocess.Popen(
