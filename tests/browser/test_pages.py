@@ -118,7 +118,11 @@ def coloured_part(page: Page) -> float:
     """The part of the viewer's pixels that are neither grey nor the crosshair's yellow."""
     from PIL import Image
 
-    picture = Image.open(io.BytesIO(page.locator(".stage canvas").screenshot())).convert("RGB").resize((200, 150))
+    box = page.locator(".stage canvas").bounding_box()
+    assert box is not None
+    # Of the page, not of the element: software drawing keeps the element from ever being "stable" on a busy machine.
+    png = page.screenshot(clip={**box}, timeout=60_000)
+    picture = Image.open(io.BytesIO(png)).convert("RGB").resize((200, 150))
     pixels = list(picture.get_flattened_data())
     return sum(max(p) - min(p) > 40 and not (p[0] > 180 and p[1] > 150 and p[2] < 140) for p in pixels) / len(pixels)
 
