@@ -15,7 +15,7 @@ from sqlmodel import SQLModel, select
 
 from heimdallr_ray.catalog import migrate
 from heimdallr_ray.catalog.database import Database
-from heimdallr_ray.catalog.events import record_event
+from heimdallr_ray.catalog.events import flush_events, record_event
 from heimdallr_ray.catalog.tables import EventRow
 from heimdallr_ray.catalog.worklist import events_after
 from heimdallr_ray.errors import BadSetting, DatabaseBusy, DatabaseUnusable, SchemaMismatch
@@ -112,6 +112,24 @@ def test_event_ids_grow_in_the_order_of_commits(database: Database) -> None:
     go_on.set()
     thread.join()
     assert _kinds(database) == ["committed first", "recorded first"]
+
+
+def test_no_event_gets_an_id_while_a_smaller_one_is_not_committed(database: Database) -> None:
+    done = threading.Event()
+
+    def second() -> None:
+        _event(database, "second")
+        done.set()
+
+    thread = threading.Thread(target=second)
+    with database.write() as session:
+        record_event(session, "first", now=EPOCH, actor="test")
+        flush_events(session)
+        thread.start()
+        assert not done.wait(0.5)
+        assert _kinds(database) == []
+    thread.join()
+    assert _kinds(database) == ["first", "second"]
 
 
 def test_sqlite_keeps_its_promises(tmp_path: Path) -> None:
