@@ -1,8 +1,9 @@
 """TotalSegmentator's own Python API in a process of its own: the peer of the resident engine.
 
-Run as a script: `segment_upstream.py WEIGHTS_DIR HOME_DIR INPUT.nii.gz OUT_DIR TASK...`. For each task it writes
-`TASK.nii` (the bytes of the returned image) and `TASK.json` ({"wall_s", "forward_s"}). The API starts processes that
-import this file again, so everything is behind the guard.
+Run as a script: `segment_upstream.py SAVERS WEIGHTS_DIR HOME_DIR INPUT.nii OUT_DIR TASK...`. SAVERS is the number of
+export processes (the API's own default is 6; the result does not depend on it). For each task it writes `TASK.nii`
+(the bytes of the returned image) and `TASK.json` ({"wall_s", "forward_s"}). The API starts processes that import this
+file again, so everything is behind the guard.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ FLAGS: dict[str, dict[str, Any]] = {
 }
 
 
-def main(weights_dir: str, home_dir: str, source: str, out_dir: str, *tasks: str) -> None:
+def main(savers: str, weights_dir: str, home_dir: str, source: str, out_dir: str, *tasks: str) -> None:
     """Each task has run once through the API; results and times are in `out_dir`."""
     Path(home_dir).mkdir(parents=True, exist_ok=True)
     (Path(home_dir) / "config.json").write_text(json.dumps(CONFIG), encoding="utf-8")
@@ -69,9 +70,11 @@ def main(weights_dir: str, home_dir: str, source: str, out_dir: str, *tasks: str
                 resample=1.5,
                 device="cpu",
                 quiet=True,
+                nr_threads_saving=int(savers),
             )
         else:
-            result = totalsegmentator(image, None, ml=True, device="cpu", quiet=True, **FLAGS[task])
+            flags = {**FLAGS[task], "nr_thr_saving": int(savers)}
+            result = totalsegmentator(image, None, ml=True, device="cpu", quiet=True, **flags)
         wall_s = time.perf_counter() - began
         (Path(out_dir) / f"{task}.nii").write_bytes(result.to_bytes())
         times = {"wall_s": wall_s, "forward_s": spent["forward_s"]}

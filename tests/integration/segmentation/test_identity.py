@@ -28,7 +28,7 @@ def upstream_images(weights: Path, image: Any, folder: Path, tasks: tuple[str, .
     """What TotalSegmentator's own API returns, in a process of its own (it starts more)."""
     source = folder / "source.nii"
     nib.save(image, source)
-    command = [sys.executable, str(UPSTREAM), str(weights), str(folder / "home"), str(source), str(folder), *tasks]
+    command = [sys.executable, str(UPSTREAM), "1", str(weights), str(folder / "home"), str(source), str(folder), *tasks]
     done = subprocess.run(command, capture_output=True, text=True, timeout=800, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     # the API counts its runs there; our own settings leave the statistics off
