@@ -18,7 +18,7 @@ import bench
 
 NEEDED = ("figure", "value", "unit")
 ALLOWED = (*NEEDED, "peer", "peer_value", "bar")
-BAR = re.compile(r"(value|ratio) (<=|>=|==|<|>) (-?[0-9.]+(?:e-?[0-9]+)?)")
+BAR = re.compile(r"(<=|>=|==|<|>)(-?[0-9.]+(?:e-?[0-9]+)?)")
 COMPARE: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -82,11 +82,8 @@ def _number(name: str, value: object) -> float:
 def _holds(name: str, bar: object, value: float, ratio: float | None) -> bool:
     parts = BAR.fullmatch(bar) if isinstance(bar, str) else None
     if parts is None:
-        raise BadFigure(f"{name}: the bar {bar!r} does not read like 'ratio >= 1.0'")
-    measured = value if parts[1] == "value" else ratio
-    if measured is None:
-        raise BadFigure(f"{name}: a bar on the ratio needs a peer")
-    return COMPARE[parts[2]](measured, float(parts[3]))
+        raise BadFigure(f"{name}: the bar {bar!r} does not read like '>=1.0'")
+    return COMPARE[parts[1]](value if ratio is None else ratio, float(parts[2]))
 
 
 def modules() -> list[str]:

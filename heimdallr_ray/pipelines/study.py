@@ -93,10 +93,10 @@ class StudyRunner:
     ) -> tuple[_Made, list[Artifact]]:
         with self._step(lease, lost, "select", seconds):
             selection = steps.choose_series(self._instances(lease), self._path_of)
-            self._record_choices(study, selection, None)
+            self._record_choices(lease, study, selection, None)
         with self._step(lease, lost, "prepare", seconds):
             volume = steps.prepare(selection, self._read)
-            self._record_choices(study, selection, volume)
+            self._record_choices(lease, study, selection, volume)
         with self._step(lease, lost, "segment", seconds):
             run = steps.segment(volume, self._segmenter)
         seconds["forward"] = run.timings.forward_s
@@ -114,6 +114,7 @@ class StudyRunner:
             raise StaleLease(f"lease lost before step {name}")
         assert lease.study_id is not None  # noqa: S101
         with self._database.write() as session:
+            self._queue.hold(session, lease)
             set_step(session, lease.study_id, name, self._clock.now(), lease.owner)
         began = self._clock.monotonic()
         yield
@@ -147,8 +148,9 @@ class StudyRunner:
     def _read(self, locator: str) -> bytes:
         return self._path_of(locator).read_bytes()
 
-    def _record_choices(self, study: StudyRow, selection: Selection, volume: Volume | None) -> None:
+    def _record_choices(self, lease: Lease, study: StudyRow, selection: Selection, volume: Volume | None) -> None:
         with self._database.write() as session:
+            self._queue.hold(session, lease)
             record_selection(session, study.id, describe.series_choices(selection, volume))
 
     def _not_applicable(self, lease: Lease, error: HeimdallrError) -> None:

@@ -1,0 +1,56 @@
+"""The whole road of one study on this machine: memory of the idle stack, time from the last image to the result."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+NAME = "road"
+
+IDLE_S = 20.0
+"""Settling time of the stack before its memory is read."""
+REPEATS = 2
+REPEATS_FULL = 5
+
+
+def run(full: bool) -> Iterator[dict[str, object]]:
+    """Yield memory once, and the chest-abdomen study of the demo several times; medians."""
+    from heimdallr_ray.clients.send import send_folder
+    from heimdallr_ray.clock import SystemClock
+    from heimdallr_ray.ids import new_id
+    from heimdallr_ray.operations.demo import Follower, demo_settings, stages_of
+    from heimdallr_ray.operations.demo_studies import write_demo_study
+    from heimdallr_ray.operations.supervisor import Supervisor, stack_memory_mib
+
+    clock = SystemClock()
+    stages: list[dict[str, float]] = []
+    with tempfile.TemporaryDirectory(prefix="road-", ignore_cleanup_errors=True) as name:
+        supervisor = Supervisor(demo_settings(Path(name) / "data"), clock)
+        try:
+            began = time.monotonic()
+            supervisor.start()
+            started_s = time.monotonic() - began
+            time.sleep(IDLE_S)
+            idle_gib = stack_memory_mib(os.getpid()) / 1024
+            follower = Follower(supervisor.url, lambda _: None)
+            for repeat in range(REPEATS_FULL if full else REPEATS):
+                study = write_demo_study("chest-abdomen", Path(name) / str(repeat), clock.now(), new_id())
+                port = supervisor.settings.dicom_port
+                send_folder(study.folder, host="127.0.0.1", port=port, called_ae=supervisor.settings.ae_title)
+                detail = follower.follow(study)
+                stages.append(stages_of(detail, follower.results(study)))
+        finally:
+            supervisor.stop()
+    done_s = statistics.median(one["after_close"] for one in stages)
+    outside_s = statistics.median(one["after_close"] - one["forward"] for one in stages)
+    yield {"figure": "road.start_s", "value": round(started_s, 1), "unit": "s", "bar": "<=120"}
+    yield {"figure": "road.idle_pss_gib", "value": round(idle_gib, 3), "unit": "GiB", "bar": "<=4"}
+    yield {"figure": "road.last_image_to_done_s", "value": round(done_s, 2), "unit": "s", "bar": "<=90"}
+    yield {"figure": "road.outside_forward_s", "value": round(outside_s, 2), "unit": "s", "bar": "<=8"}
+    for step in ("wait", "select", "prepare", "segment", "forward", "measure", "render", "commit"):
+        value = statistics.median(one[step] for one in stages)
+        yield {"figure": f"road.{step}_s", "value": round(value, 3), "unit": "s"}
