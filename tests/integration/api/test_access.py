@@ -50,7 +50,7 @@ def with_settings(seeded: ApiServices, **settings: Any) -> TestClient:
 def test_every_route_names_exactly_one_access_rule(seeded: ApiServices):
     rules: dict[str, list[Any]] = {}
     for route in iter_route_contexts(create_app(seeded).routes):
-        called = [dependency.call for dependency in route.dependant.dependencies]
+        called = [dependency.call for dependency in route.dependant.dependencies]  # codespell:ignore dependant
         rules[str(route.path)] = [call for call in called if call in ACCESS_RULES]
     assert len(rules) >= 18
     assert [path for path, named in rules.items() if len(named) != 1] == []

@@ -60,7 +60,7 @@ def test_each_fault_has_its_family_and_quotes_nothing(error: DBAPIError, kind: t
     "error",
     [
         IntegrityError("INSERT", {}, sqlite3.IntegrityError("UNIQUE constraint failed: job.kind, job.key")),
-        _sqlite('near "SELCT": syntax error'),
+        _sqlite('near "ROWS": syntax error'),
         _postgresql("42601"),
     ],
 )
