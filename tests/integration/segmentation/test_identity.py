@@ -69,7 +69,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_all_tasks_on_a_phantom(weights: Path, tmp_path: Path) -> None:
-    assert_identical(weights, image_of((64, 52, 40), (2.4, 2.4, 4.0), "LPS", 0.0), tmp_path, TASKS)
+    assert_identical(weights, image_of((46, 40, 26), (2.4, 2.4, 4.0), "LPS", 0.0), tmp_path, TASKS)
 
 
 def test_oblique_and_permuted_axes(weights: Path, tmp_path: Path) -> None:
