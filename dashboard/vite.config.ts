@@ -6,8 +6,11 @@ import { defineConfig, type Plugin } from "vite";
 
 const OUT = resolve(import.meta.dirname, "../heimdallr_ray/dashboard/static");
 const MODULES = resolve(import.meta.dirname, "node_modules");
+const SWAGGER_FOLDER = "node_modules/swagger-ui-dist";
+const SWAGGER_NOTICE = "swagger-ui-bundle.js.LICENSE.txt";
 const SWAGGER = ["swagger-ui-bundle.js", "swagger-ui.css"];
-const SHIPPED = ["@niivue/niivue", "@tanstack/query-core", "@tanstack/react-query", "react", "react-dom", "scheduler", "swagger-ui-dist"];
+// The package carries no licence file; the text is its repository's.
+const LICENCE_BY_HAND: Record<string, string> = { "node_modules/@niivue/niivue": "licences/niivue.txt" };
 
 /** The API's documentation page works without a network: its assets come from the npm package, at build time. */
 function swaggerUi(): Plugin {
@@ -20,19 +23,33 @@ function swaggerUi(): Plugin {
   };
 }
 
-/** The licence texts of what is shipped, as their licences ask. */
+interface Locked {
+  version: string;
+  license: string;
+  dev?: boolean;
+  optional?: boolean;
+}
+
+/** Name, version, licence and texts of one package that package-lock.json has for production. */
+function notice([path, entry]: [string, Locked]): string {
+  const folder = resolve(import.meta.dirname, path);
+  const files = readdirSync(folder).filter((file) => /^(licen[cs]e|notice|copying)/i.test(file)).map((file) => join(folder, file));
+  const byHand = LICENCE_BY_HAND[path];
+  if (byHand !== undefined) files.push(resolve(import.meta.dirname, byHand));
+  if (path === SWAGGER_FOLDER) files.push(join(folder, SWAGGER_NOTICE));
+  if (files.length === 0) throw new Error(`${path} carries no licence text: add it to LICENCE_BY_HAND`);
+  const name = path.slice(path.lastIndexOf("node_modules/") + "node_modules/".length);
+  return [`${name} ${entry.version} (${entry.license})`, ...files.map((file) => readFileSync(file, "utf8").trim())].join("\n\n");
+}
+
+/** The licence texts of what is shipped, as their licences ask: of every production package, bundled by another one or not. */
 function notices(): Plugin {
   return {
     name: "notices",
     closeBundle() {
-      const texts = SHIPPED.map((name) => {
-        const folder = join(MODULES, name);
-        const meta = JSON.parse(readFileSync(join(folder, "package.json"), "utf8")) as { version: string; license: string };
-        const files = readdirSync(folder).filter((file) => /^(licen[cs]e|notice)/i.test(file));
-        const body = files.map((file) => readFileSync(join(folder, file), "utf8").trim()).join("\n\n");
-        return `${name} ${meta.version} (${meta.license})\n\n${body}`;
-      });
-      writeFileSync(join(OUT, "NOTICES.txt"), texts.join(`\n\n${"-".repeat(80)}\n\n`) + "\n");
+      const lock = JSON.parse(readFileSync(join(import.meta.dirname, "package-lock.json"), "utf8")) as { packages: Record<string, Locked> };
+      const shipped = Object.entries(lock.packages).filter(([path, entry]) => path !== "" && !entry.dev && !entry.optional);
+      writeFileSync(join(OUT, "NOTICES.txt"), shipped.map(notice).join(`\n\n${"-".repeat(80)}\n\n`) + "\n");
     },
   };
 }

@@ -19,7 +19,7 @@ playwright_api = pytest.importorskip("playwright.sync_api")
 # A machine that also runs other tests draws slowly; what never comes still fails.
 playwright_api.expect.set_options(timeout=20_000)
 
-BUILD = "the web app is not built: run `make web`"
+BUILD = "the web app is not built: run `make setup`"
 FLAGS = [
     "--no-sandbox",
     "--no-first-run",
