@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 CONFIG = {
     "totalseg_id": "totalseg_heimdallr",
@@ -43,9 +43,10 @@ def main(savers: str, weights_dir: str, home_dir: str, source: str, out_dir: str
     from totalsegmentator.nnunet import nnUNet_predict_image
     from totalsegmentator.python_api import totalsegmentator
 
-    image = nib.load(source)
+    image = cast("nib.Nifti1Image", nib.load(source))
     spent = {"forward_s": 0.0}
-    bare: Any = nnUNetPredictor._internal_maybe_mirror_and_predict
+    predictor: Any = nnUNetPredictor
+    bare = predictor._internal_maybe_mirror_and_predict
 
     def timed(self: object, x: object) -> object:
         began = time.perf_counter()
@@ -53,7 +54,7 @@ def main(savers: str, weights_dir: str, home_dir: str, source: str, out_dir: str
         spent["forward_s"] += time.perf_counter() - began
         return result
 
-    nnUNetPredictor._internal_maybe_mirror_and_predict = timed
+    predictor._internal_maybe_mirror_and_predict = timed
     for task in tasks:
         spent["forward_s"] = 0.0
         began = time.perf_counter()
@@ -73,8 +74,10 @@ def main(savers: str, weights_dir: str, home_dir: str, source: str, out_dir: str
                 nr_threads_saving=int(savers),
             )
         else:
-            flags = {**FLAGS[task], "nr_thr_saving": int(savers)}
-            result = totalsegmentator(image, None, ml=True, device="cpu", quiet=True, **flags)
+            flags: dict[str, Any] = {**FLAGS[task], "nr_thr_saving": int(savers)}
+            # A pair only where statistics are asked for.
+            returned = totalsegmentator(image, None, ml=True, device="cpu", quiet=True, **flags)
+            result = cast("nib.Nifti1Image", returned)
         wall_s = time.perf_counter() - began
         (Path(out_dir) / f"{task}.nii").write_bytes(result.to_bytes())
         times = {"wall_s": wall_s, "forward_s": spent["forward_s"]}

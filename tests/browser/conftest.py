@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from playwright import sync_api as playwright_api
 
 from heimdallr_ray.api.app import ApiServices, create_app
 from heimdallr_ray.dashboard import static_dir
 from tests.conftest import find_program
 from tests.support.seeded import seed, services
 from tests.support.server import serving
-
-playwright_api = pytest.importorskip("playwright.sync_api")
 
 # A machine that also runs other tests draws slowly; what never comes still fails.
 playwright_api.expect.set_options(timeout=20_000)

@@ -8,6 +8,7 @@ import re
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -123,7 +124,7 @@ def coloured_part(page: Page) -> float:
     # Of the page, not of the element: software drawing keeps the element from ever being "stable" on a busy machine.
     png = page.screenshot(clip={**box}, timeout=60_000)
     picture = Image.open(io.BytesIO(png)).convert("RGB").resize((200, 150))
-    pixels = list(picture.get_flattened_data())
+    pixels = cast("list[tuple[int, int, int]]", list(picture.get_flattened_data()))
     return sum(max(p) - min(p) > 40 and not (p[0] > 180 and p[1] > 150 and p[2] < 140) for p in pixels) / len(pixels)
 
 
