@@ -7,6 +7,7 @@ import os
 from ray import serve
 
 from heimdallr_ray.deployments.app import AppArgs
+from heimdallr_ray.deployments.memory import give_back
 from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.segmentation.engine import EngineInfo, SegmentationRequest, SegmentationRun
 
@@ -31,10 +32,14 @@ class Segmenter:
         if self._engine.info().synthetic and settings.profile != "demo":
             raise BadSetting("these weights are synthetic; only the demo profile accepts them")
         self._engine.warm_up()
+        give_back()
 
     def run(self, request: SegmentationRequest) -> SegmentationRun:
         """Segment one study; errors of heimdallr_ray.errors pass through."""
-        return self._engine.run_plan(request.volume, request.wanted)
+        try:
+            return self._engine.run_plan(request.volume, request.wanted)
+        finally:
+            give_back()
 
     def info(self) -> EngineInfo:
         """What is loaded and where."""

@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 
 import heimdallr_ray
-from heimdallr_ray.config import Settings, is_loopback
+from heimdallr_ray.config import Settings, is_loopback, load_effective
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.operations import lock, ports, processes, rayhead
 
@@ -68,16 +68,20 @@ def check_listeners(settings: Settings) -> Iterator[Check]:
         yield Check("listeners", True, "no supervisor runs on this data folder")
         return
     pids = {holder.pid, *(process.pid for process in processes.descendants(holder.pid))}
-    found = ports.listeners(pids=pids)
-    for one in found:
+    exposed: list[str] = []
+    for one in ports.listeners(pids=pids):
         ours = one.port in (settings.server_port, settings.dicom_port)
         reachable = not is_loopback(one.address.removeprefix("::ffff:"))
         detail = f"{one.address}:{one.port} {one.process} (pid {one.pid})"
         if reachable and not ours:
-            yield Check("listener", True, f"{detail}: reachable from other machines, answers with the Ray token only",
-                        "keep it behind the host's firewall: docs/operations/security.md")  # fmt: skip
+            exposed.append(detail)
         else:
             yield Check("listener", True, detail)
+    if exposed:
+        yield Check("listeners of Ray", True,
+                    f"{len(exposed)} sockets that other machines can reach: {'; '.join(exposed)}. They want the Ray token, "
+                    "but for the metrics port, which tells names and counts",
+                    "keep them behind the host's firewall: docs/operations/security.md")  # fmt: skip
 
 
 def check_disk(settings: Settings) -> Iterator[Check]:
@@ -184,5 +188,8 @@ CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
 
 
 def examine(settings: Settings) -> list[Check]:
-    """All findings, in reading order."""
+    """All findings, in reading order; a running stack is held against the settings that it was started with."""
+    effective = settings.run_dir / "settings.json"
+    if lock.is_held(settings.run_dir) and effective.exists():
+        settings = load_effective(effective)
     return [finding for check in CHECKS for finding in check(settings)]
