@@ -41,7 +41,7 @@ demo: setup ## start everything, send a synthetic CT over DICOM, open the workli
 	$(BIN)/heimdallr demo
 
 up: setup ## start everything and wait for studies
-	$(BIN)/heimdallr up
+	$(BIN)/heimdallr up $(if $(PROFILE),--profile $(PROFILE))
 
 lint: setup ## style, types, import rules, spelling
 	$(BIN)/ruff check .

@@ -79,8 +79,8 @@ def check_listeners(settings: Settings) -> Iterator[Check]:
             yield Check("listener", True, detail)
     if exposed:
         yield Check("listeners of Ray", True,
-                    f"{len(exposed)} sockets that other machines can reach: {'; '.join(exposed)}. They want the Ray token, "
-                    "but for the metrics port, which tells names and counts",
+                    f"{len(exposed)} sockets that other machines can reach: {'; '.join(exposed)}. They want the Ray "
+                    "token, but for the metrics port, which tells names and counts",
                     "keep them behind the host's firewall: docs/operations/security.md")  # fmt: skip
 
 
