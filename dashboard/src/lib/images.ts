@@ -9,6 +9,8 @@ export interface KeyPicture {
   overlay: ArtifactView | null;
 }
 
+const FIRST = ["hemorrhage", "overview"];
+
 const pairKey = (name: string): string => name.replace(/\.(png|jpe?g)$/i, "").replace(/[-_.](overlay|key_image)$/i, "");
 
 function titleOf(artifact: ArtifactView): string | null {
@@ -16,7 +18,7 @@ function titleOf(artifact: ArtifactView): string | null {
   return typeof subject === "string" && subject !== "" ? words(subject) : null;
 }
 
-/** The overview first, then by name; one with and one without overlay that share a name become one entry. */
+/** What may not wait first, then the overview, then by name; one with and one without overlay that share a name become one entry. */
 export function keyPictures(artifacts: ArtifactView[]): KeyPicture[] {
   const pictures = new Map<string, KeyPicture>();
   for (const artifact of artifacts) {
@@ -27,8 +29,8 @@ export function keyPictures(artifacts: ArtifactView[]): KeyPicture[] {
     else picture.plain = artifact;
     pictures.set(key, picture);
   }
-  const rank = (picture: KeyPicture) => (picture.key === "overview" ? "" : picture.key);
-  return [...pictures.values()].sort((a, b) => rank(a).localeCompare(rank(b)));
+  const rank = (picture: KeyPicture) => (FIRST.indexOf(picture.key) + FIRST.length + 1) % (FIRST.length + 1);
+  return [...pictures.values()].sort((a, b) => rank(a) - rank(b) || a.key.localeCompare(b.key));
 }
 
 /** What to show; a picture that exists in one form only is shown in that form. */

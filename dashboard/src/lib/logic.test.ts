@@ -72,6 +72,14 @@ describe("key pictures", () => {
     artifact("spleen_overlay.png", "overlay"),
   ]);
   it("are pairs, the overview first", () => expect(pictures.map((item) => item.title)).toEqual(["Overview", "Liver", "Spleen"]));
+  it("show a hemorrhage before everything else", () =>
+    expect(
+      keyPictures([
+        artifact("abdomen_overlay.png", "overlay"),
+        artifact("overview_overlay.png", "overlay"),
+        artifact("hemorrhage_overlay.png", "overlay"),
+      ]).map((item) => item.key),
+    ).toEqual(["hemorrhage", "overview", "abdomen"]));
   it("switch between with and without overlay", () => {
     const liver = pictures[1]!;
     expect(shownOf(liver, true)?.name).toBe("liver_overlay.png");
