@@ -30,6 +30,7 @@ def main(argv: list[str]) -> int:
     one.add_argument("--device", default="cpu")
     one.add_argument("--restart-at", type=float, default=None, help="begin a warm restart at this learning rate")
     one.add_argument("--box-weights", type=Path, default=None, help="weights folder whose 298 crops the heads for 150")
+    one.add_argument("--checkpoint-seconds", type=float, default=60.0, help="what a kill may cost")
     whole = commands.add_parser("assemble", help="write the weights folder with its manifest")
     whole.add_argument("--work", type=Path, required=True)
     whole.add_argument("--out", type=Path, required=True)
@@ -44,6 +45,7 @@ def main(argv: list[str]) -> int:
         device=arguments.device,
         restart_learning_rate=arguments.restart_at,
         box_weights=arguments.box_weights or arguments.work / "export" / "298",
+        checkpoint_every_s=arguments.checkpoint_seconds,
     )
     fit.fit(recipe, options)
     return 0

@@ -28,7 +28,7 @@ def predicted_brain_box(weights: Path) -> BrainBox:
         spacing = np.diag(head.affine_ras)[:3]
         target = [max(1, round(n * s / 6.0)) for n, s in zip(head.hu.shape, spacing, strict=True)]
         factors = [t / n for t, n in zip(target, head.hu.shape, strict=True)]
-        coarse = ndimage.zoom(head.hu.astype(np.float32), factors, order=1)
+        coarse = np.asarray(ndimage.zoom(head.hu.astype(np.float32), factors, order=1))
         image = ((np.clip(coarse, low, high) - low) / recipe.scale_hu).transpose(2, 1, 0)
         missing = [max(want - have, -have % 8) for want, have in zip(recipe.patch_zyx, image.shape, strict=True)]
         pad = [(m // 2, m - m // 2) for m in missing]

@@ -31,20 +31,28 @@ def _bleeds_ml(rng: np.random.Generator) -> tuple[float, ...]:
     return tuple(float(np.exp(rng.uniform(np.log(2.0), np.log(55.0)))) for _ in range(count))
 
 
+def _resampled(
+    made: phantom.Phantom, spacing_mm: tuple[float, float, float]
+) -> tuple[NDArray[np.int16], NDArray[np.uint8]]:
+    """Image and labels on the network's grid by TotalSegmentator's interpolation, borders as blurred as in use."""
+    zoom = np.diag(made.affine_ras)[:3] / np.array(spacing_mm)
+    hu = np.asarray(ndimage.zoom(made.hu.astype(np.float32), zoom, order=1, mode="nearest"))
+    labels = np.asarray(ndimage.zoom(made.total, zoom, order=0, mode="nearest"))
+    return hu.astype(np.int16), labels.astype(np.uint8)
+
+
 def _total_case(recipe: Recipe, seed: int) -> Case:
     rng = np.random.default_rng((seed, 9))
     kind = rng.random()
     fov = (float(rng.uniform(380, 430)), float(rng.uniform(290, 320)))
     bleeds: tuple[float, ...] = ()
-    if kind < 0.45:
-        z_range = (float(rng.uniform(-20, 40)), float(rng.uniform(520, 560)))
-    elif kind < 0.6:
-        z_range = (float(rng.uniform(-110, -80)), float(rng.uniform(200, 560)))
-    elif kind < 0.75:
-        low = float(rng.uniform(-110, 330))
-        z_range = (low, low + float(rng.uniform(150, 260)))
-    elif kind < 0.85:
-        z_range = (float(rng.uniform(-110, 300)), 798.0)
+    if kind < 0.75:
+        low = float(rng.uniform(-60, 290))
+        z_range = (low, low + float(rng.uniform(230, 270)))
+    elif kind < 0.82:
+        z_range = (-110.0, float(rng.uniform(120, 180)))
+    elif kind < 0.9:
+        z_range = (float(rng.uniform(450, 540)), 798.0)
         bleeds = _bleeds_ml(rng)
     else:
         z_range = (float(rng.uniform(595, 615)), float(rng.uniform(790, 810)))
@@ -52,8 +60,10 @@ def _total_case(recipe: Recipe, seed: int) -> Case:
         fov = (HEAD_FOV_MM[0] * float(stretch[0]), HEAD_FOV_MM[1] * float(stretch[1]))
         bleeds = _bleeds_ml(rng)
     z, y, x = recipe.spacing_zyx_mm
-    made = phantom.make(seed, (x, y, z), z_range, bleed_ml=bleeds, noise_hu=float(rng.uniform(1, 11)), fov_mm=fov)
-    return _zyx(made.hu, made.total)
+    pixel, slices = float(rng.uniform(1.2, 2.3)), float(rng.uniform(1.8, 3.2))
+    noise = float(rng.uniform(3, 12))
+    made = phantom.make(seed, (pixel, pixel, slices), z_range, bleed_ml=bleeds, noise_hu=noise, fov_mm=fov)
+    return _zyx(*_resampled(made, (x, y, z)))
 
 
 def _tissue_case(recipe: Recipe, seed: int) -> Case:
@@ -83,10 +93,15 @@ def _bleed_case(recipe: Recipe, seed: int, brain_box: BrainBox) -> Case:
     zoom = np.diag(made.affine_ras)[:3] / np.array(recipe.spacing_zyx_mm[::-1])
     target = [max(1, round(n * f)) for n, f in zip(hu.shape, zoom, strict=True)]
     factors = [t / n for t, n in zip(target, hu.shape, strict=True)]
-    grid = {"grid_mode": True, "mode": "nearest", "prefilter": True}
-    smooth = ndimage.zoom(hu.astype(np.float32), factors, order=3, **grid)
-    label = ndimage.zoom(bleed.astype(np.float32), factors, order=1, **grid) > 0.5
+    smooth = np.asarray(ndimage.zoom(hu.astype(np.float32), factors, order=3, mode="nearest", grid_mode=True))
+    share = ndimage.zoom(bleed.astype(np.float32), factors, order=1, mode="nearest", grid_mode=True)
+    label = np.asarray(share) > 0.5
     return _zyx(np.rint(smooth).astype(np.int16), label)
+
+
+def _random_box(rng: np.random.Generator, shape: tuple[int, ...], size: tuple[int, int, int]) -> tuple[slice, ...]:
+    start = [int(rng.integers(0, max(1, have - want + 1))) for have, want in zip(shape, size, strict=True)]
+    return tuple(slice(first, first + want) for first, want in zip(start, size, strict=True))
 
 
 class Pool:
@@ -118,11 +133,11 @@ class Pool:
         """A random patch, normalised and padded as nnU-Net would: `[z, y, x]` input and labels."""
         recipe = self.recipe
         hu, labels = self.cases[int(rng.integers(len(self.cases)))]
+        box = _random_box(rng, hu.shape, size)
         for _ in range(_PATCH_TRIES):
-            start = [int(rng.integers(0, max(1, have - want + 1))) for have, want in zip(hu.shape, size, strict=True)]
-            box = tuple(slice(s, s + want) for s, want in zip(start, size, strict=True))
             if float((hu[box][::4, ::4, ::4] > _BODY_ABOVE_HU).mean()) > _BODY_SHARE:
                 break
+            box = _random_box(rng, hu.shape, size)
         image, label = hu[box].astype(np.float32), labels[box]
         if rng.random() < 0.5:
             image += np.float32(rng.uniform(0, 5)) * rng.standard_normal(image.shape, dtype=np.float32)
@@ -133,6 +148,6 @@ class Pool:
         flips = [axis for axis in recipe.flips if rng.random() < 0.5]
         missing = [want - have for want, have in zip(size, image.shape, strict=True)]
         pad = [(m // 2, m - m // 2) for m in missing]
-        image = np.pad(np.flip(image, flips), pad)
-        label = np.pad(np.flip(label, flips), pad)
+        image = np.pad(np.flip(image, tuple(flips)), pad)
+        label = np.pad(np.flip(label, tuple(flips)), pad)
         return np.ascontiguousarray(image, dtype=np.float32), np.ascontiguousarray(label)

@@ -18,11 +18,11 @@ from tools.demo_weights.cases import Pool
 from tools.demo_weights.network import Trainee, class_indices, sampled_loss
 from tools.demo_weights.recipes import RECIPES, Recipe
 
-_CHECKPOINT_EVERY_S = 60.0
 _EXPORT_EVERY_S = 240.0
 _FREEZE_NORMS_AT = 0.2
 _WARM_UP_STEPS = 30
 _BALANCED, _UNIFORM = 12_000, 24_000
+_BOOST, _BOOST_UNTIL = 0.5, 0.5
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class Options:
         device: torch device.
         restart_learning_rate: starts another cosine from the checkpoint with this peak; None resumes the old one.
         box_weights: weights folder holding the 298 that crops heads for 150.
+        checkpoint_every_s: seconds that a kill may cost.
     """
 
     seconds: float
@@ -42,6 +43,7 @@ class Options:
     device: str
     restart_learning_rate: float | None
     box_weights: Path
+    checkpoint_every_s: float = 60.0
 
 
 @dataclass
@@ -119,7 +121,8 @@ def fit(recipe: Recipe, options: Options) -> None:
     torch.manual_seed(recipe.dataset_id)
     path = options.work / f"{recipe.dataset_id}.state.pt"
     path.parent.mkdir(parents=True, exist_ok=True)
-    trainee = Trainee(recipe).to(options.device, memory_format=torch.channels_last_3d)
+    trainee = Trainee(recipe)
+    trainee.to(device=torch.device(options.device), memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     optimiser, progress = _start(trainee, options, path)
     lookup = class_indices(trainee)
     rng = np.random.default_rng((recipe.dataset_id, progress.step))
@@ -148,7 +151,8 @@ def fit(recipe: Recipe, options: Options) -> None:
         y = torch.from_numpy(lookup[label])[None].to(options.device)
         with torch.autocast(torch.device(options.device).type, torch.bfloat16):
             features = trainee.features(x)
-        loss = sampled_loss(trainee, features, y, _BALANCED, _UNIFORM)
+        boost = _BOOST if done < _BOOST_UNTIL and progress.restarts == 0 else 0.0
+        loss = sampled_loss(trainee, features, y, balanced=_BALANCED, uniform=_UNIFORM, boost=boost)
         optimiser.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(trainee.trained_parameters(), 5.0)
@@ -170,7 +174,7 @@ def fit(recipe: Recipe, options: Options) -> None:
         if progress.step % 50 == 0 or progress.step <= 3:
             _say(dataset=recipe.dataset_id, step=progress.step, elapsed_s=round(progress.elapsed_s, 1),
                  loss=round(progress.loss, 4), phantoms=pool.used, frozen=frozen)  # fmt: skip
-        if now - saved > _CHECKPOINT_EVERY_S:
+        if now - saved > options.checkpoint_every_s:
             _save(path, trainee, optimiser, progress)
             saved = now
         if now - exported > _EXPORT_EVERY_S:

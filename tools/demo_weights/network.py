@@ -149,8 +149,13 @@ def _identity_norm(block: nn.Module) -> None:
             part.reset_parameters()
 
 
-def sampled_loss(trainee: Trainee, features: Tensor, labels: Tensor, balanced: int, uniform: int) -> Tensor:
-    """Cross entropy on uniform voxels, half as much on class-balanced ones, and soft Dice over both.
+def sampled_loss(
+    trainee: Trainee, features: Tensor, labels: Tensor, *, balanced: int, uniform: int, boost: float
+) -> Tensor:
+    """Cross entropy and soft Dice of the whole patch, estimated on voxels drawn evenly and per class.
+
+    Each drawn voxel is weighed by how much more often it was drawn than an even draw would, so rare classes are
+    sampled well without being favoured; favour would push every border outwards and make small organs too large.
 
     Args:
         trainee: holds the head.
@@ -158,6 +163,7 @@ def sampled_loss(trainee: Trainee, features: Tensor, labels: Tensor, balanced: i
         labels: `[n, z, y, x]` indices into the used classes.
         balanced: voxels drawn with equal chance per class.
         uniform: voxels drawn with equal chance per voxel.
+        boost: share of a further cross entropy that does favour rare classes; helps them to appear at all.
     """
     flat = features.permute(0, 2, 3, 4, 1).reshape(-1, features.shape[1])
     truth = labels.reshape(-1)
@@ -169,15 +175,17 @@ def sampled_loss(trainee: Trainee, features: Tensor, labels: Tensor, balanced: i
     index = torch.cat([torch.randint(len(truth), (uniform,), device=truth.device), third])
     logits = trainee.head(flat[index].float())
     target = truth[index]
-    entropy = nn.functional.cross_entropy(logits[:uniform], target[:uniform])
-    entropy = entropy + 0.5 * nn.functional.cross_entropy(logits[uniform:], target[uniform:])
+    drawn = uniform / len(truth) + balanced * chance / (chance * counts).sum()
+    weight = ((uniform + balanced) / len(truth) / drawn)[target]
+    entropies = nn.functional.cross_entropy(logits, target, reduction="none")
+    entropy = (weight * entropies).sum() / weight.sum() + boost * entropies[uniform:].mean()
     chances = logits.softmax(1)
-    wanted = nn.functional.one_hot(target, classes).float()
-    overlap, size = (chances * wanted).sum(0), chances.sum(0) + wanted.sum(0)
+    wanted = nn.functional.one_hot(target, classes).float() * weight[:, None]
+    overlap, size = (chances * wanted).sum(0), (chances * weight[:, None]).sum(0) + wanted.sum(0)
     present = (wanted.sum(0) > 0)[1:]
     if not bool(present.any()):
         return entropy
-    return entropy + (1.0 - (2.0 * overlap + 1.0) / (size + 1.0))[1:][present].mean()
+    return entropy + (1.0 - (2.0 * overlap + 0.1) / (size + 0.1))[1:][present].mean()
 
 
 def class_indices(trainee: Trainee) -> np.ndarray[Any, np.dtype[np.int64]]:

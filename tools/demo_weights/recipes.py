@@ -172,7 +172,7 @@ _TORSO_WINDOW = (-1000.0, 1100.0)
 RECIPES: dict[int, Recipe] = {
     297: Recipe(
         297, "total", _TOTAL_TRAINER, (3.0, 3.0, 3.0), (64, 112, 144), ((48, 96, 112), (64, 80, 96)),
-        (16, 16, 32, 48, 64), _TORSO_WINDOW, 500.0, _TORSO_16, 297_000_000, 48, 3, 2e-3, grown_from=298,
+        (16, 16, 32, 48, 64), _TORSO_WINDOW, 500.0, _TORSO_16, 297_000_000, 32, 6, 2e-3, grown_from=298,
     ),
     298: Recipe(
         298, "total", _TOTAL_TRAINER, (6.0, 6.0, 6.0), (64, 56, 72), ((48, 48, 64),),

@@ -62,7 +62,8 @@ def grid(spacing: Triple, z_range: tuple[float, float], fov: tuple[float, float]
     counts = [round((b - a) / s) for a, b, s in zip(low, high, spacing, strict=True)]
     if min(counts) < 1 or min(spacing) <= 0:
         raise ValueError(f"empty grid: spacing {spacing}, z {z_range}, field of view {fov}")
-    i, j, k = (a + s * (np.arange(n) + 0.5) for a, s, n in zip(low, spacing, counts, strict=True))
-    affine = np.diag([*spacing, 1.0])
+    i, j, k = ((a + s * (np.arange(n) + 0.5)).astype(np.float64) for a, s, n in zip(low, spacing, counts, strict=True))
+    affine = np.eye(4, dtype=np.float64)
+    affine[[0, 1, 2], [0, 1, 2]] = spacing
     affine[:3, 3] = i[0], j[0], k[0]
     return (i, j, k), affine

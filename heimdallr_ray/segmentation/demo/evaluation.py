@@ -84,6 +84,12 @@ def torso_case(seed: int) -> phantom.Phantom:
     return phantom.make(seed, (2.0, 2.0, 3.0), (20.0, 540.0), noise_hu=9.0)
 
 
+def slab_case(seed: int) -> phantom.Phantom:
+    """140 mm of the torso of `torso_case(seed)`, at a height drawn from the seed: the tissue network is local."""
+    low = float(np.random.default_rng((seed, 5)).uniform(20, 390))
+    return phantom.make(seed, (1.6, 1.6, 3.0), (low, low + 140.0), noise_hu=9.0)
+
+
 def head_case(seed: int) -> phantom.Phantom:
     """A head CT; three in four have one bleed of 6 to 45 ml, every fifth is contrast enhanced."""
     rng = np.random.default_rng((seed, 4))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -185,7 +186,8 @@ def _finished_hu(
     canvas: Canvas, rng: np.random.Generator, spacing: Triple, extent_mm: Triple, noise_hu: float
 ) -> NDArray[np.int16]:
     """Blur of the scanner, slow inhomogeneity and noise."""
-    hu = ndimage.gaussian_filter(canvas.hu, [_BLUR_SIGMA_MM / s for s in spacing], truncate=3.0)
+    filters = cast("Any", ndimage)
+    hu: NDArray[np.float32] = filters.gaussian_filter(canvas.hu, [_BLUR_SIGMA_MM / s for s in spacing], truncate=3.0)
     if noise_hu > 0:
         ki, kj, kk = (max(2, round(e / _TEXTURE_KNOT_MM)) for e in extent_mm)
         hu += np.float32(_TEXTURE_HU) * smooth_field(rng, hu.shape, (ki, kj, kk))

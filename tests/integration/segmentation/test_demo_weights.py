@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +21,7 @@ from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
 from heimdallr_ray.segmentation.weights import SYNTHETIC_MARKER, verify
 
 MAX_BYTES = 12 * 1024 * 1024
+TISSUES = {"subcutaneous_fat", "torso_fat", "skeletal_muscle"}
 TASKS = (TOTAL_FAST, TISSUE_TYPES, CEREBRAL_BLEED)
 
 
@@ -73,10 +78,10 @@ def test_checkpoints_hold_tensors_and_no_program() -> None:
         assert all(torch.isfinite(tensor.float()).all() for tensor in state["network_weights"].values())
 
 
-def _assert_bars(cases: list[dict[str, Score]], expected: set[str], slack: float = 0.0) -> None:
+def _assert_bars(cases: list[dict[str, Score]], expected: set[str]) -> None:
     means = evaluation.mean_dice(cases)
     assert set(means) == expected
-    missed = {name: round(value, 3) for name, value in means.items() if value < MIN_MEAN_DICE[name] - slack}
+    missed = {name: round(value, 3) for name, value in means.items() if value < MIN_MEAN_DICE[name]}
     assert not missed, missed
 
 
@@ -91,8 +96,8 @@ def test_two_unseen_torsos_and_heads(engine: ResidentEngine) -> None:
     _assert_bars(organs, set(evaluation.TOTAL_STRUCTURES))
     for scores, made in zip(organs, torsos, strict=True):
         _assert_volumes(scores, made)
-    abdomen = phantom.make(evaluation.TORSO_SEEDS[0], (1.5, 1.5, 3.0), (90.0, 210.0), noise_hu=9.0)
-    _assert_bars([evaluation.score_tissue(engine, abdomen)], {"subcutaneous_fat", "torso_fat", "skeletal_muscle"})
+    slabs = [evaluation.score_tissue(engine, evaluation.slab_case(seed)) for seed in evaluation.TORSO_SEEDS[:2]]
+    _assert_bars(slabs, TISSUES)
     heads = [evaluation.score_head(engine, evaluation.head_case(seed)) for seed in evaluation.HEAD_SEEDS[:2]]
     assert heads[0]["bleed"].truth_ml == 0.0
     assert heads[0]["bleed"].found_ml == 0.0
@@ -105,12 +110,11 @@ def test_twenty_unseen_torsos_and_heads(engine: ResidentEngine) -> None:
     organs: list[dict[str, Score]] = []
     tissues: list[dict[str, Score]] = []
     for seed in evaluation.TORSO_SEEDS:
-        made = evaluation.torso_case(seed)
-        organs.append(evaluation.score_total(engine, made))
-        tissues.append(evaluation.score_tissue(engine, made))
+        organs.append(evaluation.score_total(engine, evaluation.torso_case(seed)))
+        tissues.append(evaluation.score_tissue(engine, evaluation.slab_case(seed)))
     heads = [evaluation.score_head(engine, evaluation.head_case(seed)) for seed in evaluation.HEAD_SEEDS]
     _assert_bars(organs, set(evaluation.TOTAL_STRUCTURES))
-    _assert_bars(tissues, {"subcutaneous_fat", "torso_fat", "skeletal_muscle"})
+    _assert_bars(tissues, TISSUES)
     _assert_bars(heads, {"brain", "bleed"})
     without = [scores["bleed"] for scores in heads if scores["bleed"].truth_ml == 0]
     assert len(without) == 5
@@ -127,3 +131,34 @@ def test_the_demo_studies_measure_true(engine: ResidentEngine) -> None:
     assert bleed.found_ml == pytest.approx(head.truth.bleed_ml, rel=0.25)
     none = evaluation.score_head(engine, phantom.head_bleed(2, with_bleed=False))["bleed"]
     assert none.found_ml == 0.0
+
+
+def _train(work: Path, minutes: float) -> list[str]:
+    command = [sys.executable, "-m", "tools.train_demo_weights", "fit", "298", "--work", str(work)]
+    return [*command, "--minutes", str(minutes), "--checkpoint-seconds", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_training_goes_on_after_a_kill(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[3]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    with (tmp_path / "log").open("w") as log:
+        trainer = subprocess.Popen(_train(tmp_path, 30), cwd=root, stdout=log, stderr=log, env=environment)
+        try:
+            deadline = time.monotonic() + 300
+            while not (tmp_path / "298.state.pt").exists() and time.monotonic() < deadline:
+                assert trainer.poll() is None, (tmp_path / "log").read_text()
+                time.sleep(0.2)
+        finally:
+            trainer.kill()
+            trainer.wait(30)
+    done = subprocess.run(
+        _train(tmp_path, 0.0001), cwd=root, env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    events = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert events[0]["event"] == "start"
+    assert events[0]["step"] > 0
+    assert events[-1]["step"] == events[0]["step"]
+    exported = next((tmp_path / "export" / "298").glob("*/*/fold_0/checkpoint_final.pth"))
+    assert torch.load(exported, map_location="cpu", weights_only=True)["trainer_name"].startswith("nnUNetTrainer")
