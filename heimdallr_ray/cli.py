@@ -95,14 +95,22 @@ def down(
     timeout: Annotated[float, typer.Option(help="Longest wait for --drain, in seconds.")] = 3600.0,
 ) -> None:
     """Stop the stack of a data folder. Running work is abandoned and leased anew by the next start, or drained."""
-    from heimdallr_ray.operations import lock
+    from heimdallr_ray.operations import lock, processes, rayhead
 
     settings = _settings(config, data_dir=data_dir)
     holder = lock.read_holder(settings.run_dir)
     if not lock.is_held(settings.run_dir) or holder is None:
+        orphans = processes.remembered(rayhead.places(settings).processes_file)
+        if orphans:
+            _say(f"the supervisor is gone; ending the {len(orphans)} processes that it left")
+            raise typer.Exit(1 if processes.end(orphans, term_s=0, kill_s=10) else 0)
         _say(f"nothing runs on {settings.data_dir}")
         raise typer.Exit(0)
-    os.kill(holder.pid, signal.SIGUSR1 if drain else signal.SIGTERM)
+    try:
+        os.kill(holder.pid, signal.SIGUSR1 if drain else signal.SIGTERM)
+    except ProcessLookupError as error:
+        _say(f"pid {holder.pid} has just ended")
+        raise typer.Exit(0) from error
     deadline = time.monotonic() + (timeout if drain else DOWN_S)
     while lock.is_held(settings.run_dir):
         if time.monotonic() > deadline:

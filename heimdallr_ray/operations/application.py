@@ -13,6 +13,7 @@ from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import NotReady
 
 ANSWER_S = 5.0
+OPEN_STATES = ("receiving", "settling", "queued", "running")
 
 
 def serve_config_path() -> Path:
@@ -31,6 +32,16 @@ def authorization(settings: Settings) -> dict[str, str]:
     """The header with the API token, where one is set."""
     token = settings.api_token.get_secret_value()
     return {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def get(settings: Settings, path: str) -> httpx.Response:
+    """The API's answer to GET `path`, with our token and past any proxy of the site.
+
+    Raises:
+        httpx.HTTPError: no answer within ANSWER_S.
+    """
+    with httpx.Client(trust_env=False, timeout=ANSWER_S, headers=authorization(settings)) as client:
+        return client.get(f"{server_url(settings)}{path}")
 
 
 def last_line(message: str) -> str:
@@ -92,17 +103,16 @@ def missing(settings: Settings) -> str:
     if pending or application.status != "RUNNING":
         return "; ".join(pending) or f"the application is {application.status.value}"
     try:
-        answer = httpx.get(f"{server_url(settings)}/api/v1/ready", timeout=ANSWER_S, headers=authorization(settings))
+        answer = get(settings, "/api/v1/ready")
     except httpx.HTTPError as error:
         return f"HTTP does not answer: {type(error).__name__}"
     return "" if answer.status_code == 200 else f"/api/v1/ready says {answer.status_code}: {answer.text[:300]}"
 
 
 def unfinished(settings: Settings) -> int | None:
-    """Studies that are queued or running; None where the API does not answer."""
+    """Studies that are not in a terminal state; None where the API does not answer."""
     try:
-        answer = httpx.get(f"{server_url(settings)}/api/v1/status", timeout=ANSWER_S, headers=authorization(settings))
-        states = cast(dict[str, int], answer.json()["studies"])
+        states = cast(dict[str, int], get(settings, "/api/v1/status").json()["studies"])
     except (httpx.HTTPError, ValueError, KeyError):
         return None
-    return states.get("queued", 0) + states.get("running", 0)
+    return sum(states.get(state, 0) for state in OPEN_STATES)

@@ -33,14 +33,15 @@ POLL_S = 0.25
 TERMINAL = frozenset({"done", "failed", "not_applicable", "cancelled"})
 
 
-def demo_settings(data_dir: Path, environ: Mapping[str, str] | None = None) -> Settings:
-    """The demo profile: loopback, short idle time, ports that do not disturb another stack.
+PASSED_ON = ("server_port", "dicom_port", "device", "torch_threads", "object_store_mib", "log_level")
+"""Settings that the demo takes from the environment. Nothing else: a demo must not meet a site's database or models."""
 
-    What the environment sets stays set, but for profile and data folder.
-    """
+
+def demo_settings(data_dir: Path, environ: Mapping[str, str] | None = None) -> Settings:
+    """The demo profile: loopback, short idle time, SQLite in `data_dir`, ports that do not disturb another stack."""
     env = os.environ if environ is None else environ
     server, dicom = ports.pick_free(2)
-    ours: dict[str, Any] = {
+    values: dict[str, Any] = {
         "server_port": 8001 if ports.is_free(8001) else server,
         "dicom_port": 11112 if ports.is_free(11112) else dicom,
         "idle_seconds": 2.0,
@@ -52,8 +53,9 @@ def demo_settings(data_dir: Path, environ: Mapping[str, str] | None = None) -> S
         "ray_metrics_port": 0,
         "ray_worker_ports": "",
     }
-    unset = {name: value for name, value in ours.items() if not env.get(f"HEIMDALLR_{name.upper()}")}
-    return load(env, profile="demo", data_dir=data_dir, **unset)
+    for name in PASSED_ON:
+        values[name] = env.get(f"HEIMDALLR_{name.upper()}") or values.get(name)
+    return load({}, None, profile="demo", data_dir=data_dir, **values)
 
 
 class Follower:
@@ -61,7 +63,8 @@ class Follower:
 
     def __init__(self, url: str, progress: Progress) -> None:
         """`url` of the running stack."""
-        self._client = httpx.Client(base_url=f"{url}/api/v1", timeout=10.0)
+        # trust_env: a proxy of the site has no business with loopback.
+        self._client = httpx.Client(base_url=f"{url}/api/v1", timeout=10.0, trust_env=False)
         self._progress = progress
 
     def follow(self, study: DemoStudy) -> dict[str, Any]:
@@ -73,6 +76,8 @@ class Follower:
         deadline, said = time.monotonic() + STUDY_S, ""
         while time.monotonic() < deadline:
             answer = self._client.get(f"/studies/{study.study_uid}")
+            if answer.status_code not in (200, 404):
+                raise NotReady(f"the API answers {answer.status_code}: {answer.text[:200]}")
             if answer.status_code == 200:
                 detail = cast(dict[str, Any], answer.json())
                 row = detail["study"]

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 
 _PR_SET_PDEATHSIG = 1
+RAY_NAMES = ("ray", "gcs_server", "python")
 
 
 def die_with_parent() -> None:
@@ -30,15 +31,18 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def belonging_to(marker: str) -> list[psutil.Process]:
-    """Living processes that carry `marker`, a folder name that is ours alone, in their command line or environment.
+    """Living processes of Ray that carry `marker`, a folder name that is ours alone, in command line or environment.
 
-    Ray's daemons and workers leave their parent's process tree, so the tree alone does not name them all.
+    Ray's daemons and workers leave their parent's process tree, so the tree alone does not name them all. Other
+    programs that look into the folder, a pager or `tail`, are not ours to end.
     """
     found: list[psutil.Process] = []
     for process in psutil.process_iter():
         if process.pid == os.getpid():
             continue
         with contextlib.suppress(psutil.Error, OSError):
+            if not process.name().startswith(RAY_NAMES):
+                continue
             if any(marker in word for word in process.cmdline()) or marker in process.environ().get("RAY_TMPDIR", ""):
                 found.append(process)
     return found

@@ -120,10 +120,14 @@ class RayHead:
         stubborn = processes.end(left_over, term_s=0, kill_s=5)
         if stubborn:
             raise Broken(f"processes of an earlier run do not end: {[process.pid for process in stubborn]}")
+        with contextlib.suppress(FileNotFoundError):
+            if self.where.temp_dir.lstat().st_uid != os.getuid():
+                raise Broken(f"{self.where.temp_dir} belongs to another user; remove it")
         shutil.rmtree(self.where.temp_dir, ignore_errors=True)
-        self.where.temp_dir.mkdir(mode=0o700)
-        if self.where.temp_dir.stat().st_uid != os.getuid():
-            raise Broken("Ray's temporary folder belongs to another user")
+        try:
+            self.where.temp_dir.mkdir(mode=0o700)
+        except FileExistsError as error:
+            raise Broken(f"{self.where.temp_dir} is in the way; remove it") from error
 
     @staticmethod
     def _ports(settings: Settings) -> list[int]:

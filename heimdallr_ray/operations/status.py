@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
 import httpx
 from pynetdicom import AE  # pyright: ignore[reportUnknownVariableType]
 
-from heimdallr_ray.config import Settings
-from heimdallr_ray.operations import lock, supervisor
+from heimdallr_ray.config import Settings, load_effective
+from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.operations import application, lock, supervisor
 
 VERIFICATION = "1.2.840.10008.1.1"
 ANSWER_S = 5.0
+ECHO_OK = "answers C-ECHO"
 
 
 def _echo(settings: Settings, dicom: str) -> str:
-    entity = cast(Any, AE)(ae_title="HEIMDALLR_STAT")
+    # A listener that knows its callers knows us by the name of the first of them.
+    entity = cast(Any, AE)(ae_title=(*settings.allowed_calling_aes, "HEIMDALLR_STAT")[0])
     entity.add_requested_context(VERIFICATION)
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = ANSWER_S
     address = dicom.partition("@")[2]
@@ -26,7 +30,7 @@ def _echo(settings: Settings, dicom: str) -> str:
         return "does not accept an association"
     answer = association.send_c_echo()
     association.release()
-    return "answers C-ECHO" if answer and answer.Status == 0 else "association without an answer to C-ECHO"
+    return ECHO_OK if answer and answer.Status == 0 else "association without an answer to C-ECHO"
 
 
 def collect(settings: Settings) -> dict[str, Any]:
@@ -34,16 +38,13 @@ def collect(settings: Settings) -> dict[str, Any]:
     holder = lock.read_holder(settings.run_dir)
     if holder is None or not lock.is_held(settings.run_dir):
         return {"state": "down", "data_dir": str(settings.data_dir)}
+    with contextlib.suppress(HeimdallrError):
+        settings = load_effective(settings.run_dir / "settings.json")
     report: dict[str, Any] = {"data_dir": str(settings.data_dir), **supervisor.describe(holder)}
     report["listener"] = _echo(settings, holder.dicom)
-    token = settings.api_token.get_secret_value()
     try:
-        answer = httpx.get(
-            f"{holder.server_url}/api/v1/status",
-            headers={"Authorization": f"Bearer {token}"} if token else {},
-            timeout=ANSWER_S,
-        )
-        report["api"] = answer.json()
+        answer = application.get(settings, "/api/v1/status")
+        report["api"] = answer.json() if answer.status_code == 200 else f"answers {answer.status_code}"
     except (httpx.HTTPError, ValueError) as error:
         report["api"] = f"no answer: {type(error).__name__}"
     report["memory_mib"] = round(supervisor.stack_memory_mib(holder.pid), 1)
@@ -64,4 +65,5 @@ def exit_status(report: dict[str, Any]) -> int:
     """0 ready, 3 nothing runs, 1 something else."""
     if report["state"] == "down":
         return 3
-    return 0 if report["state"] == "ready" and isinstance(report.get("api"), dict) else 1
+    well = report["state"] == "ready" and report.get("listener") == ECHO_OK and isinstance(report.get("api"), dict)
+    return 0 if well else 1

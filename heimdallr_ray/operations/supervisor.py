@@ -64,10 +64,16 @@ class Supervisor:
         self._progress = progress
         self._stop = threading.Event()
         self._drain = threading.Event()
+        self._waiting = False
         self._lock: DataFolderLock | None = None
         self._holder: Holder | None = None
         self._head: RayHead | None = None
         self._started = False
+
+    @property
+    def _draining_file(self) -> Path:
+        """While it is there, uploads are refused."""
+        return self.settings.run_dir / "draining"
 
     @property
     def url(self) -> str:
@@ -97,6 +103,7 @@ class Supervisor:
         )
         self._lock.note(self._holder)
         self._install_signals()
+        self._draining_file.unlink(missing_ok=True)
         self._require_ports()
         read_manifest(self.settings.resolved_weights_dir or weights_dir())
         self._progress("database")
@@ -120,11 +127,12 @@ class Supervisor:
         self._progress("ready")
 
     def wait(self) -> None:
-        """Returns when a signal came, or when the stack is drained.
+        """Returns when a signal came, or when the stack is drained. Until it is called, a signal raises NotReady.
 
         Raises:
             NotReady: the Ray head ended by itself.
         """
+        self._waiting = True
         while not self._stop.wait(REMEMBER_EVERY_S if not self._drain.is_set() else 0.5):
             assert self._head is not None  # noqa: S101
             self._head.require_alive()
@@ -139,6 +147,7 @@ class Supervisor:
         """
         if not self._started:
             return []
+        self._waiting = True
         self._set_state("stopping")
         self._progress("stopping")
         left: list[int] = []
@@ -149,6 +158,7 @@ class Supervisor:
             with contextlib.suppress(Exception):
                 _ray().shutdown()
             left = self._head.stop(STOP_S - 4.0)
+        self._draining_file.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.release()
         self._started = False
@@ -170,7 +180,6 @@ class Supervisor:
         os.environ.pop("RAY_ADDRESS", None)
         ray = _ray()
         while True:
-            self._interrupted()
             self._head.require_alive()
             if time.monotonic() > deadline:
                 raise NotReady("the Ray head does not answer")
@@ -202,7 +211,6 @@ class Supervisor:
         assert self._head is not None  # noqa: S101
         missing = "nothing answered yet"
         while time.monotonic() < deadline:
-            self._interrupted()
             self._head.require_alive()
             missing = application.missing(self.settings)
             if not missing:
@@ -221,13 +229,11 @@ class Supervisor:
 
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
+        if not self._waiting:
+            raise NotReady("stopped by a signal before the work was done")
 
     def _on_drain(self, _number: int, _frame: FrameType | None) -> None:
         self._drain.set()
-
-    def _interrupted(self) -> None:
-        if self._stop.is_set():
-            raise NotReady("stopped before it was ready")
 
     def _set_state(self, state: str) -> None:
         if self._lock is not None and self._holder is not None:
@@ -239,8 +245,10 @@ class Supervisor:
     def _drained(self) -> bool:
         if self._holder is not None and self._holder.state != "draining":
             self._set_state("draining")
-            self._progress("draining: no new associations; waiting for queued and running studies")
-            self._stop_scp(timeout_s=10.0)
+            self._progress("draining: no new images; open studies are closed and finished")
+            self._draining_file.touch()
+            ray = _ray()
+            ray.get(ray.get_actor(SCP_ACTOR, namespace=NAMESPACE).drain.remote(), timeout=30.0)
         return application.unfinished(self.settings) == 0
 
     def _stop_scp(self, timeout_s: float) -> None:

@@ -45,6 +45,11 @@ class Stack:
     def log_file(self) -> Path:
         return self.data_dir / "up.log"
 
+    def log_path(self) -> Path:
+        """The log file, in a folder that exists."""
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        return self.log_file
+
     def environment(self) -> dict[str, str]:
         names = ("port", "dashboard_port", "agent_port", "client_port", "metrics_port")
         return {
@@ -71,8 +76,7 @@ class Stack:
             raise
 
     def _start(self) -> Stack:
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as log:
+        with self.log_path().open("ab") as log:
             self.process = subprocess.Popen(
                 self.command("up"), env=self.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -65,6 +66,20 @@ def test_stop_leaves_no_process_and_no_port(own: Stack, number: signal.Signals) 
     assert [member for member in members if member.is_running()] == []
     assert [one for one in ports.listeners() if one.port in listening] == []
     assert not (own.data_dir / "run" / "supervisor.json").exists()
+
+
+@pytest.mark.parametrize("after_s", [1.0, 4.0, 9.0, 16.0])
+def test_a_signal_during_the_start_leaves_nothing(own: Stack, after_s: float) -> None:
+    with own.log_path().open("ab") as log:
+        own.process = subprocess.Popen(
+            own.command("up"), env=own.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    time.sleep(after_s)
+    members = own.members()
+    seconds = own.stop()
+    assert seconds <= 15, f"took {seconds:.1f} s"
+    time.sleep(1.0)
+    assert [member for member in members if member.is_running()] == []
 
 
 def test_a_taken_port_is_named_before_anything_starts(own: Stack) -> None:
