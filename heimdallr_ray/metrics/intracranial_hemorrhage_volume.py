@@ -71,15 +71,22 @@ def _component_evidence(
 def measure(context: MetricContext) -> tuple[Measurement, ...]:
     """All voxels of `intracerebral_hemorrhage`; evidence lists the components, largest first.
 
-    No brain in the field of view is `not_applicable`. Where the `total` label map is missing, found blood is measured
+    No brain in the field of view is `not_applicable`, whether the model ran or not. Where the `total` label map is missing, found blood is measured
     and noted, but an empty mask is not called 0 mL. Blood cut by the edge of the scan has no volume; its components
     stay in the evidence, so that triage still sees them.
     """
 
     def read() -> Reading:
-        bleed = context.statistics(BLEED_TASK).get(LABEL)
         brain = _brain(context)
-        if context.has(BRAIN_TASK) and brain is None:
+        no_brain = context.has(BRAIN_TASK) and brain is None
+        try:
+            bleed = context.statistics(BLEED_TASK).get(LABEL)
+        except NotMeasured as gap:
+            if no_brain and gap.reasons != ("anatomy_absent",):
+                # A missing model matters to triage only where there is something to look at.
+                raise NotMeasured(Status.NOT_APPLICABLE, ("brain_not_in_field",)) from gap
+            raise
+        if no_brain:
             raise NotMeasured(Status.NOT_APPLICABLE, ("brain_not_in_field",), bleed.n_voxels if bleed else 0)
         notes = () if brain is None else tuple(f"brain_{side}" for side in context.borders_touched(brain))
         if bleed is None:

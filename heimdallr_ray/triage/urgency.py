@@ -10,8 +10,11 @@ from heimdallr_ray.metrics.result import Measurement, Status
 from heimdallr_ray.triage.rules import RULES, Rule, Urgency
 
 NO_RULE_FIRED = "no rule fired; an absent AI finding excludes nothing"
-_FAILED = (Status.ERROR, Status.GATED, Status.IMPLAUSIBLE)
 NOT_AVAILABLE = "AI not available: nothing was measured that a rule looks at"
+_NOT_CONCERNED = frozenset({"anatomy_absent", "brain_not_in_field", "modality", "not_ct"})
+"""Reasons of `not_applicable` that say what the image shows. Every other one says what this installation lacks."""
+_DESCRIPTIVE = frozenset({"body_regions"})
+"""Measurements that tell what was scanned and nothing of its state."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,13 @@ def _amount(measurement: Measurement, compared: float) -> str:
     return f"at least {_number(float(segmented) if isinstance(segmented, int | float) else compared)}"
 
 
+def _answers(measurement: Measurement) -> bool:
+    """True where the measurement speaks about its question, or the image does not raise it."""
+    if measurement.status is Status.NOT_APPLICABLE:
+        return _NOT_CONCERNED.issuperset(measurement.reasons)
+    return measurement.status is Status.OK
+
+
 def _finding(rule: Rule, measurement: Measurement, compared: float) -> Finding:
     reason = (
         f"{rule.finding} {_amount(measurement, compared)} {rule.unit} ≥ {_number(rule.at_least)} {rule.unit}; "
@@ -107,8 +117,8 @@ def _finding(rule: Rule, measurement: Measurement, compared: float) -> Finding:
 def assess(measurements: Iterable[Measurement], rules: tuple[Rule, ...] = RULES) -> Assessment:
     """The findings, and the most urgent class among them.
 
-    P3 ROUTINE needs at least one measurement with a value, and no measurement that a rule looks at in error: where AI
-    failed there is no urgency from AI, which is not the same as routine.
+    P3 ROUTINE needs at least one measurement with a value, and an answer from every measurement that a rule looks at:
+    where AI failed, was cut short or is not installed there is no urgency from AI, which is not the same as routine.
     """
     all_of_them = tuple(measurements)
     fired = [
@@ -124,9 +134,11 @@ def assess(measurements: Iterable[Measurement], rules: tuple[Rule, ...] = RULES)
     if findings:
         return Assessment(findings[0].urgency, tuple(findings), findings[0].reason)
     looked_at = {rule.measurement_id for rule in rules}
-    failed = sorted({m.id for m in all_of_them if m.id in looked_at and m.status in _FAILED})
-    if failed:
-        return Assessment(None, (), f"AI not available: {', '.join(failed)} could not be measured")
-    if all(measurement.value is None for measurement in all_of_them):
+    silent = sorted(
+        {f"{m.id} ({', '.join(m.reasons) or m.status})" for m in all_of_them if m.id in looked_at and not _answers(m)}
+    )
+    if silent:
+        return Assessment(None, (), f"AI not available: {', '.join(silent)} could not be measured")
+    if all(measurement.value is None for measurement in all_of_them if measurement.id not in _DESCRIPTIVE):
         return Assessment(None, (), NOT_AVAILABLE)
     return Assessment(Urgency.P3, (), NO_RULE_FIRED)

@@ -48,6 +48,16 @@ def test_a_task_left_out_by_the_planner_carries_its_code():
     assert (found.status, found.reasons) == (Status.NOT_APPLICABLE, ("anatomy_absent",))
 
 
+@pytest.mark.parametrize("code", ["weights_missing", "licence", None])
+def test_a_missing_model_matters_only_where_there_is_a_brain(code: str | None):
+    not_run = {} if code is None else {"cerebral_bleed": code}
+    with_brain = replace(head(), maps={"total": head().maps["total"]}).context(**not_run)
+    assert _bleed(with_brain).reasons == (code or "task_not_run",)
+    body = torso()
+    without = replace(body, maps={"total": body.maps["total"]}).context(**not_run)
+    assert _bleed(without).reasons == ("brain_not_in_field",)
+
+
 def test_an_unverified_brain_keeps_found_blood_but_never_says_zero():
     only_bleed = replace(head((15.0,)), maps={"cerebral_bleed": head((15.0,)).maps["cerebral_bleed"]})
     found = _bleed(only_bleed.context())

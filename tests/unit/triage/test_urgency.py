@@ -13,9 +13,15 @@ ICH = "intracranial_hemorrhage_volume"
 
 
 def _measurement(
-    name: str, value: float | None, status: Status = Status.OK, *, synthetic: bool = False, **evidence: float
+    name: str,
+    value: float | None,
+    status: Status = Status.OK,
+    *,
+    synthetic: bool = False,
+    reason: str = "reason",
+    **evidence: float,
 ) -> Measurement:
-    reasons = () if value is not None else ("reason",)
+    reasons = () if value is not None else (reason,)
     return Measurement(name, value, "mL", status, Provenance(name, 1, synthetic=synthetic), reasons, 10, evidence)
 
 
@@ -60,11 +66,32 @@ def test_without_a_finding_it_is_routine_and_says_that_nothing_is_excluded():
     assert found.reason == "no rule fired; an absent AI finding excludes nothing"
 
 
-@pytest.mark.parametrize("status", [Status.ERROR, Status.GATED])
-def test_a_failure_of_ai_is_not_routine(status: Status):
-    found = assess((LIVER, _measurement(ICH, None, status)))
-    assert found.urgency is None
-    assert found.reason == f"AI not available: {ICH} could not be measured"
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (Status.NOT_APPLICABLE, "weights_missing"),
+        (Status.NOT_APPLICABLE, "licence"),
+        (Status.NOT_APPLICABLE, "task_not_run"),
+        (Status.NOT_APPLICABLE, "a_reason_of_a_later_version"),
+        (Status.INCOMPLETE_FOV, "border_superior"),
+        (Status.GATED, "brain_not_verified"),
+        (Status.ERROR, "measurement_failed"),
+        (Status.LABEL_ABSENT, "label_absent"),
+        (Status.INSUFFICIENT_ROI, "too_few_voxels"),
+        (Status.LEVEL_UNCERTAIN, "level"),
+    ],
+)
+def test_a_head_of_which_nobody_looked_for_blood_is_not_routine(status: Status, reason: str):
+    found = assess((LIVER, _measurement(ICH, None, status, reason=reason)))
+    assert (found.urgency, found.findings) == (None, ())
+    assert found.reason == f"AI not available: {ICH} ({reason}) could not be measured"
+
+
+def test_knowing_which_region_was_scanned_is_no_measurement():
+    regions = Measurement("body_regions", 1.0, "1", Status.OK, Provenance("body_regions", 1))
+    absent = _measurement(ICH, None, Status.NOT_APPLICABLE, reason="anatomy_absent")
+    assert assess((regions, absent)).urgency is None
+    assert assess((regions, absent, LIVER)).urgency is Urgency.P3
 
 
 def test_an_implausible_amount_is_left_to_people():
@@ -76,8 +103,10 @@ def test_nothing_measured_gives_no_urgency():
     assert assess((_measurement("liver_volume", None, Status.NOT_APPLICABLE),)).urgency is None
 
 
-def test_an_abdomen_without_a_head_is_routine():
-    assert assess((LIVER, _measurement(ICH, None, Status.NOT_APPLICABLE))).urgency is Urgency.P3
+@pytest.mark.parametrize("reason", ["anatomy_absent", "brain_not_in_field", "modality", "not_ct"])
+def test_an_image_without_a_head_or_of_another_modality_is_routine(reason: str):
+    absent = _measurement(ICH, None, Status.NOT_APPLICABLE, reason=reason)
+    assert assess((LIVER, absent)).urgency is Urgency.P3
 
 
 def test_a_finding_from_synthetic_weights_says_so():
