@@ -71,7 +71,7 @@ def build_router(static_dir: Path | None) -> APIRouter:
 
     def page(request: Request, name: str) -> Response:
         if name not in files:
-            raise NotReady("the web pages were not built; run `make web`")
+            raise NotReady("the web pages were not built; run `make setup`")
         return file_response(request, name, "no-cache")
 
     @router.get("/", dependencies=[ANYONE])
