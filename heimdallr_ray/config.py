@@ -9,19 +9,22 @@ import ipaddress
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from heimdallr_ray.errors import BadSetting
 
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 ENV_PREFIX = "HEIMDALLR_"
 NOT_SETTINGS = frozenset({"HEIMDALLR_TEST_DATA", "HEIMDALLR_CONFIG"})
 """Variables with our prefix that are not settings: the tests' data folder and the path of heimdallr.toml."""
 MIN_SECRET_LENGTH = 16
+LICENCE_LENGTH = 18
+"""TotalSegmentator's own check of a licence number: `has_valid_license` of its config.py counts the characters."""
 
 
 def is_loopback(host: str) -> bool:
@@ -32,6 +35,15 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _let_everybody_in(networks: Iterable[IPNetwork]) -> bool:
+    """True where `networks` together hold all of IPv4 or all of IPv6."""
+    found = list(networks)
+    v4 = [network for network in found if isinstance(network, ipaddress.IPv4Network)]
+    v6 = [network for network in found if isinstance(network, ipaddress.IPv6Network)]
+    whole = [*ipaddress.collapse_addresses(v4), *ipaddress.collapse_addresses(v6)]
+    return any(network.prefixlen == 0 for network in whole)
 
 
 class Settings(BaseSettings):
@@ -64,7 +76,9 @@ class Settings(BaseSettings):
     dicom_host: str = Field("127.0.0.1", description="Address that the DICOM listener binds to.")
     dicom_port: int = Field(11112, ge=0, le=65535, description="Port of the DICOM listener.")
     allowed_calling_aes: tuple[str, ...] = Field((), description="Calling AE titles that may associate; empty: any.")
-    allowed_addresses: tuple[str, ...] = Field((), description="Networks (CIDR) that may associate; empty: any.")
+    allowed_addresses: tuple[str, ...] = Field(
+        (), description="Networks (CIDR) that may associate; empty: any. One that holds every address is no rule."
+    )
     max_associations: int = Field(32, ge=1, le=1000, description="Associations open at once.")
     max_instance_mib: int = Field(512, ge=1, description="Largest single DICOM object.")
     idle_seconds: float = Field(30.0, gt=0, description="A study is closed after this long without a new image.")
@@ -83,7 +97,8 @@ class Settings(BaseSettings):
         description="Folder of TotalSegmentator models; empty: demo weights in `demo`, `data_dir`/weights in `site`.",
     )
     totalsegmentator_licence: SecretStr = Field(
-        SecretStr(""), description="The site's own TotalSegmentator licence number, for licensed tasks."
+        SecretStr(""),
+        description=f"The site's own TotalSegmentator licence number, {LICENCE_LENGTH} characters; for licensed tasks.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the models run.")
     torch_threads: int = Field(0, ge=0, le=256, description="CPU threads of one Segmenter replica; 0: all cores.")
@@ -115,6 +130,12 @@ class Settings(BaseSettings):
         """Only what `load` passes in: no hidden .env file, no secret folder, no second reading of the environment."""
         return (init_settings,)
 
+    @field_validator("allowed_calling_aes", "allowed_addresses")
+    @classmethod
+    def _named(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
+        """An empty part of a list names nobody and is dropped."""
+        return tuple(part.strip() for part in parts if part.strip())
+
     @model_validator(mode="after")
     def _secure(self) -> Self:
         for name in ("api_token", "upload_token"):
@@ -123,10 +144,15 @@ class Settings(BaseSettings):
                 raise ValueError(f"{name} needs at least {MIN_SECRET_LENGTH} characters")
         if not is_loopback(self.server_host) and not self.api_token.get_secret_value():
             raise ValueError("server_host is not loopback: set api_token first")
-        if not is_loopback(self.dicom_host) and not (self.allowed_calling_aes or self.allowed_addresses):
-            raise ValueError("dicom_host is not loopback: set allowed_calling_aes or allowed_addresses first")
-        for network in self.allowed_addresses:
-            ipaddress.ip_network(network)
+        if len(self.totalsegmentator_licence.get_secret_value()) not in (0, LICENCE_LENGTH):
+            raise ValueError(f"totalsegmentator_licence needs {LICENCE_LENGTH} characters")
+        networks = [ipaddress.ip_network(text) for text in self.allowed_addresses]
+        some_addresses = bool(networks) and not _let_everybody_in(networks)
+        if not is_loopback(self.dicom_host) and not (self.allowed_calling_aes or some_addresses):
+            raise ValueError(
+                "dicom_host is not loopback: set allowed_calling_aes or allowed_addresses first "
+                "(a network that holds every address is no rule)"
+            )
         if self.renew_seconds * 2 > self.lease_seconds:
             raise ValueError("renew_seconds must be at most half of lease_seconds")
         return self
