@@ -127,6 +127,8 @@ class JobRow(SQLModel, table=True):
     run_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
     attempt: int = 0
     max_attempts: int = 3
+    lost: int = 0
+    """Holders that vanished: killed, or stopped without giving the job back. No failure of the job."""
     fence: int = 0
     owner: str | None = Field(default=None, max_length=64)
     lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]

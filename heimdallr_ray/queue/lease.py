@@ -5,13 +5,13 @@ Delivery is at least once; effects are exactly once, because what a job leaves b
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, cast
 
 from sqlalchemy import CursorResult, RowMapping, TextClause
-from sqlmodel import Session, select
+from sqlmodel import Session, col, select
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.events import record_event
@@ -24,6 +24,9 @@ from heimdallr_ray.errors import StaleLease
 from heimdallr_ray.queue import statements
 
 ATTEMPTS_EXHAUSTED = "attempts_exhausted"
+"""Reason of a study whose every attempt failed, the last one with an error that might have passed."""
+WORKER_LOST_REPEATEDLY = "worker_lost_repeatedly"
+"""Reason of a study during which worker after worker vanished."""
 MAX_OBSOLETE_PER_CLAIM = 50
 """Jobs of studies that have moved on, set aside in one claim."""
 _DETAIL_LIMIT = 2000
@@ -42,8 +45,10 @@ class Lease:
     fence: int
     owner: str
     attempt: int
-    """1 for the first."""
+    """1 for the first; a takeover goes on with the attempt of the holder that was lost."""
     max_attempts: int
+    lost: int
+    """Holders that vanished before this one."""
     payload: Mapping[str, Any]
     lease_until: datetime
     """UTC, by the queue's clock."""
@@ -57,7 +62,15 @@ class Lease:
 class LeaseQueue:
     """The lease table of a database. Holds no state of its own; safe to use from several threads and processes."""
 
-    def __init__(self, database: Database, clock: Clock, lease_s: float, *, database_time: bool | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        lease_s: float,
+        *,
+        database_time: bool | None = None,
+        max_lost: int = statements.MAX_LOST,
+    ) -> None:
         """A queue over `database`.
 
         Args:
@@ -65,10 +78,12 @@ class LeaseQueue:
             clock: Says what time it is on SQLite, where all workers share one host.
             lease_s: How long a claim lasts without renewal.
             database_time: Ask the server for the time, so that node clocks do not matter; None: on PostgreSQL.
+            max_lost: A job that loses this many holders is dead.
         """
         self._database = database
         self._clock = clock
         self.lease_s = lease_s
+        self._max_lost = max_lost
         self._statements = statements.BY_DIALECT[database.dialect]
         self._database_time = database.dialect == "postgresql" if database_time is None else database_time
 
@@ -112,8 +127,8 @@ class LeaseQueue:
     def claim(self, owner: str, kinds: Sequence[str]) -> Lease | None:
         """The best job that waits or whose lease ran out, now `owner`'s; None where there is none.
 
-        Its study is running in the same transaction. Expired jobs without an attempt left are buried on the way, their
-        studies failed. A job whose study has moved on is set aside.
+        Its study is running in the same transaction. Jobs that lost `max_lost` holders are buried on the way, their
+        studies failed (`worker_lost_repeatedly`). A job whose study has moved on is set aside.
 
         Raises:
             DatabaseBusy: nothing changed.
@@ -157,7 +172,10 @@ class LeaseQueue:
     def fail(
         self, session: Session, lease: Lease, code: str, detail: str, retry: bool, delay_s: float = 0.0
     ) -> JobState:
-        """The attempt has failed: the job waits for the next one, or is dead and its study failed with `code`.
+        """The attempt has failed: the job waits for the next one, or is dead and its study failed.
+
+        The study's reason code is `code`, or `attempts_exhausted` where another attempt could have helped but none is
+        left; the job keeps `code`.
 
         Args:
             session: The caller's transaction.
@@ -186,9 +204,12 @@ class LeaseQueue:
         state = JobState.QUEUED if again else JobState.DEAD
         self._job_event(session, "job.failed", lease, now, new=state.value, reason=f"{code}: {detail}")
         if lease.study_id is not None:
-            reason = f"{detail} (attempt {lease.attempt} of {lease.max_attempts})"
+            exhausted = retry and not again
+            what = f"{code}: {detail}" if exhausted else detail
+            reason = f"{what} (attempt {lease.attempt} of {lease.max_attempts})"
+            reason_code = ATTEMPTS_EXHAUSTED if exhausted else code[:64]
             study_state = StudyState.QUEUED if again else StudyState.FAILED
-            self._move_study(session, lease.study_id, lease.epoch, study_state, now, lease.owner, code[:64], reason)
+            self._move_study(session, lease.study_id, lease.epoch, study_state, now, lease.owner, reason_code, reason)
         return state
 
     def release(self, session: Session, lease: Lease) -> None:
@@ -202,6 +223,36 @@ class LeaseQueue:
         self._job_event(session, "job.released", lease, now)
         if lease.study_id is not None:
             self._move_study(session, lease.study_id, lease.epoch, StudyState.QUEUED, now, lease.owner)
+
+    def release_dead_owners(self, session: Session, is_dead: Callable[[str], bool], *, orderly: bool = False) -> int:
+        """Leases of holders that are known to be gone need not run out first; returns how many there were.
+
+        Args:
+            session: The caller's transaction.
+            is_dead: Of an owner's name: True only where its process is certainly gone; for owners on other hosts False.
+            orderly: The holders were stopped on purpose: the jobs wait as if they had not been claimed. Otherwise the
+                leases expire now, each job has lost a holder, and a holder that lives after all goes on by renewing.
+        """
+        now = self.now(session)
+        running = select(JobRow).where(
+            JobRow.state == JobState.RUNNING.value, col(JobRow.owner).is_not(None), col(JobRow.lease_until) > now
+        )
+        ended = 0
+        for row in session.exec(running.order_by(col(JobRow.id)), execution_options={"populate_existing": True}).all():
+            lease = _lease(row.model_dump())
+            if not is_dead(lease.owner):
+                continue
+            try:
+                if orderly:
+                    self.release(session, lease)
+                else:
+                    values = {"job_id": lease.job_id, "fence": lease.fence, "now": now}
+                    self._fenced(session, statements.EXPIRE, lease, values)
+                    self._job_event(session, "job.expired", lease, now, reason="its worker is gone")
+            except StaleLease:
+                continue
+            ended += 1
+        return ended
 
     def hold(self, session: Session, lease: Lease) -> None:
         """Nobody can claim the job until the caller's transaction ends: what it writes is written under the fence.
@@ -245,7 +296,7 @@ class LeaseQueue:
 
     def _anything_ready(self, kinds: Sequence[str]) -> bool:
         with self._database.read() as session:
-            values = {"now": self.now(session), "kinds": list(kinds)}
+            values = {"now": self.now(session), "kinds": list(kinds), "max_lost": self._max_lost}
             return session.connection().execute(statements.PEEK, values).first() is not None
 
     def _take(self, session: Session, owner: str, kinds: Sequence[str], now: datetime) -> Lease | None:
@@ -254,6 +305,7 @@ class LeaseQueue:
             "kinds": list(kinds),
             "now": now,
             "lease_until": now + timedelta(seconds=self.lease_s),
+            "max_lost": self._max_lost,
         }
         for level in range(1, statements.MAX_LEVELS + 1):
             values[f"aged_{level}"] = now - timedelta(seconds=level * statements.AGEING_STEP_S)
@@ -289,7 +341,8 @@ class LeaseQueue:
         self._job_event(session, "job.cancelled", lease, now, reason="the study has moved on")
 
     def _bury_lost(self, session: Session, now: datetime) -> None:
-        for row in session.connection().execute(statements.BURY, {"now": now}).mappings().all():
+        values = {"now": now, "max_lost": self._max_lost}
+        for row in session.connection().execute(statements.BURY, values).mappings().all():
             record_event(
                 session,
                 "job.dead",
@@ -298,11 +351,11 @@ class LeaseQueue:
                 study_id=row["study_id"],
                 job_id=row["id"],
                 new=JobState.DEAD.value,
-                reason=ATTEMPTS_EXHAUSTED,
-                payload={"fence": row["fence"], "attempt": row["attempt"]},
+                reason=WORKER_LOST_REPEATEDLY,
+                payload={"fence": row["fence"], "attempt": row["attempt"], "lost": row["lost"]},
             )
             if row["study_id"] is not None:
-                reason = f"the worker was lost in each of {row['attempt']} attempts"
+                reason = f"{row['lost']} workers were lost during this study"
                 self._move_study(
                     session,
                     row["study_id"],
@@ -310,7 +363,7 @@ class LeaseQueue:
                     StudyState.FAILED,
                     now,
                     _QUEUE_ACTOR,
-                    ATTEMPTS_EXHAUSTED,
+                    WORKER_LOST_REPEATEDLY,
                     reason,
                 )
 
@@ -355,7 +408,7 @@ class LeaseQueue:
             job_id=lease.job_id,
             new=new,
             reason=reason,
-            payload={"fence": lease.fence, "attempt": lease.attempt},
+            payload={"fence": lease.fence, "attempt": lease.attempt, "lost": lease.lost},
         )
 
 
@@ -363,7 +416,7 @@ def _stale(lease: Lease) -> StaleLease:
     return StaleLease(f"job {lease.job_id}: fence {lease.fence} does not hold it any more")
 
 
-def _lease(row: RowMapping) -> Lease:
+def _lease(row: RowMapping | Mapping[str, Any]) -> Lease:
     return Lease(
         job_id=row["id"],
         kind=row["kind"],
@@ -374,6 +427,7 @@ def _lease(row: RowMapping) -> Lease:
         owner=row["owner"],
         attempt=row["attempt"],
         max_attempts=row["max_attempts"],
+        lost=row["lost"],
         payload=row["payload"],
         lease_until=row["lease_until"],
     )

@@ -4,7 +4,8 @@ FINISH lives in heimdallr_ray.catalog.jobs, because a result commits together wi
 
 States of a job: queued -> running -> done, dead or cancelled; running -> queued (failed attempt, given back). An
 expired lease stays `running` until somebody claims the job. `fence` only grows: each claim and
-each cancellation adds one.
+each cancellation adds one. `attempt` counts attempts that failed, and the present one; `lost` counts holders that
+vanished, which is no failure of the job: a takeover goes on with the attempt that its holder could not end.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ LIVE_CEILING = JobPriority.LIVE[Urgency.P1]
 """No age brings a routine job into the level of P0."""
 BATCH_CEILING = JobPriority.LIVE[Urgency.P3] + 1
 """No age brings a batch job in front of live work."""
+MAX_LOST = 10
+"""A job whose holders vanish this often takes them down itself."""
 MAX_LEVELS = JobPriority.BATCH - BATCH_CEILING
 """The most levels that any job can rise."""
 
@@ -34,9 +37,9 @@ _LEVEL = f"""CASE WHEN priority <= {LIVE_CEILING} THEN priority
                   ELSE priority - {_AGE} END"""
 _READY = """kind IN :kinds
         AND ((state = 'queued' AND run_at <= :now)
-             OR (state = 'running' AND lease_until <= :now AND attempt < max_attempts))"""
+             OR (state = 'running' AND lease_until <= :now AND lost + 1 < :max_lost))"""
 _ORDER = f"{_LEVEL}, run_at, id"
-_RETURNED = """id, kind, key, study_id, epoch, fence, owner, attempt, max_attempts, payload, lease_until"""
+_RETURNED = """id, kind, key, study_id, epoch, fence, owner, attempt, max_attempts, lost, payload, lease_until"""
 
 _AGED = [bindparam(f"aged_{n}", type_=UtcDateTime()) for n in range(1, MAX_LEVELS + 1)]
 _NOW = bindparam("now", type_=UtcDateTime())
@@ -48,7 +51,8 @@ def _claim(select: str) -> TextualSelect:
     statement = text(f"""
         UPDATE job
            SET state = 'running', owner = :owner, lease_until = :lease_until, fence = fence + 1,
-               attempt = attempt + 1, error_code = NULL, error = NULL
+               attempt = attempt + CASE WHEN state = 'queued' THEN 1 ELSE 0 END,
+               lost = lost + CASE WHEN state = 'running' THEN 1 ELSE 0 END, error_code = NULL, error = NULL
          WHERE id = ({select})
      RETURNING {_RETURNED}
     """)  # noqa: S608
@@ -62,13 +66,15 @@ def _claim(select: str) -> TextualSelect:
         owner=String,
         attempt=Integer,
         max_attempts=Integer,
+        lost=Integer,
         payload=JSON,
         lease_until=UtcDateTime,
     )
 
 
 # Invariant: of all workers that ask at once, one gets the best ready or expired job; its fence is greater than that of
-# every earlier holder. A job whose lease lives is never taken; a job is never started more than max_attempts times.
+# every earlier holder. A job whose lease lives is never taken; a job never loses more than max_lost holders, and never
+# fails more than max_attempts times.
 # SQLite: the write lock (BEGIN IMMEDIATE) makes the sub-select and the update one step.
 _CLAIM_SQLITE = _claim(f"SELECT id FROM job WHERE {_READY} ORDER BY {_ORDER} LIMIT 1")  # noqa: S608
 # PostgreSQL: SKIP LOCKED lets another worker take the next row instead of waiting for, and then missing, this one.
@@ -79,21 +85,21 @@ _CLAIM_POSTGRESQL = _claim(
 # Invariant: none; it only spares an idle worker the write lock. A wrong answer costs one poll.
 PEEK = text(f"""
     SELECT 1 FROM job
-     WHERE ({_READY}) OR (state = 'running' AND lease_until <= :now AND attempt >= max_attempts)
+     WHERE ({_READY}) OR (state = 'running' AND lease_until <= :now AND lost + 1 >= :max_lost)
      LIMIT 1
 """).bindparams(_NOW, _KINDS)  # noqa: S608
 
-# Invariant: an expired job without an attempt left ends as dead, once; its last holder can neither renew nor finish it.
+# Invariant: a job that takes all its workers down ends as dead, once; its last holder can neither renew nor finish it.
 BURY = (
     text("""
     UPDATE job
-       SET state = 'dead', finished_at = :now, owner = NULL, lease_until = NULL,
-           error_code = 'attempts_exhausted', error = 'the worker was lost in each attempt'
-     WHERE state = 'running' AND lease_until <= :now AND attempt >= max_attempts
- RETURNING id, study_id, epoch, fence, attempt
+       SET state = 'dead', finished_at = :now, owner = NULL, lease_until = NULL, lost = lost + 1,
+           error_code = 'worker_lost_repeatedly', error = 'the job lost its worker again and again'
+     WHERE state = 'running' AND lease_until <= :now AND lost + 1 >= :max_lost
+ RETURNING id, study_id, epoch, fence, attempt, lost
 """)
     .bindparams(_NOW)
-    .columns(id=BigInteger, study_id=String, epoch=Integer, fence=Integer, attempt=Integer)
+    .columns(id=BigInteger, study_id=String, epoch=Integer, fence=Integer, attempt=Integer, lost=Integer)
 )
 
 # Invariant: only the holder of the newest fence extends a lease; an expired lease that nobody took may be revived.
@@ -122,6 +128,13 @@ RELEASE = text("""
        SET state = 'queued', owner = NULL, lease_until = NULL, attempt = attempt - 1
      WHERE id = :job_id AND fence = :fence AND state = 'running'
 """)
+
+# Invariant: a lease ends early only under the fence that its holder has; a holder that lives after all revives it,
+# unless somebody has taken the job.
+EXPIRE = text("""
+    UPDATE job SET lease_until = :now
+     WHERE id = :job_id AND fence = :fence AND state = 'running' AND lease_until > :now
+""").bindparams(_NOW)
 
 # Invariant: while this transaction lives nobody else can claim the job, so what it writes is written under the fence.
 _HOLD = "SELECT attempt FROM job WHERE id = :job_id AND fence = :fence AND state = 'running'"
@@ -157,10 +170,12 @@ __all__ = [
     "BURY",
     "BY_DIALECT",
     "DATABASE_TIME",
+    "EXPIRE",
     "FINISH",
     "KILL",
     "LIVE_CEILING",
     "MAX_LEVELS",
+    "MAX_LOST",
     "PEEK",
     "RECORD_STEP",
     "RELEASE",

@@ -7,12 +7,14 @@ from sqlalchemy import text
 from sqlmodel import select
 
 from heimdallr_ray.catalog.database import Database
+from heimdallr_ray.catalog.results import commit_result
 from heimdallr_ray.catalog.states import JobState, StudyState
 from heimdallr_ray.catalog.studies import close_idle_studies, record_instances, study_by_uid, transition
 from heimdallr_ray.catalog.tables import JobRow, StudyRow
 from heimdallr_ray.catalog.worklist import event_history, queue_depth, steps_of
 from heimdallr_ray.errors import StaleLease
-from heimdallr_ray.queue.lease import ATTEMPTS_EXHAUSTED, Lease, LeaseQueue
+from heimdallr_ray.queue.lease import ATTEMPTS_EXHAUSTED, WORKER_LOST_REPEATEDLY, Lease, LeaseQueue
+from heimdallr_ray.queue.statements import MAX_LOST
 from tests.support.clock import FakeClock
 from tests.support.studies import received
 
@@ -149,7 +151,8 @@ def test_an_expired_lease_is_taken_over_with_a_greater_fence(
     assert queue.claim("w2", ["x"]) is None
     clock.advance(0.001)
     second = _claim(queue, "w2")
-    assert (second.job_id, second.fence, second.attempt, second.owner) == (first.job_id, 2, 2, "w2")
+    assert (second.job_id, second.fence, second.owner) == (first.job_id, 2, "w2")
+    assert (second.attempt, second.lost) == (1, 1)
 
 
 def test_renewing_keeps_the_lease(database: Database, queue: LeaseQueue, clock: FakeClock) -> None:
@@ -241,20 +244,91 @@ def test_giving_back_costs_no_attempt(database: Database, queue: LeaseQueue) -> 
             queue.release(session, lease)
 
 
-def test_a_lost_job_without_attempts_is_buried_and_its_study_failed(
+def test_a_study_whose_workers_were_killed_more_often_than_it_may_fail_still_ends_done(
     database: Database, queue: LeaseQueue, clock: FakeClock
 ) -> None:
     _queued_study(database, clock, max_attempts=3)
-    for attempt in range(1, 4):
-        assert _claim(queue, kind="study").attempt == attempt
+    for kills in range(4):
+        lease = _claim(queue, kind="study")
+        assert (lease.attempt, lease.lost) == (1, kills)
+        clock.advance(LEASE_S)
+    for _ in range(4):
+        lease = _claim(queue, kind="study")
+        with database.write() as session:
+            queue.release(session, lease)
+    lease = _claim(queue, kind="study")
+    with database.write() as session:
+        commit_result(session, lease, {}, (), None, now=clock.now())
+    assert _study(database).state == StudyState.DONE
+
+
+def test_a_job_that_takes_every_worker_down_is_set_aside_and_the_next_one_runs(
+    database: Database, queue: LeaseQueue, clock: FakeClock
+) -> None:
+    _queued_study(database, clock, max_attempts=3)
+    for lost in range(MAX_LOST):
+        lease = _claim(queue, kind="study")
+        assert (lease.attempt, lease.lost) == (1, lost)
         clock.advance(LEASE_S)
     _add(database, queue, "good")
     assert _claim(queue).key == "good"
     study = _study(database)
-    assert (study.state, study.reason_code) == (StudyState.FAILED, ATTEMPTS_EXHAUSTED)
-    assert "3 attempts" in (study.reason or "")
+    assert (study.state, study.reason_code) == (StudyState.FAILED, WORKER_LOST_REPEATEDLY)
+    assert f"{MAX_LOST} workers" in (study.reason or "")
     with database.read() as session:
         assert queue_depth(session, ("study",)).dead == 1
+
+
+def test_a_study_that_fails_in_each_attempt_says_so_and_why(
+    database: Database, queue: LeaseQueue, clock: FakeClock
+) -> None:
+    _queued_study(database, clock, max_attempts=3)
+    for attempt in range(1, 4):
+        clock.advance(LEASE_S)
+        _claim(queue, "killed", kind="study")
+        clock.advance(LEASE_S)
+        lease = _claim(queue, kind="study")
+        assert (lease.attempt, lease.lost) == (attempt, attempt)
+        with database.write() as session:
+            queue.fail(session, lease, "engine_unavailable", "gone", retry=True)
+    study = _study(database)
+    assert (study.state, study.reason_code) == (StudyState.FAILED, ATTEMPTS_EXHAUSTED)
+    assert study.reason == "engine_unavailable: gone (attempt 3 of 3)"
+    assert _job(database, f"{study.id}:1").error_code == "engine_unavailable"
+
+
+@pytest.mark.parametrize("orderly", [False, True])
+def test_leases_of_dead_owners_are_free_at_once_and_those_of_others_stay(
+    database: Database, queue: LeaseQueue, clock: FakeClock, orderly: bool
+) -> None:
+    _queued_study(database, clock)
+    _add(database, queue, "a")
+    dead = _claim(queue, "here/1/x/0", "study")
+    living = _claim(queue, "here/2/y/0")
+    with database.write() as session:
+        asked: list[str] = []
+        released = queue.release_dead_owners(
+            session, lambda owner: not asked.append(owner) and owner == dead.owner, orderly=orderly
+        )
+    assert (released, sorted(asked)) == (1, [dead.owner, living.owner])
+    again = _claim(queue, "here/3/z/0", "study")
+    assert (again.job_id, again.attempt, again.lost) == (dead.job_id, 1, 0 if orderly else 1)
+    assert queue.claim("here/3/z/1", ["x"]) is None
+    queue.renew(living)
+    with pytest.raises(StaleLease):
+        queue.renew(dead)
+
+
+def test_an_owner_wrongly_called_dead_goes_on_while_nobody_took_its_job(
+    database: Database, queue: LeaseQueue, clock: FakeClock
+) -> None:
+    _add(database, queue, "a")
+    lease = _claim(queue)
+    with database.write() as session:
+        assert queue.release_dead_owners(session, lambda _: True) == 1
+        assert queue.release_dead_owners(session, lambda _: True) == 0
+    queue.renew(lease)
+    assert queue.claim("other", ["x"]) is None
 
 
 def test_the_study_follows_its_job(database: Database, queue: LeaseQueue, clock: FakeClock) -> None:
@@ -274,7 +348,7 @@ def test_the_study_follows_its_job(database: Database, queue: LeaseQueue, clock:
     assert (study.state, study.reason_code, study.reason) == (
         StudyState.FAILED,
         "not_a_volume",
-        "tilted (attempt 3 of 3)",
+        "tilted (attempt 2 of 3)",
     )
     with database.read() as session:
         moves = [(e.old, e.new, e.actor) for e in event_history(session, study.id) if e.kind == "study.state"]
@@ -330,7 +404,7 @@ def test_a_step_is_recorded_once_and_found_by_the_next_attempt(
         assert queue.step_output(session, second, "segment", "h3") is None
         assert [(row.step, row.attempt, row.seconds) for row in steps_of(session, first.job_id)] == [
             ("segment", 1, 1.5),
-            ("segment", 2, 2.0),
+            ("segment", 1, 2.0),
         ]
 
 

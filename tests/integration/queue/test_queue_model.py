@@ -19,6 +19,7 @@ from tests.support.databases import MakeUrl
 
 LEASE_S = 20.0
 MAX_ATTEMPTS = 6
+MAX_LOST = 4
 ACTIONS = ("renew", "step", "release", "retry", "finish", "kill")
 WORKERS = ("w0", "w1", "w2")
 
@@ -32,6 +33,7 @@ class Model:
     state: str = "queued"
     fence: int = 0
     attempt: int = 0
+    lost: int = 0
     lease_until: float = 0.0
     effects: int = 0
     held: list[Lease] = field(default_factory=list)
@@ -39,10 +41,10 @@ class Model:
     def ready(self, now: float) -> bool:
         if self.state == "queued":
             return self.run_at <= now
-        return self.state == "running" and self.lease_until <= now and self.attempt < MAX_ATTEMPTS
+        return self.state == "running" and self.lease_until <= now and self.lost + 1 < MAX_LOST
 
-    def lost(self, now: float) -> bool:
-        return self.state == "running" and self.lease_until <= now and self.attempt >= MAX_ATTEMPTS
+    def poisonous(self, now: float) -> bool:
+        return self.state == "running" and self.lease_until <= now and self.lost + 1 >= MAX_LOST
 
 
 def machine(url: MakeUrl) -> type[RuleBasedStateMachine]:
@@ -53,7 +55,7 @@ def machine(url: MakeUrl) -> type[RuleBasedStateMachine]:
             super().__init__()
             self.clock = FakeClock()
             self.database = Database(url())
-            self.queue = LeaseQueue(self.database, self.clock, LEASE_S, database_time=False)
+            self.queue = LeaseQueue(self.database, self.clock, LEASE_S, database_time=False, max_lost=MAX_LOST)
             self.jobs: dict[str, Model] = {}
 
         def teardown(self) -> None:
@@ -85,18 +87,22 @@ def machine(url: MakeUrl) -> type[RuleBasedStateMachine]:
 
         def _claim(self, owner: str) -> None:
             ready = {key: job for key, job in self.jobs.items() if job.ready(self.now)}
-            lost = [job for job in self.jobs.values() if job.lost(self.now)]
+            poisonous = [job for job in self.jobs.values() if job.poisonous(self.now)]
             lease = self.queue.claim(owner, ["x"])
-            for job in lost:
-                job.state = "dead"
+            for job in poisonous:
+                job.state, job.lost = "dead", job.lost + 1
             if not ready:
                 assert lease is None
                 return
             assert lease is not None
             best = min(ready, key=lambda key: (ready[key].priority, ready[key].run_at, key))
             job = ready[best]
-            assert (lease.key, lease.fence, lease.attempt) == (best, job.fence + 1, job.attempt + 1)
-            job.state, job.fence, job.attempt = "running", lease.fence, lease.attempt
+            if job.state == "running":
+                job.lost += 1
+            else:
+                job.attempt += 1
+            assert (lease.key, lease.fence, lease.attempt, lease.lost) == (best, job.fence + 1, job.attempt, job.lost)
+            job.state, job.fence = "running", lease.fence
             job.lease_until = self.now + LEASE_S
             job.held.append(lease)
 
@@ -162,9 +168,12 @@ def machine(url: MakeUrl) -> type[RuleBasedStateMachine]:
         def rows_are_as_the_model_says(self) -> None:
             with self.database.read() as session:
                 rows = {row.key: row for row in session.exec(select(JobRow)).all()}
-            found = {key: (row.state, row.fence, row.attempt, row.owner is not None) for key, row in rows.items()}
+            found = {
+                key: (row.state, row.fence, row.attempt, row.lost, row.owner is not None) for key, row in rows.items()
+            }
             wanted = {
-                key: (job.state, job.fence, job.attempt, job.state == "running") for key, job in self.jobs.items()
+                key: (job.state, job.fence, job.attempt, job.lost, job.state == "running")
+                for key, job in self.jobs.items()
             }
             assert found == wanted
             assert all(job.effects <= 1 for job in self.jobs.values())
