@@ -21,6 +21,7 @@ class Segmenter:
         from heimdallr_ray.segmentation.demo import weights_dir
         from heimdallr_ray.segmentation.totalseg.device import pick_device
         from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
+        from heimdallr_ray.segmentation.totalseg.environment import process_home
 
         settings = args.settings()
         self._engine = ResidentEngine(
@@ -28,6 +29,7 @@ class Segmenter:
             device=pick_device(settings.device),
             threads=settings.torch_threads or os.cpu_count(),
             licensed=bool(settings.totalsegmentator_licence.get_secret_value()),
+            home_dir=process_home(settings.run_dir / "totalsegmentator"),
         )
         if self._engine.info().synthetic and settings.profile != "demo":
             raise BadSetting("these weights are synthetic; only the demo profile accepts them")

@@ -7,12 +7,16 @@ replicas do not race for one file. Licence numbers are never written here: the e
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import ctypes
+import functools
 import importlib.metadata
 import io
 import json
 import os
+import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Generator
@@ -29,19 +33,64 @@ _CONFIG = {
 }
 
 
+def process_home(root: Path) -> Path:
+    """The folder of this process below `root`; those of processes of this host that have ended are gone.
+
+    An actor of Ray does not end the way Python does, and leaves its folder to the next one.
+
+    Raises:
+        Broken: the folder cannot be made.
+    """
+    host = socket.gethostname()
+    home = root / f"{host}-{os.getpid()}"
+    try:
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for other in root.iterdir():
+            name, _, pid = other.name.rpartition("-")
+            if name == host and pid.isdecimal() and (other == home or not _is_alive(int(pid))):
+                shutil.rmtree(other, ignore_errors=True)
+        home.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise Broken(f"no folder for TotalSegmentator's settings: {error.strerror}") from error
+    return home
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@functools.cache
+def _temporary_home(pid: int) -> Path:
+    home = Path(tempfile.mkdtemp(prefix="heimdallr-totalseg-"))
+    atexit.register(_remove_own, home, pid)
+    return home
+
+
+def _remove_own(home: Path, pid: int) -> None:
+    # A forked child runs its parent's exit functions and must leave the parent's folder alone.
+    if os.getpid() == pid:
+        shutil.rmtree(home, ignore_errors=True)
+
+
 def prepare(weights_dir: Path, home_dir: Path | None = None) -> Path:
     """Upstream's variables point at `weights_dir` and at a home of this process; returns that home.
 
     Args:
         weights_dir: registry with one folder per data set.
-        home_dir: folder for config.json; None makes a fresh temporary one.
+        home_dir: folder for config.json; None: a temporary one of this process, which goes when the process ends.
 
     Raises:
         Broken: the folder or config.json cannot be written.
     """
     try:
-        home = home_dir or Path(tempfile.mkdtemp(prefix="heimdallr-totalseg-"))
-        home.mkdir(parents=True, exist_ok=True)
+        home = home_dir or _temporary_home(os.getpid())
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         config = home / "config.json"
         temporary = home / f".config.{os.getpid()}.tmp"
         temporary.write_text(json.dumps(_CONFIG), encoding="utf-8")
