@@ -233,16 +233,15 @@ def models_verify(config: ConfigOption = None, profile: Annotated[
         str | None, typer.Option(help="demo or site.")] = None) -> None:  # fmt: skip
     """Check every model file of the registry against its manifest."""
     from heimdallr_ray.segmentation.demo import weights_dir
-    from heimdallr_ray.segmentation.weights import verify
+    from heimdallr_ray.segmentation.weights import any_synthetic, verify
 
     folder = _settings(config, profile=profile).resolved_weights_dir or weights_dir()
     try:
         found = verify(folder)
+        note = ", DEMO WEIGHTS" if any_synthetic(found) else ""
     except HeimdallrError as error:
         raise _failure(error) from error
-    _out.print(
-        f"{folder}: {len(found.files)} files, unchanged{', DEMO WEIGHTS' if found.synthetic else ''}", soft_wrap=True
-    )
+    _out.print(f"{folder}: {len(found.files)} files, unchanged{note}", soft_wrap=True)
 
 
 @models.command("manifest")
@@ -252,9 +251,14 @@ def models_manifest(
     ],
 ) -> None:
     """Write manifest.json for model folders that you trust: from then on a changed byte is refused."""
-    from heimdallr_ray.segmentation.weights import write_manifest
+    from heimdallr_ray.segmentation.weights import read_manifest, write_manifest
 
-    _out.print(f"{write_manifest(folder, synthetic=False)}", soft_wrap=True)
+    try:
+        path = write_manifest(folder, synthetic=False)
+        note = ": DEMO WEIGHTS, refused by the profile `site`" if read_manifest(folder).synthetic else ""
+    except HeimdallrError as error:
+        raise _failure(error) from error
+    _out.print(f"{path}{note}", soft_wrap=True)
 
 
 def _bar(unit: str) -> Progress:

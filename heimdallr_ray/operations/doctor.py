@@ -118,17 +118,16 @@ def check_database(settings: Settings) -> Iterator[Check]:
 def check_weights(settings: Settings) -> Iterator[Check]:
     """The model folders are there and unchanged."""
     from heimdallr_ray.segmentation.demo import weights_dir
-    from heimdallr_ray.segmentation.weights import verify
+    from heimdallr_ray.segmentation.weights import any_synthetic, verify
 
     folder = settings.resolved_weights_dir or weights_dir()
     try:
-        weights = verify(folder)
+        synthetic = any_synthetic(verify(folder))
     except HeimdallrError as error:
         yield Check("weights", False, f"{error.code}: {error.detail}",
                     "put TotalSegmentator's model folders and their manifest.json there (docs/weights.md), or use "
                     "HEIMDALLR_PROFILE=demo")  # fmt: skip
         return
-    synthetic = bool(weights.synthetic)
     wrong = synthetic and settings.profile != "demo"
     yield Check("weights", not wrong, f"{folder}: {'DEMO WEIGHTS' if synthetic else 'real weights'}, manifest holds",
                 "profile `site` refuses synthetic weights: set HEIMDALLR_WEIGHTS_DIR" if wrong else "")  # fmt: skip

@@ -1,6 +1,7 @@
 """The weights registry: a folder, and a manifest that says which bytes belong in it.
 
 `manifest.json`: {"format": 1, "synthetic": bool, "files": {"relative/path": {"sha256": "...", "size": n}}, ...}.
+`synthetic` alone is not believed: the marker in a model's own dataset.json counts as well (`any_synthetic`).
 Nothing is loaded whose bytes differ from its entry: a checkpoint is a pickle, and a pickle is a program.
 """
 
@@ -19,7 +20,10 @@ from heimdallr_ray.ids import Sha256
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
+DATASET_NAME = "dataset.json"
+"""nnU-Net's description of a model, in each model's folder."""
 _MAX_MANIFEST_BYTES = 16 * 1024 * 1024
+_MAX_DATASET_BYTES = 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
 SYNTHETIC_MARKER = "SYNTHETIC"
 """Word in the description of a model's dataset.json that says: made by us on phantoms, no third party's weights."""
@@ -150,14 +154,50 @@ def verify(folder: Path) -> WeightsSet:
     return weights
 
 
+def is_marked(dataset: bytes, name: str) -> bool:
+    """True where the bytes of a dataset.json say that its model was made from phantoms.
+
+    Raises:
+        WeightsTampered: too large, or not a JSON object.
+    """
+    if len(dataset) > _MAX_DATASET_BYTES:
+        raise WeightsTampered(f"{name} is too large")
+    try:
+        parsed: object = json.loads(dataset)
+    except ValueError as error:
+        raise WeightsTampered(f"{name} is not JSON") from error
+    if not isinstance(parsed, dict):
+        raise WeightsTampered(f"{name} is not an object")
+    return SYNTHETIC_MARKER in str(cast("dict[str, Any]", parsed).get("description", ""))
+
+
+def any_synthetic(weights: WeightsSet) -> bool:
+    """True where the manifest, or the dataset.json of any listed model, says that it was made from phantoms.
+
+    Raises:
+        WeightsMissing, WeightsTampered: a dataset.json cannot be read, or is not the one of the manifest.
+    """
+    datasets = [name for name in weights.files if PurePosixPath(name).name == DATASET_NAME]
+    return weights.synthetic or any(is_marked(weights.read(name), name) for name in datasets)
+
+
+def _marked_on_disk(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return is_marked(stream.read(_MAX_DATASET_BYTES + 1), file.name)
+
+
 def write_manifest(folder: Path, *, synthetic: bool, extra: Mapping[str, Any] | None = None) -> Path:
     """The manifest of everything below `folder`, written durably; returns its path.
 
     Args:
         folder: registry with one folder per data set.
-        synthetic: made from phantoms by this project.
+        synthetic: made from phantoms by this project; a model that carries the marker makes it so whatever is said.
         extra: further keys for a person to read (training recipe, licence, scores); may not replace ours.
+
+    Raises:
+        WeightsTampered: a dataset.json is not a JSON object.
     """
+    synthetic = synthetic or any(_marked_on_disk(file) for file in sorted(folder.rglob(DATASET_NAME)))
     files: dict[str, dict[str, str | int]] = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.name != MANIFEST_NAME:

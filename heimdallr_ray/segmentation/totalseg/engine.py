@@ -35,7 +35,7 @@ from heimdallr_ray.segmentation.tasks import (
 from heimdallr_ray.segmentation.totalseg import environment, kernels
 from heimdallr_ray.segmentation.totalseg.model import ResidentModel, is_synthetic
 from heimdallr_ray.segmentation.totalseg.study import ModelImage, Study
-from heimdallr_ray.segmentation.weights import WeightsSet, verify
+from heimdallr_ray.segmentation.weights import WeightsSet, any_synthetic, verify
 from heimdallr_ray.volume import LabelMap, ModelRef, Volume
 
 logger = logging.getLogger(__name__)
@@ -89,12 +89,13 @@ class ResidentEngine:
             device: torch device: cpu, cuda, cuda:1.
             threads: CPU threads; None: all cores, as upstream.
             licensed: the site has a TotalSegmentator licence for the tasks that need one.
-            home_dir: folder for upstream's config.json; None: a temporary one.
+            home_dir: folder for upstream's config.json; None: a temporary one that goes with the process.
 
         Raises:
             WeightsMissing, WeightsTampered: as `verify`.
         """
         self._weights: WeightsSet = verify(weights_dir)
+        self._any_synthetic = any_synthetic(self._weights)
         self._home = environment.prepare(weights_dir, home_dir)
         self._device = torch.device(device)
         self._threads = threads or os.cpu_count() or 1
@@ -131,7 +132,7 @@ class ResidentEngine:
             models=models,
             available_tasks=self.available_tasks,
             licensed_tasks=self.licensed_tasks,
-            synthetic=any(model.synthetic for model in models) or self._weights.synthetic,
+            synthetic=self._any_synthetic,
             load_s=loads,
             versions=environment.versions(),
         )

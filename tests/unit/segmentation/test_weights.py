@@ -6,8 +6,16 @@ from pathlib import Path
 import pytest
 
 from heimdallr_ray.errors import WeightsMissing, WeightsTampered
-from heimdallr_ray.segmentation.weights import MANIFEST_NAME, read_manifest, verify, write_manifest
+from heimdallr_ray.segmentation.weights import (
+    MANIFEST_NAME,
+    SYNTHETIC_MARKER,
+    any_synthetic,
+    read_manifest,
+    verify,
+    write_manifest,
+)
 
+DATASET = "Dataset298/trainer/dataset.json"
 CHECKPOINT = "Dataset298/trainer/fold_0/checkpoint_final.pth"
 
 
@@ -99,3 +107,40 @@ def test_a_manifest_that_is_not_json_is_refused(tmp_path: Path) -> None:
     (tmp_path / MANIFEST_NAME).write_text("{")
     with pytest.raises(WeightsTampered):
         verify(tmp_path)
+
+
+def set_synthetic(folder: Path, value: bool) -> None:
+    """The manifest says so, whatever its models say."""
+    document = json.loads((folder / MANIFEST_NAME).read_text())
+    (folder / MANIFEST_NAME).write_text(json.dumps(document | {"synthetic": value}))
+
+
+@pytest.mark.parametrize("marked", [True, False])
+@pytest.mark.parametrize("said", [True, False])
+def test_a_manifest_cannot_talk_a_marker_away(folder: Path, marked: bool, said: bool) -> None:
+    description = f"{SYNTHETIC_MARKER} phantoms" if marked else "TotalSegmentator total 6 mm"
+    (folder / DATASET).write_text(json.dumps({"description": description}))
+    other = folder / "Dataset150/trainer/dataset.json"
+    other.parent.mkdir(parents=True)
+    other.write_text(json.dumps({"labels": {}}))
+    assert read_manifest(write_manifest(folder, synthetic=said).parent).synthetic == (marked or said)
+    set_synthetic(folder, said)
+    assert any_synthetic(verify(folder)) == (marked or said)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"description": "' + "x" * 2**20 + '"}'])
+def test_a_model_without_a_readable_description_gets_no_manifest(folder: Path, content: str) -> None:
+    before = (folder / MANIFEST_NAME).read_bytes()
+    (folder / DATASET).write_text(content)
+    with pytest.raises(WeightsTampered, match=r"dataset\.json"):
+        write_manifest(folder, synthetic=False)
+    assert (folder / MANIFEST_NAME).read_bytes() == before
+
+
+def test_a_description_that_changed_later_is_not_asked(folder: Path) -> None:
+    (folder / DATASET).write_text(json.dumps({"description": SYNTHETIC_MARKER}))
+    write_manifest(folder, synthetic=False)
+    set_synthetic(folder, False)
+    (folder / DATASET).write_text("{}")
+    with pytest.raises(WeightsTampered):
+        any_synthetic(read_manifest(folder))

@@ -1,0 +1,41 @@
+"""Deployments without a model abstain, and say why; they never give an empty answer that reads as a negative one."""
+
+from __future__ import annotations
+
+import json
+
+from heimdallr_ray.deployments.app import AppArgs
+from heimdallr_ray.deployments.cxr import MedGemma
+from heimdallr_ray.deployments.report_builder import ReportBuilder
+
+ARGS = AppArgs(build="test-1")
+
+
+def test_medgemma_without_a_model_abstains() -> None:
+    replica = MedGemma.func_or_class(ARGS)
+    answer = replica.read("a" * 64)
+    assert answer == {
+        "instance_sha256": "a" * 64,
+        "status": "abstained",
+        "reason": "model_not_installed",
+        "findings": None,
+        "backend": "none",
+        "build": "test-1",
+    }
+    assert json.loads(json.dumps(answer)) == answer
+    assert replica.info() == {"backend": "none", "model": None, "reason": "model_not_installed"}
+
+
+def test_report_builder_without_a_writer_abstains() -> None:
+    replica = ReportBuilder.func_or_class(ARGS)
+    answer = replica.draft("1.2.3")
+    assert answer == {
+        "study_uid": "1.2.3",
+        "status": "abstained",
+        "reason": "writer_not_configured",
+        "text": None,
+        "backend": "none",
+        "build": "test-1",
+    }
+    assert json.loads(json.dumps(answer)) == answer
+    assert replica.info() == {"backend": "none", "reason": "writer_not_configured"}

@@ -1,0 +1,84 @@
+"""What a Segmenter replica refuses before it loads anything."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from heimdallr_ray.cli import app
+from heimdallr_ray.config import load, save_effective
+from heimdallr_ray.deployments.app import AppArgs
+from heimdallr_ray.deployments.segmenter import Segmenter
+from heimdallr_ray.errors import BadSetting
+from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS
+from heimdallr_ray.segmentation.weights import MANIFEST_NAME, SYNTHETIC_MARKER, write_manifest
+
+
+@pytest.fixture(autouse=True)
+def environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine sets upstream's variables in the process that it runs in."""
+    for name in ("TOTALSEG_HOME_DIR", "TOTALSEG_WEIGHTS_PATH", "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.setenv(name, "")
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    """The first-pass model as the demo weights have it; it is never loaded here, so a few bytes are its checkpoint."""
+    (model,) = TASKS[FIRST_PASS].models
+    folder = tmp_path / "weights"
+    checkpoint = folder / model.checkpoint
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"weights")
+    dataset = {"description": f"{SYNTHETIC_MARKER} phantom weights; not for clinical use"}
+    (folder / model.folder / "dataset.json").write_text(json.dumps(dataset))
+    write_manifest(folder, synthetic=True)
+    return folder
+
+
+def start(data_dir: Path, weights_dir: Path) -> object:
+    """A replica of the profile `site`, as Serve makes it, without Serve."""
+    settings = load({}, data_dir=data_dir, weights_dir=weights_dir, profile="site", device="cpu", torch_threads=1)
+    settings.run_dir.mkdir(parents=True)
+    save_effective(settings, settings.run_dir / "settings.json")
+    return Segmenter.func_or_class(AppArgs(build="test", settings_file=str(settings.run_dir / "settings.json")))
+
+
+def test_site_refuses_demo_weights(tmp_path: Path, registry: Path) -> None:
+    with pytest.raises(BadSetting, match="synthetic"):
+        start(tmp_path / "data", registry)
+
+
+def test_site_refuses_a_copy_of_demo_weights_whose_manifest_lies(tmp_path: Path, registry: Path) -> None:
+    document = json.loads((registry / MANIFEST_NAME).read_text())
+    (registry / MANIFEST_NAME).write_text(json.dumps(document | {"synthetic": False}))
+    with pytest.raises(BadSetting, match="synthetic"):
+        start(tmp_path / "data", registry)
+
+
+def test_models_manifest_does_not_launder_demo_weights(tmp_path: Path, registry: Path) -> None:
+    (registry / MANIFEST_NAME).unlink()
+    written = CliRunner().invoke(app, ["models", "manifest", str(registry)])
+    assert written.exit_code == 0 and "DEMO WEIGHTS" in written.stdout
+    assert json.loads((registry / MANIFEST_NAME).read_text())["synthetic"] is True
+    with pytest.raises(BadSetting, match="synthetic"):
+        start(tmp_path / "data", registry)
+
+
+def test_models_verify_names_demo_weights_whose_manifest_lies(
+    tmp_path: Path, registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = json.loads((registry / MANIFEST_NAME).read_text())
+    (registry / MANIFEST_NAME).write_text(json.dumps(document | {"synthetic": False}))
+    monkeypatch.setenv("HEIMDALLR_WEIGHTS_DIR", str(registry))
+    verified = CliRunner().invoke(app, ["models", "verify", "--profile", "site"])
+    assert verified.exit_code == 0 and "DEMO WEIGHTS" in verified.stdout
+
+
+def test_each_replica_has_a_private_folder_for_upstreams_settings(tmp_path: Path, registry: Path) -> None:
+    with pytest.raises(BadSetting):
+        start(tmp_path / "data", registry)
+    (home,) = (tmp_path / "data" / "run" / "totalsegmentator").iterdir()
+    assert json.loads((home / "config.json").read_text())["send_usage_stats"] is False
