@@ -16,7 +16,7 @@ from tests.support.seeded import seed, services
 from tests.support.server import serving
 
 # A machine that also runs other tests draws slowly; what never comes still fails.
-playwright_api.expect.set_options(timeout=20_000)
+playwright_api.expect.set_options(timeout=60_000)
 
 BUILD = "the web app is not built: run `make setup`"
 FLAGS = [

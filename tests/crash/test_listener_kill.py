@@ -20,7 +20,7 @@ from tests.support.intake import Intake, dataset_bytes, sha256, wait_for, write_
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 60
-IDLE_S = 4.0
+IDLE_S = 6.0
 
 
 def free_port() -> int:
@@ -31,22 +31,31 @@ def free_port() -> int:
 
 @contextmanager
 def listener(root: Path, port: int) -> Generator[subprocess.Popen[str]]:
-    """A listener process that answers on `port`; killed at the end if it still lives."""
+    """A process with everything imported and nothing opened; `begin` starts it. Killed at the end if it still lives."""
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.listener_runner", str(root), str(port), str(IDLE_S)],
         cwd=ROOT,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     try:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == str(port)
         yield process
     finally:
         process.kill()
         process.wait(10)
-        assert process.stdout is not None
-        process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+
+def begin(process: subprocess.Popen[str]) -> None:
+    """The listener answers on its port."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline().strip().isdigit()
 
 
 def kill_during_send(tmp_path: Path, seed: int) -> None:
@@ -68,18 +77,20 @@ def kill_during_send(tmp_path: Path, seed: int) -> None:
         )
 
     sender = threading.Thread(target=send)
-    with listener(root, port) as first:
+    # The second is ready before the first is killed: the time between them counts as idle.
+    with listener(root, port) as first, listener(root, port) as second:
+        begin(first)
         sender.start()
-        assert begun.wait(30)
+        assert begun.wait(60)
         time.sleep(moment_s)
         first.kill()
         first.wait(10)
-    with listener(root, port):
+        begin(second)
         sender.join(120)
         assert not sender.is_alive()
         intake = Intake(root)
         assert set(reports[0].acknowledged) == set(digests)
-        wait_for(intake.jobs, 60, "the study to be queued")
+        wait_for(intake.jobs, 60 + IDLE_S, "the study to be queued")
         # Longer than the idle time: a second closing would show.
         time.sleep(IDLE_S)
         assert intake.stored() == digests

@@ -9,7 +9,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 
 import pytest
@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 WORKERS = 4
 KILL_EVERY_S = 0.15
 MIN_KILLS = 50
+BATCH = 200
 STOPS = 50
 
 
@@ -44,12 +45,19 @@ def processes() -> ForkServerContext:
 
 
 @contextlib.contextmanager
-def _each_job_once(database: Database, queue: LeaseQueue, jobs: int) -> Generator[None]:
+def _each_job_once(database: Database, queue: LeaseQueue) -> Generator[Callable[[int], None]]:
+    """Gives what adds that many jobs; at the end each of them must have had its effect once."""
     make_effect_table(database)
-    with database.write() as session:
-        for number in range(jobs):
-            queue.enqueue(session, KIND, str(number), max_attempts=1000)
-    yield
+    jobs = 0
+
+    def add(count: int) -> None:
+        nonlocal jobs
+        with database.write() as session:
+            for number in range(jobs, jobs + count):
+                queue.enqueue(session, KIND, str(number), max_attempts=1000)
+        jobs += count
+
+    yield add
     with database.read() as session:
         connection = session.connection()
         effects = connection.execute(text("SELECT count(*), count(DISTINCT job_id) FROM effect")).one()
@@ -60,10 +68,7 @@ def _each_job_once(database: Database, queue: LeaseQueue, jobs: int) -> Generato
 
 
 @pytest.mark.timeout(280)
-@pytest.mark.parametrize(("dialect", "jobs"), [("sqlite", 1500), ("postgresql", 500)], indirect=["dialect"])
-def test_every_job_has_one_effect_although_workers_are_killed(
-    database: Database, processes: ForkServerContext, jobs: int
-) -> None:
+def test_every_job_has_one_effect_although_workers_are_killed(database: Database, processes: ForkServerContext) -> None:
     """Check 4 of the reliability list: 4 workers, one killed every 150 ms, at least 50 kills."""
     queue = LeaseQueue(database, SystemClock(), 1.0)
     url = database.engine.url.render_as_string(hide_password=False)
@@ -74,7 +79,8 @@ def test_every_job_has_one_effect_although_workers_are_killed(
         process.start()
         return process
 
-    with _each_job_once(database, queue, jobs):
+    with _each_job_once(database, queue) as add:
+        add(BATCH)
         workers = [start() for _ in range(WORKERS)]
         started, kills = time.monotonic(), 0
         try:
@@ -82,7 +88,9 @@ def test_every_job_has_one_effect_although_workers_are_killed(
                 time.sleep(KILL_EVERY_S)
                 with database.read() as session:
                     depth = queue_depth(session)
-                if depth.queued + depth.running == 0:
+                if depth.queued == 0 and kills < MIN_KILLS:
+                    add(BATCH)  # however fast the machine is, there is work at each kill
+                elif depth.queued + depth.running == 0:
                     break
                 victim = chance.randrange(WORKERS)
                 os.kill(workers[victim].pid or 0, signal.SIGKILL)
@@ -93,7 +101,7 @@ def test_every_job_has_one_effect_although_workers_are_killed(
             for process in workers:
                 process.kill()
                 process.join(10)
-    _log.info("%d jobs, %d kills, %.1f s", jobs, kills, time.monotonic() - started)
+    _log.info("%d kills, %.1f s", kills, time.monotonic() - started)
     assert kills >= MIN_KILLS
 
 
@@ -105,7 +113,8 @@ def test_a_stopped_worker_commits_nothing_when_it_wakes_up(database: Database, p
     url = database.engine.url.render_as_string(hide_password=False)
     ours, theirs = processes.Pipe()
     answers: list[str] = []
-    with _each_job_once(database, queue, 2 * STOPS):
+    with _each_job_once(database, queue) as add:
+        add(2 * STOPS)
         sleeper = processes.Process(target=claim_then_wait_to_commit, args=(url, lease_s, theirs, STOPS), daemon=True)
         sleeper.start()
         pid = sleeper.pid or 0

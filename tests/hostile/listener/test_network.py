@@ -73,8 +73,8 @@ def test_a_giant_pdu_inside_an_association_is_cut(tmp_path: Path) -> None:
         association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
         assert association.is_established
         raw(association).sendall(struct.pack(">BBL", 4, 0, gate.MAX_PDU_BYTES + 1))
-        wait_for(lambda: service.scp.tally.snapshot().get("cut.pdu_too_long"), 10, "the cut")
-        wait_for(lambda: not service.scp.open_associations(), 10, "the association to be forgotten")
+        wait_for(lambda: service.scp.tally.snapshot().get("cut.pdu_too_long"), 30, "the cut")
+        wait_for(lambda: not service.scp.open_associations(), 30, "the association to be forgotten")
         association.abort()
         assert echo(service.scp.port)
 
@@ -106,11 +106,11 @@ def test_idle_sockets_do_not_keep_honest_senders_out(tmp_path: Path, monkeypatch
             # One that has sent half a header is no better than a silent one.
             idle[0].sendall(b"\x01\x00\x00")
             started = time.monotonic()
-            idle[0].settimeout(4 * gate.ASSOCIATE_TIMEOUT_S)
+            idle[0].settimeout(6 * gate.ASSOCIATE_TIMEOUT_S)
             # The abort, if there is one, comes before the end of the stream.
             while idle[0].recv(64):
                 pass
-            assert time.monotonic() - started < 3 * gate.ASSOCIATE_TIMEOUT_S
+            assert time.monotonic() - started < 5 * gate.ASSOCIATE_TIMEOUT_S
         finally:
             for peer in idle:
                 peer.close()
@@ -124,7 +124,7 @@ def test_a_slow_sender_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with intake.listening() as service:
         association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
         raw(association).sendall(struct.pack(">BBL", 4, 0, 1000) + b"\0" * 10)
-        wait_for(lambda: service.scp.tally.snapshot().get("cut.slow_sender"), 10, "the cut")
+        wait_for(lambda: service.scp.tally.snapshot().get("cut.slow_sender"), 30, "the cut")
         association.abort()
 
 
@@ -145,7 +145,7 @@ def test_garbage_is_survived(tmp_path: Path, garbage: bytes) -> None:
         with socket.create_connection(("127.0.0.1", service.scp.port)) as peer:
             peer.sendall(garbage)
             peer.shutdown(socket.SHUT_WR)
-            peer.settimeout(15)
+            peer.settimeout(30)
             while peer.recv(1024):
                 pass
         assert echo(service.scp.port)

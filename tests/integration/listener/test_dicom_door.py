@@ -48,7 +48,7 @@ def test_a_sent_study_is_stored_byte_for_byte_and_closed_once(intake: Intake, tm
     with intake.listening() as service:
         said = storescu(service.scp.port, paths)
         assert said.count(SUCCESS) == 12, said
-        jobs = wait_for(intake.jobs, 20, "the study to be queued")
+        jobs = wait_for(intake.jobs, 60, "the study to be queued")
         sent = {str(dcmread(path).SOPInstanceUID): sha256(dataset_bytes(path.read_bytes())) for path in paths}
         assert intake.stored() == sent
         assert len(jobs) == 1
@@ -116,15 +116,15 @@ def test_compressed_objects_from_dcmsend_are_not_touched(intake: Intake, name: s
             "dcmsend", "-v", "-aec", "HEIMDALLR", "--decompress-never", "127.0.0.1", str(service.scp.port), str(path)
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        rows = wait_for(intake.instances, 10, "the row")
+        rows = wait_for(intake.instances, 30, "the row")
     original = dcmread(path)
     assert rows[0].transfer_syntax_uid == str(original.file_meta.TransferSyntaxUID)
     assert dcmread(intake.blobs.path(rows[0].blob_sha256)).PixelData == original.PixelData
 
 
 def test_two_associations_at_once(intake: Intake, tmp_path: Path) -> None:
-    first = write_study(tmp_path / "a", 20, "1.2.826.0.1.3680043.9.9.10")
-    second = write_study(tmp_path / "b", 20, "1.2.826.0.1.3680043.9.9.20")
+    first = write_study(tmp_path / "a", 60, "1.2.826.0.1.3680043.9.9.10")
+    second = write_study(tmp_path / "b", 60, "1.2.826.0.1.3680043.9.9.20")
     said: list[str] = []
     with intake.listening() as service:
         port = service.scp.port
@@ -134,7 +134,7 @@ def test_two_associations_at_once(intake: Intake, tmp_path: Path) -> None:
         for sender in senders:
             sender.join(60)
         assert [text.count(SUCCESS) for text in said] == [20, 20]
-        wait_for(lambda: len(intake.jobs()) == 2, 20, "both studies to be queued")
+        wait_for(lambda: len(intake.jobs()) == 2, 60, "both studies to be queued")
     assert sorted(study.n_instances for study in intake.studies()) == [20, 20]
     assert len({row.association_id for row in intake.instances()}) == 2
 
@@ -153,7 +153,7 @@ def test_a_study_is_not_closed_while_its_association_is_open(intake: Intake, tmp
         assert intake.jobs() == []
         assert association.send_c_store(str(paths[1])).Status == 0
         association.release()
-        wait_for(intake.jobs, 20, "the study to be queued after the release")
+        wait_for(intake.jobs, 60, "the study to be queued after the release")
     assert [study.n_instances for study in intake.studies()] == [2]
     assert [study.epoch for study in intake.studies()] == [1]
 
@@ -199,7 +199,7 @@ def test_more_associations_than_allowed_are_rejected_transiently(tmp_path: Path)
         assert rejection is not None
         assert rejection.result == 0x02
         held[0].release()
-        wait_for(lambda: len(service.scp.open_associations()) == 1, 5, "the released association to be forgotten")
+        wait_for(lambda: len(service.scp.open_associations()) == 1, 30, "the released association to be forgotten")
         fourth = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
         assert fourth.is_established
         fourth.release()
@@ -216,7 +216,7 @@ def test_a_connection_cut_midway_leaves_no_file_and_no_row(intake: Intake, tmp_p
             said = storescu(front.getsockname()[1], [path])
             relay.join(30)
         assert SUCCESS not in said
-        wait_for(lambda: not service.scp.open_associations(), 10, "the association to be gone")
+        wait_for(lambda: not service.scp.open_associations(), 30, "the association to be gone")
         assert intake.instances() == []
         assert intake.spooled() == []
         assert storescu(service.scp.port, [path]).count(SUCCESS) == 1
@@ -318,7 +318,7 @@ def test_the_same_study_again_adds_nothing_and_is_not_run_again(intake: Intake, 
     with intake.listening() as service:
         for _ in range(3):
             assert storescu(service.scp.port, paths).count(SUCCESS) == 5
-            wait_for(lambda: len(intake.jobs()) == 1, 20, "one job")
+            wait_for(lambda: len(intake.jobs()) == 1, 60, "one job")
         assert service.receiver.flush(10)
         time.sleep(2 * intake.settings.idle_seconds)
     assert len(intake.instances()) == 5

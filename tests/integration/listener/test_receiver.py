@@ -160,7 +160,7 @@ def test_success_does_not_wait_for_the_database(intake: Intake, receiver: Receiv
         lock.execute("ROLLBACK")
         lock.close()
     assert receiver.flush(40)
-    wait_for(watcher.scan, 10, "the study to be closed")
+    wait_for(watcher.scan, 30, "the study to be closed")
     receiver.stop()
     assert len(intake.jobs()) == 1
 

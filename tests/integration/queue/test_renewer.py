@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 
 import pytest
@@ -13,8 +14,9 @@ from heimdallr_ray.errors import DatabaseBusy, StaleLease
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
 from heimdallr_ray.queue.renewer import Renewer
 
-LEASE_S = 1.5
+LEASE_S = 3.0  # fifteen renewals: a busy disk may hold some of them up
 EVERY_S = 0.2
+LONG_LEASE_S = 120.0
 
 
 class DeafQueue(LeaseQueue):
@@ -24,8 +26,10 @@ class DeafQueue(LeaseQueue):
         raise DatabaseBusy
 
 
-def _claimed(database: Database, kind: type[LeaseQueue] = LeaseQueue) -> tuple[LeaseQueue, Lease]:
-    queue = kind(database, SystemClock(), LEASE_S)
+def _claimed(
+    database: Database, kind: type[LeaseQueue] = LeaseQueue, lease_s: float = LEASE_S
+) -> tuple[LeaseQueue, Lease]:
+    queue = kind(database, SystemClock(), lease_s)
     with database.write() as session:
         queue.enqueue(session, "x", "a")
     lease = queue.claim("w", ["x"])
@@ -47,12 +51,13 @@ def test_a_lease_outlives_its_length_while_it_is_renewed(database: Database) -> 
 
 
 def test_a_stolen_lease_is_noticed(database: Database) -> None:
-    queue, lease = _claimed(database)
+    queue, lease = _claimed(database, lease_s=LONG_LEASE_S)
     with Renewer(queue, lease, EVERY_S) as renewer:
         with database.write() as session:
             queue.release(session, lease)
         assert queue.claim("thief", ["x"]) is not None
-        assert renewer.lost.wait(LEASE_S)
+        # By the next renewal, not by the end of the lease.
+        assert renewer.lost.wait(LONG_LEASE_S / 4)
         with pytest.raises(StaleLease):
             renewer.check()
 
@@ -60,8 +65,8 @@ def test_a_stolen_lease_is_noticed(database: Database) -> None:
 def test_a_database_that_does_not_answer_loses_the_lease_in_time(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    queue, lease = _claimed(database, DeafQueue)
     started = time.monotonic()
+    queue, lease = _claimed(database, DeafQueue)
     with caplog.at_level(logging.WARNING), Renewer(queue, lease, EVERY_S) as renewer:
         assert renewer.lost.wait(10 * LEASE_S)
         assert time.monotonic() - started >= LEASE_S - EVERY_S
@@ -69,11 +74,9 @@ def test_a_database_that_does_not_answer_loses_the_lease_in_time(
 
 
 def test_the_threads_end_with_the_block(database: Database) -> None:
-    import threading
-
-    before = threading.active_count()
-    queue, lease = _claimed(database)
+    queue, lease = _claimed(database, lease_s=LONG_LEASE_S)
+    before = set(threading.enumerate())
     with Renewer(queue, lease, 3600) as renewer:
-        assert threading.active_count() == before + 2
-    assert threading.active_count() == before
+        assert len(set(threading.enumerate()) - before) == 2
+    assert set(threading.enumerate()) <= before
     assert not renewer.lost.is_set()
