@@ -123,8 +123,8 @@ def test_compressed_objects_from_dcmsend_are_not_touched(intake: Intake, name: s
 
 
 def test_two_associations_at_once(intake: Intake, tmp_path: Path) -> None:
-    first = write_study(tmp_path / "a", 60, "1.2.826.0.1.3680043.9.9.10")
-    second = write_study(tmp_path / "b", 60, "1.2.826.0.1.3680043.9.9.20")
+    first = write_study(tmp_path / "a", 20, "1.2.826.0.1.3680043.9.9.10")
+    second = write_study(tmp_path / "b", 20, "1.2.826.0.1.3680043.9.9.20")
     said: list[str] = []
     with intake.listening() as service:
         port = service.scp.port
