@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any, cast
 
 from heimdallr_ray.deployments.app import AppArgs
 from heimdallr_ray.deployments.cxr import MedGemma
@@ -12,7 +13,7 @@ ARGS = AppArgs(build="test-1")
 
 
 def test_medgemma_without_a_model_abstains() -> None:
-    replica = MedGemma.func_or_class(ARGS)
+    replica = cast(Any, MedGemma).func_or_class(ARGS)
     answer = replica.read("a" * 64)
     assert answer == {
         "instance_sha256": "a" * 64,
@@ -27,7 +28,7 @@ def test_medgemma_without_a_model_abstains() -> None:
 
 
 def test_report_builder_without_a_writer_abstains() -> None:
-    replica = ReportBuilder.func_or_class(ARGS)
+    replica = cast(Any, ReportBuilder).func_or_class(ARGS)
     answer = replica.draft("1.2.3")
     assert answer == {
         "study_uid": "1.2.3",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -43,7 +44,9 @@ def start(data_dir: Path, weights_dir: Path) -> object:
     settings = load({}, data_dir=data_dir, weights_dir=weights_dir, profile="site", device="cpu", torch_threads=1)
     settings.run_dir.mkdir(parents=True)
     save_effective(settings, settings.run_dir / "settings.json")
-    return Segmenter.func_or_class(AppArgs(build="test", settings_file=str(settings.run_dir / "settings.json")))
+    return cast(Any, Segmenter).func_or_class(
+        AppArgs(build="test", settings_file=str(settings.run_dir / "settings.json"))
+    )
 
 
 def test_site_refuses_demo_weights(tmp_path: Path, registry: Path) -> None:

@@ -1,0 +1,155 @@
+"""Each thing that can stand in the way is found, and its mend is said."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from heimdallr_ray.config import Settings, load
+from heimdallr_ray.operations import doctor, ports, rayhead
+from heimdallr_ray.operations.doctor import Check
+from heimdallr_ray.operations.lock import DataFolderLock
+from heimdallr_ray.segmentation.weights import MANIFEST_NAME, SYNTHETIC_MARKER, write_manifest
+
+PORTS = {
+    "HTTP port": ("server_port", "HEIMDALLR_SERVER_PORT"),
+    "DICOM port": ("dicom_port", "HEIMDALLR_DICOM_PORT"),
+    "Ray port": ("ray_port", "HEIMDALLR_RAY_PORT"),
+}
+
+
+def of(data_dir: Path, **values: Any) -> Settings:
+    return load({}, data_dir=data_dir, **values)
+
+
+def finding(check: Callable[[Settings], Iterator[Check]], settings: Settings, name: str) -> Check:
+    (found,) = [one for one in check(settings) if one.name == name]
+    assert found.ok != bool(found.mend), "a mend is said where, and only where, something is wrong"
+    return found
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("name", PORTS)
+def test_a_taken_port_is_named_with_its_holder(tmp_path: Path, taken: int, name: str) -> None:
+    setting, variable = PORTS[name]
+    found = finding(doctor.check_ports, of(tmp_path, **{setting: taken}), name)
+    assert not found.ok
+    assert f"{taken} is taken by" in found.detail and "on 127.0.0.1" in found.detail
+    assert variable in found.mend
+    free, *_ = ports.pick_free(1)
+    assert finding(doctor.check_ports, of(tmp_path, **{setting: free}), name).ok
+    assert finding(doctor.check_ports, of(tmp_path, **{setting: 0}), name).ok
+
+
+def test_a_port_where_a_running_stack_does_not_listen_is_found(tmp_path: Path) -> None:
+    free, *_ = ports.pick_free(1)
+    settings = of(tmp_path, server_port=free)
+    lock = DataFolderLock(settings.run_dir)
+    try:
+        found = finding(doctor.check_ports, settings, "HTTP port")
+    finally:
+        lock.release()
+    assert not found.ok and "heimdallr down" in found.mend
+
+
+def test_no_weights_are_found_missing(tmp_path: Path) -> None:
+    found = finding(doctor.check_weights, of(tmp_path, profile="site"), "weights")
+    assert not found.ok and found.detail.startswith("weights_missing")
+    assert "docs/weights.md" in found.mend
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Path:
+    model = tmp_path / "weights" / "Dataset298" / "trainer"
+    model.mkdir(parents=True)
+    (model / "dataset.json").write_text(json.dumps({"description": SYNTHETIC_MARKER}))
+    write_manifest(tmp_path / "weights", synthetic=True)
+    return tmp_path / "weights"
+
+
+def test_a_changed_model_file_is_found(tmp_path: Path, registry: Path) -> None:
+    (registry / "Dataset298" / "trainer" / "dataset.json").write_text("{}")
+    found = finding(doctor.check_weights, of(tmp_path, profile="demo", weights_dir=registry), "weights")
+    assert not found.ok and found.detail.startswith("weights_tampered") and "manifest" in found.mend
+
+
+@pytest.mark.parametrize("said", [True, False])
+def test_demo_weights_of_a_site_are_found_whatever_their_manifest_says(
+    tmp_path: Path, registry: Path, said: bool
+) -> None:
+    document = json.loads((registry / MANIFEST_NAME).read_text())
+    (registry / MANIFEST_NAME).write_text(json.dumps(document | {"synthetic": said}))
+    found = finding(doctor.check_weights, of(tmp_path, profile="site", weights_dir=registry), "weights")
+    assert not found.ok and "DEMO WEIGHTS" in found.detail
+    assert "HEIMDALLR_WEIGHTS_DIR" in found.mend
+    demo = finding(doctor.check_weights, of(tmp_path, profile="demo", weights_dir=registry), "weights")
+    assert demo.ok and "DEMO WEIGHTS" in demo.detail
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_a_token_that_others_can_read_is_found(tmp_path: Path, mode: int) -> None:
+    settings = of(tmp_path)
+    assert finding(doctor.check_ray_token, settings, "Ray token").ok
+    token = rayhead.places(settings).token_file
+    token.parent.mkdir(parents=True)
+    rayhead.ensure_token(token)
+    assert finding(doctor.check_ray_token, settings, "Ray token").ok
+    token.chmod(mode)
+    found = finding(doctor.check_ray_token, settings, "Ray token")
+    assert not found.ok and f"{mode:o}" in found.detail and f"chmod 600 {token}" in found.mend
+
+
+def test_a_full_disk_is_found_with_what_is_lacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = of(tmp_path, min_free_mib=1024)
+    free_mib = 1024
+
+    def disk_usage(_path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=free_mib * 2**20)
+
+    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
+    assert finding(doctor.check_disk, settings, "disk").ok
+    free_mib = 1000
+    found = finding(doctor.check_disk, settings, "disk")
+    assert not found.ok and "1000 MiB free" in found.detail and "free 24 MiB" in found.mend
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite:///{folder}/nowhere/catalog.sqlite",
+        "sqlite:///{folder}/notes.txt",
+        "postgresql+psycopg://nobody@127.0.0.1:1/none",
+        "no address at all",
+    ],
+)
+def test_a_wrong_database_url_is_found(tmp_path: Path, url: str) -> None:
+    (tmp_path / "notes.txt").write_text("not a database, but longer than a header of one" * 10)
+    found = finding(doctor.check_database, of(tmp_path, database_url=url.format(folder=tmp_path)), "database")
+    assert not found.ok and ":" in found.detail
+    assert "HEIMDALLR_DATABASE_URL" in found.mend
+
+
+def test_a_database_that_the_first_start_makes_is_no_finding(tmp_path: Path) -> None:
+    assert finding(doctor.check_database, of(tmp_path), "database").ok
+
+
+def test_a_cuda_device_that_is_not_there_is_found(tmp_path: Path) -> None:
+    if Path("/proc/driver/nvidia/gpus").is_dir():
+        pytest.skip("this machine has an NVIDIA driver")
+    found = finding(doctor.check_device, of(tmp_path, device="cuda"), "GPU")
+    assert not found.ok and "HEIMDALLR_DEVICE=auto" in found.mend
+    assert finding(doctor.check_device, of(tmp_path, device="cpu"), "GPU").ok
