@@ -58,6 +58,11 @@ class DicomScp:
         restarted = bool(cast(Any, ray.get_runtime_context()).was_current_actor_reconstructed)
         return {"pid": os.getpid(), "build": self._build, "restarted": restarted, **asdict(self._service.status())}
 
+    def drain(self) -> bool:
+        """Nothing new comes in by DICOM; studies that came in still close. Open associations had 5 s to end."""
+        self._service.drain()
+        return True
+
     def stop(self) -> bool:
         """The port is free and associations have ended; the actor can be killed."""
         self._service.stop()

@@ -29,6 +29,8 @@ class ListenerStatus:
     quarantined: int
     counts: dict[str, int]
     uptime_s: float
+    draining: bool = False
+    """The port is closed on purpose; what came in before is still committed and closed."""
 
 
 class ListenerService:
@@ -38,6 +40,7 @@ class ListenerService:
         self._settings = settings
         self._clock = clock
         self._started = clock.monotonic()
+        self._draining = False
         self.receiver = Receiver(settings, database, blobs, clock)
         self.scp = StoreScp(GateRules.of(settings), self.receiver, clock)
         self.watcher = CompletionWatcher(
@@ -69,6 +72,15 @@ class ListenerService:
             raise
         self.watcher.start()
 
+    def drain(self, grace_s: float = 5.0) -> None:
+        """The port is free and nothing new comes in; studies that came in still settle and close until `stop`.
+
+        Open associations get `grace_s` to end by themselves, then they are aborted. Doing it again changes nothing.
+        """
+        self._draining = True
+        self.scp.stop(grace_s)
+        logger.info("listener.draining", extra={"spool_depth": self.receiver.spool.depth()})
+
     def stop(self, grace_s: float = 5.0) -> None:
         """The port is free, associations have ended, and what was acknowledged is committed or safe in the spool."""
         self.watcher.stop()
@@ -81,7 +93,7 @@ class ListenerService:
         counts = self.receiver.counts()
         return ListenerStatus(
             port=self.scp.port,
-            healthy=self.scp.alive and self.receiver.alive and self.watcher.alive,
+            healthy=(self._draining or self.scp.alive) and self.receiver.alive and self.watcher.alive,
             open_associations=len(self.scp.open_associations()),
             spool_depth=self.receiver.spool.depth(),
             quarantined=self.receiver.spool.quarantine_depth(),
@@ -93,4 +105,5 @@ class ListenerService:
                 "queued": counts.queued,
             },
             uptime_s=round(self._clock.monotonic() - self._started, 1),
+            draining=self._draining,
         )

@@ -1,0 +1,79 @@
+"""Before a stop: the door is shut, and what came in through it is still finished."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from pathlib import Path
+
+import pytest
+from pynetdicom.ae import ApplicationEntity
+from pynetdicom.association import Association
+
+from tests.support.intake import Intake, ct_slice, wait_for
+
+UID = "1.2.826.0.1.3680043.9.9.21"
+CT = "1.2.840.10008.5.1.4.1.1.2"
+
+
+def associated(port: int) -> Association:
+    entity = ApplicationEntity("SENDER")
+    entity.add_requested_context(CT, "1.2.840.10008.1.2.1")
+    found = entity.associate("127.0.0.1", port, ae_title="HEIMDALLR")
+    assert found.is_established
+    return found
+
+
+def store(association: Association, index: int) -> int:
+    return int(association.send_c_store(ct_slice(index, UID, f"{UID}.1")).Status)
+
+
+def refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_draining_listener_takes_no_new_sender_and_still_closes_what_came_in(tmp_path: Path) -> None:
+    intake = Intake(tmp_path / "data")
+    with intake.listening() as service:
+        port = service.scp.port
+        sender = associated(port)
+        assert store(sender, 1) == 0
+        drain = threading.Thread(target=service.drain, args=(30.0,))
+        drain.start()
+        wait_for(lambda: refused(port), 20, "the port to be closed")
+        assert store(sender, 2) == 0  # The open association may finish.
+        sender.release()
+        drain.join(20)
+        assert not drain.is_alive()
+        status = service.status()
+        assert (status.draining, status.healthy, status.port, status.open_associations) == (True, True, 0, 0)
+        wait_for(intake.jobs, 60, "the study to be closed and queued")
+        assert [(study.state, study.n_instances) for study in intake.studies()] == [("queued", 2)]
+        service.drain()
+        assert service.status().healthy
+
+
+def test_an_association_that_does_not_end_is_aborted_and_what_it_sent_is_kept(tmp_path: Path) -> None:
+    intake = Intake(tmp_path / "data")
+    with intake.listening() as service:
+        sender = associated(service.scp.port)
+        assert store(sender, 1) == 0
+        service.drain(grace_s=0.3)
+        wait_for(lambda: not sender.is_established, 20, "the association to end")
+        wait_for(intake.jobs, 60, "the study to be closed and queued")
+        assert [study.n_instances for study in intake.studies()] == [1]
+
+
+@pytest.mark.parametrize("drained", [False, True])
+def test_only_a_port_that_was_closed_on_purpose_is_healthy(tmp_path: Path, drained: bool) -> None:
+    intake = Intake(tmp_path / "data")
+    with intake.listening() as service:
+        if drained:
+            service.drain()
+        else:
+            service.scp.stop()
+        assert service.status().healthy is drained
