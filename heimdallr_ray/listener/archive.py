@@ -1,7 +1,7 @@
 """A ZIP at the HTTP door: judged whole by its directory, then inflated with a count, member by member, into the spool.
 
 Nothing is extracted under a name from the archive; names are only looked at to refuse archives that mean harm. An
-archive that fails leaves nothing behind: its objects become instances together, after the last one was read.
+archive that fails leaves nothing behind: its objects become instances after the last one was read and found good.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from heimdallr_ray.catalog.states import Door
-from heimdallr_ray.errors import BadArchive, EmptyInput, Rejected, TooLarge
+from heimdallr_ray.errors import BadArchive, EmptyInput, NotDicom, Rejected, TooLarge
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.receive import Accepted, Receiver
 from heimdallr_ray.listener.spool import Arrival, Staging, storage_error
@@ -59,17 +60,19 @@ class UploadOutcome:
     skipped: int = 0
     """DICOMDIR files; their references are never followed."""
     rejections: tuple[tuple[int, str], ...] = ()
-    """Position in the archive's directory and error code of each rejected entry."""
+    """Position in the archive's directory and error code of each entry that is not DICOM."""
 
 
 def receive_zip(
     path: Path, receiver: Receiver, limits: ArchiveLimits, upload_id: str, address: str | None = None
 ) -> UploadOutcome:
-    """Every DICOM object of the ZIP at `path` is an instance in the catalog.
+    """Every DICOM object of the ZIP at `path` is an instance in the catalog, or none is.
 
-    Entries that are no readable DICOM object are counted by code; archives inside the archive are such entries.
+    A sender may delete its files once this is answered. So one DICOM object that cannot be taken refuses them all.
+    Entries that are not DICOM are counted; archives inside the archive are such entries.
 
     Raises:
+        Rejected: some objects are DICOM and cannot be accepted; the class, and so the code, is that of the first one.
         BadArchive: damaged, encrypted, overlapping entries, or a name or file type that is not allowed.
         TooLarge: too many entries, or more unpacked bytes than the limits allow.
         EmptyInput: no entry is a DICOM object.
@@ -207,12 +210,16 @@ def _receive_members(
     budget = _Budget(limits, Path(archive.filename or "").stat().st_size)
     accepted: list[Accepted] = []
     rejections: list[tuple[int, str]] = []
+    refused: Counter[str] = Counter()
+    first_refusal: type[Rejected] = Rejected
     skipped = 0
     for index, member in members:
         with archive.open(member) as stream:
             head = budget.read(stream, part10.HEAD_BYTES)
+            is_dicom = part10.has_prefix(head)
             try:
                 meta = part10.identify(head)
+                is_dicom = True
                 if meta.sop_class_uid == part10.DICOMDIR_CLASS:
                     skipped += 1
                     continue
@@ -224,7 +231,17 @@ def _receive_members(
             except Rejected as error:
                 if budget.left < 0:
                     raise
-                rejections.append((index, error.code))
+                if isinstance(error, NotDicom) and not is_dicom:
+                    rejections.append((index, error.code))
+                    continue
+                # The error itself would keep its frames, and with them the entry's bytes.
+                first_refusal = first_refusal if refused else type(error)
+                refused[error.code] += 1
+    if refused:
+        logger.warning("upload.refused", extra={"upload": upload_id, "codes": dict(refused)})
+        codes = ", ".join(f"{code} {count}" for code, count in sorted(refused.items()))
+        of = f"{refused.total()} of {refused.total() + len(accepted)} DICOM files"
+        raise first_refusal(f"{of} cannot be accepted ({codes}); nothing was stored")
     if not accepted:
         logger.warning("upload.refused", extra={"upload": upload_id, "code": EmptyInput.code})
         raise EmptyInput("no entry of the archive is a DICOM object")

@@ -187,6 +187,11 @@ def _looks_like(head: bytes, order: str, *, explicit: bool) -> bool:
     return True
 
 
+def has_prefix(head: bytes) -> bool:
+    """True where the file says that it is DICOM (PS3.10 7.1), readable or not."""
+    return head[128:132] == b"DICM"
+
+
 def identify(head: bytes) -> FileMeta:
     """What the file that begins with `head` is: a Part 10 file, one without preamble, or a bare data set.
 

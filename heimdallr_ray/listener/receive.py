@@ -25,14 +25,14 @@ from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.errors import HeimdallrError, Retryable
 from heimdallr_ray.listener.facts import Identity, identify_instance, to_received
 from heimdallr_ray.listener.spool import Arrival, Spool, SpoolEntry, Staging, storage_error
-from heimdallr_ray.storage.blobs import BlobStore
+from heimdallr_ray.storage.blobs import BlobRef, BlobStore
 
 logger = logging.getLogger(__name__)
 
 GROUP_SIZE = 64
 GROUP_WAIT_S = 0.1
 UPLOAD_GROUP_SIZE = 1000
-"""Objects of one upload that are committed in one transaction: about a second of the database's write lock."""
+"""Objects after which the next study of an upload gets a transaction of its own: about a second of write lock."""
 MAX_QUEUED = 2048
 """Accepted objects that wait in memory. More stay on the disk alone and are replayed once the queue is empty."""
 MAX_COMMIT_ATTEMPTS = 3
@@ -58,6 +58,20 @@ class ReceiverCounts:
     quarantined: int = 0
     commit_failures: int = 0
     queued: int = 0
+
+
+def whole_studies(items: Sequence[Accepted], size: int) -> list[list[Accepted]]:
+    """Groups of about `size` objects, none of which shares a study with another; a larger study is one group."""
+    by_study: dict[str, list[Accepted]] = {}
+    for item in items:
+        by_study.setdefault(str(item.identity.study_uid), []).append(item)
+    groups: list[list[Accepted]] = []
+    for study in by_study.values():
+        if groups and len(groups[-1]) + len(study) <= size:
+            groups[-1].extend(study)
+        else:
+            groups.append(study)
+    return groups
 
 
 class Receiver:
@@ -141,7 +155,24 @@ class Receiver:
         Raises:
             Retryable: not now (database or disk); the spool files are still there.
         """
-        received = [to_received(item.entry, item.identity, self._blobs.adopt(item.entry.path).sha256) for item in group]
+        refs = [self._blobs.adopt(item.entry.path) for item in group]
+        return self._record(group, refs)
+
+    def commit_upload(self, items: Sequence[Accepted]) -> None:
+        """All objects of one upload are rows; a study's objects become rows together or not at all.
+
+        A death between two transactions leaves whole studies, so that no part of one is ever measured for all of it.
+
+        Raises:
+            Retryable: as `commit`; the upload was not answered and may be sent again.
+        """
+        refs = self._blobs.adopt_many([item.entry.path for item in items])
+        blobs = dict(zip((item.entry.name for item in items), refs, strict=True))
+        for group in whole_studies(items, UPLOAD_GROUP_SIZE):
+            self._record(group, [blobs[item.entry.name] for item in group])
+
+    def _record(self, group: Sequence[Accepted], refs: Sequence[BlobRef]) -> RecordOutcome:
+        received = [to_received(item.entry, item.identity, ref.sha256) for item, ref in zip(group, refs, strict=True)]
         with self._database.write() as session:
             outcome = record_instances(session, received, self.clock.now())
         for item in group:
@@ -150,11 +181,6 @@ class Receiver:
             self._committed += outcome.stored
             self._duplicates += outcome.duplicates
         return outcome
-
-    def commit_upload(self, items: Sequence[Accepted]) -> None:
-        """All objects of one upload are rows; at most UPLOAD_GROUP_SIZE share a transaction. Errors as `commit`."""
-        for start in range(0, len(items), UPLOAD_GROUP_SIZE):
-            self.commit(items[start : start + UPLOAD_GROUP_SIZE])
 
     # Committer -------------------------------------------------------------------------------------------------------
 

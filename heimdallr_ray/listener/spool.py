@@ -84,6 +84,21 @@ def storage_error(error: OSError) -> StorageFull | StorageFailed:
     return StorageFull(detail) if error.errno in _FULL else StorageFailed(detail)
 
 
+def require_room(folder: Path, min_free_bytes: int, size: int = 0) -> None:
+    """Nothing happens while `size` more bytes under `folder` leave `min_free_bytes` free on its device.
+
+    Raises:
+        StorageFull: they would not.
+        StorageFailed: the file system does not answer.
+    """
+    try:
+        usage = os.statvfs(folder)
+    except OSError as error:
+        raise storage_error(error) from error
+    if usage.f_bavail * usage.f_frsize < min_free_bytes + size:
+        raise StorageFull("less than min_free_mib is free")
+
+
 def _sync_folder(folder: Path) -> None:
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -233,7 +248,7 @@ class SpoolWriter:
 
 @dataclass(frozen=True)
 class Staging:
-    """A folder of objects that become instances together or not at all: one upload.
+    """A folder of the objects of one upload: none of them is an instance before all were found acceptable.
 
     Nothing in it was acknowledged, so what a dead process leaves is swept. Its folder is locked while it lives.
     """
@@ -282,12 +297,7 @@ class Spool:
             StorageFull: they would not.
             StorageFailed: the file system does not answer.
         """
-        try:
-            usage = os.statvfs(self.root)
-        except OSError as error:
-            raise storage_error(error) from error
-        if usage.f_bavail * usage.f_frsize < self.min_free_bytes + size:
-            raise StorageFull("less than min_free_mib is free")
+        require_room(self.root, self.min_free_bytes, size)
 
     @contextmanager
     def writer(

@@ -71,9 +71,9 @@ def _component_evidence(
 def measure(context: MetricContext) -> tuple[Measurement, ...]:
     """All voxels of `intracerebral_hemorrhage`; evidence lists the components, largest first.
 
-    No brain in the field of view is `not_applicable`, whether the model ran or not. Where the `total` label map is missing, found blood is measured
-    and noted, but an empty mask is not called 0 mL. Blood cut by the edge of the scan has no volume; its components
-    stay in the evidence, so that triage still sees them.
+    No brain in the field of view is `not_applicable`, whether the model ran or not. Where the `total` label map is
+    missing, found blood is measured and noted, but an empty mask is not called 0 mL. Blood cut by the edge of the scan
+    has no volume; its components stay in the evidence, so that triage still sees them.
     """
 
     def read() -> Reading:

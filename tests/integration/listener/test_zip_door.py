@@ -14,7 +14,8 @@ from pydicom.uid import UID
 from sqlmodel import select
 
 from heimdallr_ray.catalog.tables import SeriesRow
-from heimdallr_ray.errors import StorageFull
+from heimdallr_ray.errors import HeimdallrError, NotDicom, StorageFull, TooLarge, TruncatedObject
+from heimdallr_ray.listener import receive
 from heimdallr_ray.listener.archive import ArchiveLimits, receive_zip
 from heimdallr_ray.listener.receive import Receiver
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, write_study
@@ -152,3 +153,64 @@ def test_what_a_dead_uploader_left_is_swept(intake: Intake, receiver: Receiver) 
         assert receiver.replay() == 0
         assert not folder.exists()
         assert alive.folder.is_dir()
+
+
+GOOD = {f"{index}.dcm": file_bytes(ct_slice(index, "1.2.3", "1.2.3.4")) for index in range(1, 4)}
+ONE = GOOD["1.dcm"]
+CUT = ONE[: len(ONE) - 64 * 64 * 2 - 60]
+"""Ends inside its header. One that ends inside its pixels is kept as it came, and its study says so."""
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "codes"),
+    [
+        ({"cut": CUT}, TruncatedObject, "1 of 4 .*truncated 1"),
+        ({"cut": CUT, "again": CUT[:-100]}, TruncatedObject, "2 of 5 .*truncated 2"),
+        ({"bare, cut": dataset_bytes(CUT)}, TruncatedObject, "1 of 4 .*truncated 1"),
+        ({"meta cut": ONE[:150]}, NotDicom, "1 of 4 .*not_dicom 1"),
+        ({"only meta": ONE[: len(ONE) - len(dataset_bytes(ONE))]}, HeimdallrError, "1 of 4 "),
+        ({"large": file_bytes(ct_slice(9, "1.2.3", "1.2.3.4", size=800))}, TooLarge, "1 of 4 .*too_large 1"),
+    ],
+)
+def test_an_upload_with_an_image_that_cannot_be_kept_is_refused_whole_so_that_its_sender_keeps_it(
+    tmp_path: Path, bad: dict[str, bytes], error: type[HeimdallrError], codes: str
+) -> None:
+    intake = Intake(tmp_path / "data", max_instance_mib=1)
+    receiver = Receiver(intake.settings, intake.database, intake.blobs, intake.clock)
+    members = {**bad, **GOOD, "readme.txt": b"hello"}
+    with pytest.raises(error, match=codes):
+        receive_zip(zipped(tmp_path / "a.zip", members), receiver, LIMITS, "u1")
+    assert (intake.instances(), intake.studies(), intake.spooled()) == ([], [], [])
+
+
+def test_a_death_between_two_transactions_of_an_upload_leaves_no_part_of_a_study(
+    tmp_path: Path, intake: Intake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    members = {
+        f"{study}-{index}.dcm": file_bytes(ct_slice(index, study, f"{study}.1"))
+        for index in range(1, 6)
+        for study in ("1.2.1", "1.2.2", "1.2.3")
+    }
+    archive = zipped(tmp_path / "a.zip", members)
+    real, calls = receive.record_instances, 0
+
+    def dies_at_the_second(*arguments: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return real(*arguments)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(receive, "UPLOAD_GROUP_SIZE", 2)
+    with monkeypatch.context() as patch:
+        patch.setattr(receive, "record_instances", dies_at_the_second)
+        with pytest.raises(KeyboardInterrupt):
+            receive_zip(archive, receiver, LIMITS, "u1")
+    assert [study.n_instances for study in intake.studies()] == [5]
+    # The sender heard nothing and sends it again.
+    assert receive_zip(archive, receiver, LIMITS, "u2").accepted == 15
+    assert sorted((study.study_uid, study.n_instances) for study in intake.studies()) == [
+        ("1.2.1", 5), ("1.2.2", 5), ("1.2.3", 5),
+    ]  # fmt: skip
+    assert len(intake.instances()) == 15
+    assert intake.spooled() == []
