@@ -211,6 +211,12 @@ class NotReady(Retryable):
     code = "not_ready"
 
 
+class Draining(Retryable):
+    """The stack is about to stop and takes nothing new in."""
+
+    code = "draining"
+
+
 class ResultsNotReady(NotReady):
     """The study has no result yet."""
 

@@ -16,7 +16,7 @@ from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.catalog import worklist as catalog
 from heimdallr_ray.config import Settings
-from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.errors import Draining, HeimdallrError
 
 PACKAGES = ("ray", "pydicom", "pynetdicom", "TotalSegmentator", "nnunetv2", "torch", "numpy", "fastapi")
 
@@ -54,6 +54,12 @@ def _pages(services: ApiServices) -> str:
     return "built"
 
 
+def _intake(services: ApiServices) -> str:
+    if services.draining():
+        raise Draining
+    return "open"
+
+
 def _checked(name: str, check: Callable[[], str]) -> models.Check:
     try:
         return models.Check(name=name, ok=True, detail=check())
@@ -71,6 +77,7 @@ def readiness(services: ApiServices) -> models.Readiness:
         _checked("spool", lambda: _spool(settings)),
         _checked("disk", lambda: _disk(settings)),
         _checked("web pages", lambda: _pages(services)),
+        _checked("intake", lambda: _intake(services)),
     ]
     components: Mapping[str, str] = services.components() if services.components else {}
     return models.Readiness(ready=all(check.ok for check in checks), checks=checks, components=dict(components))

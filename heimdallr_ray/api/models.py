@@ -156,8 +156,8 @@ class UploadResult(BaseModel):
     """What became of an uploaded ZIP."""
 
     accepted: int = Field(description="DICOM objects now stored.")
-    rejected: int = Field(description="Entries of the ZIP that are no acceptable DICOM object.")
-    rejections: dict[str, int] = Field(description="Rejected entries by error code.")
+    rejected: int = Field(description="Entries of the ZIP that are no DICOM objects; they were left out.")
+    rejections: dict[str, int] = Field(description="The same by error code.")
     study_uids: list[str]
 
 

@@ -18,6 +18,7 @@ from python_multipart.multipart import MultipartParser
 from starlette.requests import ClientDisconnect
 
 from heimdallr_ray.errors import BadArchive, EmptyInput, Rejected, TooLarge
+from heimdallr_ray.listener.spool import require_room, storage_error
 
 WRITE_BYTES = 1 << 20
 """Bytes gathered before a write, so that a thread is not started for every network packet."""
@@ -130,20 +131,51 @@ class _OneFile:
 
 
 async def receive_file(
-    body: AsyncIterator[bytes], content_type: str | None, field: str, suffix: str, target: Path, max_bytes: int
+    body: AsyncIterator[bytes],
+    content_type: str | None,
+    field: str,
+    suffix: str,
+    target: Path,
+    max_bytes: int,
+    min_free_bytes: int = 0,
 ) -> UploadedFile:
     """The file part `field` of `body`, called `*suffix` by the client, written to `target`, which must not exist.
 
-    The caller removes `target` in every case.
+    The caller removes `target` in every case. `min_free_bytes` stay free on its device, asked before every write.
 
     Raises:
         Rejected: not multipart/form-data, malformed, ended early, or with too many parts.
         BadArchive: the client's name for it does not end in `suffix`.
         EmptyInput: no file part of that name, or an empty one.
         TooLarge: the body holds more than `max_bytes`.
+        StorageFull: no room, or less than `min_free_bytes` left.
+        StorageFailed: the operating system refused.
+        FileExistsError: `target` exists.
     """
     collector = _OneFile(field, suffix)
     parser = MultipartParser(boundary_of(content_type), collector.callbacks())  # pyright: ignore[reportArgumentType]
+    try:
+        return await _received(body, collector, parser, field, target, max_bytes, min_free_bytes)
+    except FileExistsError:
+        raise
+    except OSError as error:
+        raise storage_error(error) from error
+
+
+async def _received(
+    body: AsyncIterator[bytes],
+    collector: _OneFile,
+    parser: MultipartParser,
+    field: str,
+    target: Path,
+    max_bytes: int,
+    min_free_bytes: int,
+) -> UploadedFile:
+    def write(data: bytes) -> int:
+        require_room(target.parent, min_free_bytes, len(data))
+        return file.write(data)
+
+    await asyncio.to_thread(require_room, target.parent, min_free_bytes)
     file: BinaryIO = await asyncio.to_thread(target.open, "xb")
     received = size = 0
     try:
@@ -153,9 +185,9 @@ async def receive_file(
                 raise TooLarge(f"larger than {max_bytes >> 20} MiB")
             parser.write(chunk)
             if collector.waiting >= WRITE_BYTES:
-                size += await asyncio.to_thread(file.write, collector.take())
+                size += await asyncio.to_thread(write, collector.take())
         parser.finalize()
-        size += await asyncio.to_thread(file.write, collector.take())
+        size += await asyncio.to_thread(write, collector.take())
     except FormParserError as error:
         raise Rejected("malformed multipart body") from error
     except ClientDisconnect as error:

@@ -25,6 +25,7 @@ class ApiServices:
         clock: time.
         static_dir: folder of the built web app; None where it was not built.
         build: identifier of the deployed build, shown by /api/v1/status.
+        draining: true while the stack takes nothing new in because it is about to stop; called in a thread.
         components: what is known of the other deployments, name to a word such as `ready`; called in a thread.
     """
 
@@ -36,3 +37,4 @@ class ApiServices:
     static_dir: Path | None
     build: str
     components: Callable[[], Mapping[str, str]] | None = None
+    draining: Callable[[], bool] = lambda: False

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 from fastapi import APIRouter, Request
@@ -16,9 +16,10 @@ from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.models import UploadAccepted, UploadResult
 from heimdallr_ray.api.multipart import UploadedFile, receive_file
 from heimdallr_ray.api.services import ApiServices
-from heimdallr_ray.errors import NotReady, TooLarge
+from heimdallr_ray.errors import Draining, NotReady, TooLarge
 from heimdallr_ray.ids import new_id
 from heimdallr_ray.listener.archive import ArchiveLimits, UploadOutcome, receive_zip
+from heimdallr_ray.listener.spool import storage_error
 
 _log = logging.getLogger(__name__)
 FIELD = "file"
@@ -78,24 +79,31 @@ class _Slots:
 async def _receive(request: Request, services: ApiServices) -> tuple[UploadedFile, UploadOutcome]:
     """The upload in `request`, stored."""
     settings = services.settings
+    if await asyncio.to_thread(services.draining):
+        raise Draining
     max_bytes = settings.max_upload_mib << 20
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and len(declared) < 20 and int(declared) > max_bytes + (1 << 20):
         raise TooLarge(f"larger than {settings.max_upload_mib} MiB")
     folder = settings.data_dir / "uploads"
-    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
-    await asyncio.to_thread(sweep, folder, services.clock.now().timestamp())
+    try:
+        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
+        await asyncio.to_thread(sweep, folder, services.clock.now().timestamp())
+    except OSError as error:
+        raise storage_error(error) from error
     upload_id = new_id()
     address = request.client.host if request.client else None
     target = folder / f"{upload_id}.zip"
     started = services.clock.monotonic()
     try:
         content_type = request.headers.get("content-type")
-        upload = await receive_file(request.stream(), content_type, FIELD, ".zip", target, max_bytes)
+        min_free_bytes = settings.min_free_mib << 20
+        upload = await receive_file(request.stream(), content_type, FIELD, ".zip", target, max_bytes, min_free_bytes)
         limits = ArchiveLimits(settings.max_zip_entries, settings.max_unpacked_mib << 20)
         outcome = await asyncio.to_thread(receive_zip, target, services.receiver, limits, upload_id, address)
     finally:
-        await asyncio.to_thread(target.unlink, missing_ok=True)
+        with suppress(OSError):  # What stays is swept later; the answer does not depend on it.
+            await asyncio.to_thread(target.unlink, missing_ok=True)
     ms = round((services.clock.monotonic() - started) * 1000)
     _log.info(
         "upload stored",
@@ -123,7 +131,10 @@ def build_router() -> APIRouter:
         summary="Store the DICOM files of a ZIP",
     )
     async def upload(request: Request, services: ApiServices = SERVICES) -> UploadResult:
-        """Every DICOM file of the ZIP in field `file` is durable, and its study on the worklist, when this answers."""
+        """Every DICOM file of the ZIP in field `file` is durable, and its study on the worklist, when this answers.
+
+        One DICOM file that cannot be accepted refuses them all and nothing is stored. Other files are left out.
+        """
         async with slots.one():
             _, outcome = await _receive(request, services)
         return UploadResult(
@@ -146,7 +157,8 @@ def build_router() -> APIRouter:
             received, outcome = await _receive(request, services)
         return UploadAccepted(
             status="Accepted",
-            message=f"{outcome.accepted} images of {len(outcome.study_uids)} studies stored",
+            message=f"{outcome.accepted} images of {len(outcome.study_uids)} studies stored, "
+            f"{outcome.rejected} files that are not DICOM left out",
             original_file=received.client_name,
         )
 

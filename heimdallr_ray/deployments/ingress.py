@@ -54,5 +54,7 @@ class Ingress:
                 clock=clock,
                 static_dir=static_dir(),
                 build=self._args.build,
+                # Made by whoever is about to stop the stack: a file, because it must hold across processes.
+                draining=(settings.run_dir / "draining").exists,
             )
         )

@@ -180,6 +180,8 @@ export interface paths {
         /**
          * Store the DICOM files of a ZIP
          * @description Every DICOM file of the ZIP in field `file` is durable, and its study on the worklist, when this answers.
+         *
+         *     One DICOM file that cannot be accepted refuses them all and nothing is stored. Other files are left out.
          */
         post: operations["upload_api_v1_upload_post"];
         delete?: never;
@@ -680,12 +682,12 @@ export interface components {
             accepted: number;
             /**
              * Rejected
-             * @description Entries of the ZIP that are no acceptable DICOM object.
+             * @description Entries of the ZIP that are no DICOM objects; they were left out.
              */
             rejected: number;
             /**
              * Rejections
-             * @description Rejected entries by error code.
+             * @description The same by error code.
              */
             rejections: {
                 [key: string]: number;

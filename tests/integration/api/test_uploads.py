@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,62 @@ def test_bad_uploads_are_refused_by_code(
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
     assert left_behind(empty) == []
     assert client.get("/api/v1/studies").json()["total"] == 0
+
+
+@pytest.mark.parametrize("path", ["/upload", "/api/v1/upload"])
+def test_an_image_that_cannot_be_kept_is_no_success_so_that_the_client_keeps_its_files(
+    client: TestClient, empty: ApiServices, tmp_path: Path, path: str
+):
+    members = {item.name: item.read_bytes() for item in write_study(tmp_path / "dicom", 3)}
+    members["0002.dcm"] = members["0002.dcm"][:400]
+    answer = client.post(path, files={"file": ("study.zip", zipped({**members, "readme.txt": b"no image"}))})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "truncated")
+    assert "1 of 3 DICOM files" in answer.json()["error"]["detail"]
+    assert client.get("/api/v1/studies").json()["total"] == 0
+    assert left_behind(empty) == []
+
+
+def test_what_was_left_out_is_told_to_the_original_s_clients(client: TestClient, study_zip: bytes):
+    message = client.post("/upload", files={"file": ("a.zip", study_zip)}).json()["message"]
+    assert message == "3 images of 1 studies stored, 1 files that are not DICOM left out"
+
+
+@pytest.mark.parametrize("path", ["/upload", "/api/v1/upload"])
+def test_without_the_minimum_of_free_space_an_upload_is_refused(tmp_path: Path, study_zip: bytes, path: str):
+    made = services(tmp_path / "data", min_free_mib=1 << 40)
+    answer = client_of(create_app(made)).post(path, files={"file": ("a.zip", study_zip)})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "storage_full")
+    assert answer.headers["retry-after"] == "5"
+    assert left_behind(made) == []
+
+
+@pytest.mark.parametrize(("number", "status", "code"), [(28, 507, "storage_full"), (5, 503, "storage_failed")])
+def test_a_folder_that_cannot_be_made_is_told_by_code(
+    client: TestClient, study_zip: bytes, monkeypatch: pytest.MonkeyPatch, number: int, status: int, code: str
+):
+    def refuses(*_: object, **__: object) -> None:
+        raise OSError(number, "refused")
+
+    monkeypatch.setattr(Path, "mkdir", refuses)
+    answer = client.post("/upload", files={"file": ("a.zip", study_zip)})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+@pytest.mark.parametrize("path", ["/upload", "/api/v1/upload"])
+def test_a_draining_stack_takes_no_upload_and_says_so(empty: ApiServices, study_zip: bytes, path: str):
+    flag = empty.settings.data_dir / "draining"
+    client = client_of(create_app(replace(empty, draining=flag.exists)))
+    flag.touch()
+    answer = client.post(path, files={"file": ("a.zip", study_zip)})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+    assert "retry-after" in answer.headers
+    ready = client.get("/api/v1/ready")
+    checks = {check["name"]: (check["ok"], check["detail"]) for check in ready.json()["checks"]}
+    assert ready.status_code == 503
+    assert checks["intake"] == (False, "draining: The stack is about to stop and takes nothing new in.")
+    assert client.get("/api/v1/studies").status_code == 200
+    flag.unlink()
+    assert client.post(path, files={"file": ("a.zip", study_zip)}).status_code == 200
 
 
 def test_a_body_without_a_file_is_refused(client: TestClient):

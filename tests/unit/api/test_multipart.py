@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -9,7 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from heimdallr_ray.api.multipart import MAX_PARTS, OVERHEAD_BYTES, UploadedFile, receive_file
-from heimdallr_ray.errors import BadArchive, EmptyInput, HeimdallrError, Rejected, TooLarge
+from heimdallr_ray.errors import (
+    BadArchive,
+    EmptyInput,
+    HeimdallrError,
+    Rejected,
+    StorageFailed,
+    StorageFull,
+    TooLarge,
+)
 
 TYPE = "multipart/form-data; boundary=XyZ"
 
@@ -23,13 +34,19 @@ END = b"--XyZ--\r\n"
 
 
 def receive(
-    body: bytes, target: Path, *, max_bytes: int = 1 << 20, step: int = 7, content_type: str = TYPE
+    body: bytes,
+    target: Path,
+    *,
+    max_bytes: int = 1 << 20,
+    step: int = 7,
+    content_type: str = TYPE,
+    min_free_bytes: int = 0,
 ) -> UploadedFile:
     async def chunks() -> AsyncIterator[bytes]:
         for start in range(0, len(body), step):
             yield body[start : start + step]
 
-    return asyncio.run(receive_file(chunks(), content_type, "file", ".zip", target, max_bytes))
+    return asyncio.run(receive_file(chunks(), content_type, "file", ".zip", target, max_bytes, min_free_bytes))
 
 
 @pytest.mark.parametrize("step", [1, 13, 1 << 20])
@@ -93,3 +110,67 @@ def test_no_body_gets_past_the_typed_errors(tmp_path_factory: pytest.TempPathFac
         receive(b"--XyZ\r\n" + body, target, step=11)
     except HeimdallrError:
         return
+
+
+class _Failing:
+    """A file whose device refuses the second write."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.writes = 0
+
+    def write(self, data: bytes) -> int:
+        self.writes += 1
+        if self.writes == 2:
+            raise OSError(self.number, os.strerror(self.number))
+        return len(data)
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "status"),
+    [
+        (errno.ENOSPC, StorageFull, 507),
+        (errno.EDQUOT, StorageFull, 507),
+        (errno.EIO, StorageFailed, 503),
+        (errno.EROFS, StorageFailed, 503),
+    ],
+)
+@pytest.mark.parametrize("where", ["open", "write"])
+def test_a_device_that_refuses_is_told_by_code_and_not_by_500(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, error: type[HeimdallrError], status: int, where: str
+):
+    def opened(*_: object) -> _Failing:
+        if where == "open":
+            raise OSError(number, os.strerror(number))
+        return _Failing(number)
+
+    monkeypatch.setattr(Path, "open", opened)
+    with pytest.raises(error) as raised:
+        receive(part(b"x" * (3 << 20)) + END, tmp_path / "x", max_bytes=4 << 20, step=1 << 18)
+    assert raised.value.http_status == status
+
+
+def test_the_minimum_free_space_is_asked_before_the_first_byte_and_with_every_mebibyte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    target = tmp_path / "x"
+    with pytest.raises(StorageFull):
+        receive(part(b"x") + END, target, min_free_bytes=1 << 60)
+    assert not target.exists()
+    free = shutil.disk_usage(tmp_path).free
+    real, asked = os.statvfs, 0
+
+    def filling_up(path: Path) -> os.statvfs_result:
+        nonlocal asked
+        asked += 1
+        found = list(real(path))
+        found[4] = (free if asked < 4 else 0) // found[1]
+        return os.statvfs_result(found)
+
+    monkeypatch.setattr(os, "statvfs", filling_up)
+    with pytest.raises(StorageFull, match="min_free_mib"):
+        receive(part(b"x" * (8 << 20)) + END, target, max_bytes=9 << 20, step=1 << 18, min_free_bytes=1)
+    assert asked == 4
+    assert 1 << 20 < target.stat().st_size < 4 << 20
