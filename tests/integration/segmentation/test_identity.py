@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -41,15 +41,15 @@ def assert_identical(weights: Path, image: Any, folder: Path, tasks: tuple[str, 
     from heimdallr_ray.segmentation.totalseg.nifti import to_nifti
 
     expected = upstream_images(weights, image, folder, tasks)
-    source = nib.load(folder / "source.nii")
+    source = cast("nib.Nifti1Image", nib.load(folder / "source.nii"))
     engine = ResidentEngine(weights, home_dir=folder / "engine_home")
-    volume = Volume(np.asanyarray(source.dataobj).astype(np.int16), source.affine, VolumeSource("CT"))
+    volume = Volume(np.asanyarray(source.dataobj).astype(np.int16), np.asarray(source.affine), VolumeSource("CT"))
     for task in tasks:
         theirs = nib.Nifti1Image.from_bytes(expected[task])
         labels = engine.segment(volume, task).label_map
         assert np.unique(labels.array).size > 1, f"{task}: an empty mask proves nothing"
         assert np.array_equal(labels.array, np.asanyarray(theirs.dataobj)), task
-        assert np.array_equal(labels.affine_ras, theirs.affine), task
+        assert np.array_equal(labels.affine_ras, np.asarray(theirs.affine)), task
         ours = to_nifti(labels, source)
         assert ours.header == theirs.header, task
         assert ours.to_bytes() == expected[task], task

@@ -11,7 +11,8 @@ def test_dice_and_volumes_of_two_masks() -> None:
     truth, found = np.zeros((10, 10, 10), bool), np.zeros((10, 10, 10), bool)
     truth[:4], found[2:4] = True, True
     score = evaluation.compare(truth, found, voxel_ml=0.5)
-    assert score == Score(pytest.approx(2 * 200 / 600), 200.0, 100.0)
+    assert score.dice == pytest.approx(2 * 200 / 600)
+    assert score == Score(score.dice, 200.0, 100.0)
 
 
 def test_nothing_in_both_has_no_dice() -> None:
