@@ -34,9 +34,10 @@ def main(argv: list[str]) -> int:
     whole = commands.add_parser("assemble", help="write the weights folder with its manifest")
     whole.add_argument("--work", type=Path, required=True)
     whole.add_argument("--out", type=Path, required=True)
+    whole.add_argument("--scores", type=Path, nargs="*", default=[], help="outputs of evaluate_demo_weights to quote")
     arguments = parser.parse_args(argv)
     if arguments.command == "assemble":
-        sys.stdout.write(json.dumps(assembly.assemble(arguments.work, arguments.out)) + "\n")
+        sys.stdout.write(json.dumps(assembly.assemble(arguments.work, arguments.out, arguments.scores)) + "\n")
         return 0
     recipe = RECIPES[arguments.dataset_id]
     options = fit.Options(

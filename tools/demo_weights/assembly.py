@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,15 @@ from heimdallr_ray.segmentation.weights import write_manifest
 from tools.demo_weights.recipes import MARKER, RECIPES
 
 
-def assemble(work: Path, out: Path) -> dict[str, Any]:
+def _quoted(scores: Sequence[Path]) -> dict[str, float]:
+    """Mean Dice per structure, out of the last lines of evaluations."""
+    means: dict[str, float] = {}
+    for file in scores:
+        means |= json.loads(file.read_text().splitlines()[-1])["mean_dice"]
+    return means
+
+
+def assemble(work: Path, out: Path, scores: Sequence[Path] = ()) -> dict[str, Any]:
     """Replace `out` by the exported networks and `manifest.json`; returns what the manifest says beside digests."""
     fresh, old = out.with_name(out.name + ".new"), out.with_name(out.name + ".old")
     shutil.rmtree(fresh, ignore_errors=True)
@@ -27,6 +36,7 @@ def assemble(work: Path, out: Path) -> dict[str, Any]:
         "description": MARKER,
         "models": models,
         "evaluation_seeds": {"torsos": list(TORSO_SEEDS), "heads": list(HEAD_SEEDS)},
+        "mean_dice_on_evaluation_seeds": _quoted(scores),
     }
     write_manifest(fresh, synthetic=True, extra=extra)
     shutil.rmtree(old, ignore_errors=True)
