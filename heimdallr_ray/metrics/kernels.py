@@ -1,8 +1,7 @@
 """The inner loops, compiled where numba is there, and their numpy twins with identical results.
 
 Arrays arrive with their axes permuted to memory order (longest stride first), whatever that order is in patient space.
-The machine code is cached beside the package, or in the user's cache folder where the package cannot be written, or not
-at all where neither can be.
+The machine code is made anew in each process and never kept on disk: docs/decisions/003-numba-cache.md.
 """
 
 from __future__ import annotations
@@ -33,11 +32,7 @@ def _compiled(function: Callable[..., Any], signatures: Callable[[Any], list[Any
         return None
     numba_any = cast(Any, numba)
     njit = cast("Callable[..., Callable[[Callable[..., Any]], Callable[..., Any]]]", numba_any.njit)
-    try:
-        return njit(signatures(numba_any.types), nogil=True, cache=True)(function)
-    except RuntimeError:
-        # numba found no folder it may write to; compiling once per process is the price.
-        return njit(signatures(numba_any.types), nogil=True)(function)
+    return njit(signatures(numba_any.types), nogil=True)(function)
 
 
 def _tally_loop(
@@ -124,7 +119,7 @@ def _erode_compiled() -> Callable[..., None] | None:
 
 
 def warm_up() -> bool:
-    """The machine code is ready (compiled or read from the cache); False where numba is not installed."""
+    """The machine code is ready, after about a second of compiling; False where numba is not installed."""
     return _tally_compiled() is not None and _erode_compiled() is not None
 
 
