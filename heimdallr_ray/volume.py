@@ -54,7 +54,7 @@ class VolumeSource:
     series_uid: str = ""
     frame_of_reference_uid: str = ""
     manifest_sha256: str = ""
-    """Digest over the sorted digests of the instances that were used, in slice order."""
+    """Digest over the data set digests of the instances that were used, in slice order."""
     synthetic: bool = False
     attributes: Mapping[str, str | float | int | None] = field(default_factory=dict[str, Any])
     """Header facts that metrics gate on: kvp, kernel, slice_thickness_mm, contrast_agent, ..."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from heimdallr_ray.dicom import geometry
 from heimdallr_ray.dicom.checks import checked_slices, rescale_of
 from heimdallr_ray.dicom.decode import stored_pixels
-from heimdallr_ray.dicom.grouping import Series, Slice, stack_of
+from heimdallr_ray.dicom.grouping import IndexedInstance, Series, Slice, stack_of
 from heimdallr_ray.dicom.header import Header
 from heimdallr_ray.errors import NotAVolume
 from heimdallr_ray.volume import Volume, VolumeSource
@@ -61,9 +61,12 @@ def assemble(series: Series, read_bytes: Callable[[str], bytes], *, progress: Pr
     )
 
 
-def manifest_sha256(locators: Sequence[str]) -> str:
-    """Digest over the locators in slice order, one per line."""
-    return hashlib.sha256("\n".join(locators).encode()).hexdigest()
+def manifest_sha256(instances: Sequence[IndexedInstance]) -> str:
+    """Digest over the instances in slice order, one line each: the digest of the data set, else the locator.
+
+    The same images give the same digest, whenever and by whichever door they came.
+    """
+    return hashlib.sha256("\n".join(one.content_sha256 or one.locator for one in instances).encode()).hexdigest()
 
 
 class _PixelReader:
@@ -157,7 +160,7 @@ def _flags(slices: Sequence[Slice]) -> tuple[str, ...]:
 
 def _source(series: Series, ordered: Sequence[Slice], found: geometry.Stack) -> VolumeSource:
     header = ordered[0].instance.header
-    locators = dict.fromkeys(item.instance.locator for item in ordered)
+    instances = {item.instance.locator: item.instance for item in ordered}
     padding = header.pixel_padding
     slope, intercept = rescale_of(ordered[0])
     return VolumeSource(
@@ -165,7 +168,7 @@ def _source(series: Series, ordered: Sequence[Slice], found: geometry.Stack) -> 
         study_uid=header.study_uid or "",
         series_uid=series.uid,
         frame_of_reference_uid=header.frame_of_reference_uid or "",
-        manifest_sha256=manifest_sha256(list(locators)),
+        manifest_sha256=manifest_sha256(list(instances.values())),
         synthetic=any(instance.header.synthetic for instance in series.instances),
         attributes={
             "kvp": header.kvp,

@@ -51,6 +51,8 @@ class IndexedInstance:
     header: Header
     locator: str
     size: int
+    content_sha256: str = ""
+    """Digest of its data set; empty where only the locator identifies it."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ def stack_of(slices: Sequence[Slice]) -> tuple[geometry.Stack, Cosines, tuple[fl
 
 
 def _instance_order(instance: IndexedInstance) -> tuple[int, str]:
-    return _number(instance.header.instance_number), instance.locator
+    return _number(instance.header.instance_number), instance.content_sha256 or instance.locator
 
 
 def _number(value: int | None) -> int:

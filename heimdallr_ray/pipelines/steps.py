@@ -6,6 +6,7 @@ and segmenting passed in.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,8 +34,8 @@ STEPS = ("select", "prepare", "segment", "measure", "triage", "render", "commit"
 class StudySegmenter(Protocol):
     """Segments one study: a resident engine in this process, or the Segmenter deployment."""
 
-    def run(self, request: SegmentationRequest) -> SegmentationRun:
-        """The segmentations of one study."""
+    def run(self, request: SegmentationRequest, *, lost: threading.Event | None = None) -> SegmentationRun:
+        """The segmentations of one study; may end early with StaleLease once `lost` is set."""
         ...
 
 
@@ -46,6 +47,8 @@ class StoredInstance:
     study_uid: Uid
     sop_uid: Uid
     locator: str
+    dataset_sha256: str = ""
+    """Digest of the data set without file meta, which tells of its arrival; equal wherever it was taken in."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +74,7 @@ def choose_series(instances: Iterable[StoredInstance], path_of: Callable[[str], 
         header = read_header(path)
         # Blank identifiers were derived once, at the door; the catalog's are the ones that count.
         header = replace(header, study_uid=instance.study_uid, series_uid=instance.series_uid, sop_uid=instance.sop_uid)
-        indexed.append(IndexedInstance(header, instance.locator, path.stat().st_size))
+        indexed.append(IndexedInstance(header, instance.locator, path.stat().st_size, instance.dataset_sha256))
     return select(group(indexed))
 
 
@@ -93,13 +96,14 @@ def prepare(selection: Selection, read_bytes: Callable[[str], bytes]) -> Volume:
     return assemble(selection.chosen, read_bytes)
 
 
-def segment(volume: Volume, segmenter: StudySegmenter) -> SegmentationRun:
+def segment(volume: Volume, segmenter: StudySegmenter, lost: threading.Event | None = None) -> SegmentationRun:
     """Label maps by task, each on the volume's own grid.
 
     Raises:
+        StaleLease: `lost` was set meanwhile.
         GeometryMismatch: the engine gave labels on another grid.
     """
-    run = segmenter.run(SegmentationRequest(volume))
+    run = segmenter.run(SegmentationRequest(volume), lost=lost)
     for made in run.segmentations.values():
         require_same_grid(volume, made.label_map)
     return run

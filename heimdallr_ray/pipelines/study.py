@@ -98,7 +98,7 @@ class StudyRunner:
             volume = steps.prepare(selection, self._read)
             self._record_choices(lease, study, selection, volume)
         with self._step(lease, lost, "segment", seconds):
-            run = steps.segment(volume, self._segmenter)
+            run = steps.segment(volume, self._segmenter, lost)
         seconds["forward"] = run.timings.forward_s
         with self._step(lease, lost, "measure", seconds):
             measurements = steps.measure(volume, run)
@@ -124,7 +124,8 @@ class StudyRunner:
                 self._queue.record_step(session, lease, name, self._input_hash(lease), {}, seconds[name])
 
     def _input_hash(self, lease: Lease) -> str:
-        parts = (str(lease.payload.get("manifest_sha256", "")), self._build, str(lease.attempt))
+        # The fence: a takeover measures its own seconds under the attempt of the holder that was lost.
+        parts = (str(lease.payload.get("manifest_sha256", "")), self._build, str(lease.fence))
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
     def _instances(self, lease: Lease) -> list[StoredInstance]:
@@ -138,6 +139,7 @@ class StudyRunner:
                     study_uid=Uid(study.study_uid),
                     sop_uid=Uid(row.sop_uid),
                     locator=row.blob_sha256,
+                    dataset_sha256=row.dataset_sha256,
                 )
                 for row in instances_of(session, lease.study_id, lease.epoch)
             ]
