@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from typing import Any
 
 from ray import serve
@@ -13,7 +12,6 @@ from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.deployments.app import AppArgs
 from heimdallr_ray.deployments.remote import RemoteSegmenter
 from heimdallr_ray.errors import Broken
-from heimdallr_ray.ids import new_id
 
 STOP_S = 2.0
 
@@ -29,6 +27,7 @@ class StudyConsumer:
         from heimdallr_ray.pipelines.study import StudyRunner
         from heimdallr_ray.pipelines.worker import StudyWorker
         from heimdallr_ray.queue.lease import LeaseQueue
+        from heimdallr_ray.queue.owners import owner_name
         from heimdallr_ray.storage.blobs import LocalBlobStore
 
         settings, clock = args.settings(), SystemClock()
@@ -36,8 +35,7 @@ class StudyConsumer:
         queue = LeaseQueue(database, clock, settings.lease_seconds)
         blobs = LocalBlobStore(settings.blob_dir)
         runner = StudyRunner(database, blobs, queue, RemoteSegmenter(segmenter), clock, args.build)
-        owner = f"{socket.gethostname()}/{os.getpid()}/{new_id()[:8]}"
-        self._worker = StudyWorker(database, queue, runner.run, settings, owner)
+        self._worker = StudyWorker(database, queue, runner.run, settings, owner_name())
         kernels.warm_up()
         self._worker.start()
 
@@ -45,13 +43,20 @@ class StudyConsumer:
         """The process that holds the leases."""
         return os.getpid()
 
+    def stop(self, grace_s: float = STOP_S) -> int:
+        """For an orderly stop of the stack: nothing more is claimed, studies that do not end in time are given back.
+
+        Returns how many were given back. May be called again.
+        """
+        return self._worker.stop(grace_s)
+
     def check_health(self) -> None:
         """Raises where a worker thread has ended."""
         if not self._worker.alive:
             raise Broken("a worker thread has ended")
 
     def __del__(self) -> None:
-        """Serve calls this on an orderly stop: claim nothing more."""
+        """Serve calls this on an orderly stop: claim nothing more, give back what runs."""
         worker = getattr(self, "_worker", None)
         if worker is not None:
             worker.stop(STOP_S)
