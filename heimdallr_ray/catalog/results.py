@@ -62,7 +62,7 @@ def commit_result(
     """The job is done, its result stands and the study is done: all or nothing, in the caller's write transaction.
 
     An earlier result of the study stays and points to the new one. The study's urgency rises to `urgency` and never
-    falls by a machine (ARCHITECTURE.md 4, 11); the result keeps its own class.
+    falls by a machine (docs/architecture.md, decision 11); the result keeps its own class.
 
     Args:
         session: Of `Database.write()`.

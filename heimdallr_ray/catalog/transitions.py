@@ -105,7 +105,8 @@ def set_urgency(
 ) -> Urgency:
     """The study is at least as urgent as `urgency`; returns the class that stands.
 
-    A machine raises and never lowers (ARCHITECTURE.md 4, 11): a less urgent class is recorded in the history only.
+    A machine raises and never lowers (docs/architecture.md, decision 11): a less urgent class is recorded in the
+    history only.
 
     Raises:
         NotFound: there is no such study.

@@ -23,7 +23,7 @@ from heimdallr_ray.metrics.rois import core_centre_ijk
 SPINE_TASK = "total"
 MUSCLE_TASK = "tissue_types"
 MUSCLE_HU = (-29, 150)
-"""Skeletal muscle window; fat inside the label lies below it (metrics catalogue, B8)."""
+"""Skeletal muscle window; fat inside the label lies below it (as in Prado et al., Lancet Oncol 2008)."""
 MIN_MUSCLE_CM2 = 10.0
 MIN_VERTEBRA_ML = 5.0
 MIN_BODY_DEPTH_MM = 5.0
