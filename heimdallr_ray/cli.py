@@ -228,6 +228,36 @@ def upload(
     _report(outcome.as_json(), as_json)
 
 
+@app.command()
+def retry(
+    study_uid: Annotated[str, typer.Argument(help="StudyInstanceUID of a failed, not applicable or cancelled study.")],
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Queue a study again, with all its attempts; whether the stack runs or not."""
+    import getpass
+
+    from heimdallr_ray.catalog.database import Database
+    from heimdallr_ray.catalog.retrying import retry_study
+    from heimdallr_ray.ids import Uid
+
+    settings = _settings(config, data_dir=data_dir)
+    try:
+        uid = Uid.parse(study_uid)
+        database = Database(settings.resolved_database_url)
+        with database.write() as session:
+            retry_study(
+                session,
+                uid,
+                now=SystemClock().now(),
+                max_attempts=settings.max_attempts,
+                actor=f"cli:{getpass.getuser()}",
+            )
+    except HeimdallrError as error:
+        raise _failure(error) from error
+    _say("queued")
+
+
 @models.command("verify")
 def models_verify(config: ConfigOption = None, profile: Annotated[
         str | None, typer.Option(help="demo or site.")] = None) -> None:  # fmt: skip

@@ -157,6 +157,13 @@ class Forbidden(Rejected):
     http_status = 403
 
 
+class NotRetryable(Rejected):
+    """The study is not in a state in which it can be queued again."""
+
+    code = "not_retryable"
+    http_status = 409
+
+
 class BadSetting(Rejected):
     """A setting is unknown, malformed or insecure."""
 
