@@ -39,6 +39,7 @@ class StudySummary(BaseModel):
     last_received_at: datetime
     closed_at: datetime | None
     done_at: datetime | None
+    stale: bool = Field(description="True where the study has a result and it is not that of its images as they are.")
 
 
 class StudyPage(BaseModel):
@@ -101,7 +102,7 @@ class ArtifactView(BaseModel):
 
 
 class ResultSummary(BaseModel):
-    """The newest result in short."""
+    """The newest result in short. It may be older than the study: see `stale`."""
 
     epoch: int
     version: int
@@ -110,6 +111,10 @@ class ResultSummary(BaseModel):
     synthetic: bool
     n_measurements: int
     n_with_value: int
+    n_images: int = Field(description="Images that the study had when this result was made.")
+    stale: bool = Field(
+        description="True where newer images came in, or a newer run has not ended well. Sent as X-Heimdallr-Stale too."
+    )
 
 
 class JobView(BaseModel):

@@ -18,9 +18,10 @@ def study_page(services: ApiServices, limit: int, offset: int, state: StudyState
     wanted = state.value if state else None
     with services.database.read() as session:
         rows = catalog.worklist(session, limit=limit, offset=offset, state=wanted, text=text or None)
+        epochs = catalog.result_epochs(session, [row.id for row in rows])
         total = catalog.worklist_count(session, state=wanted, text=text or None)
     return models.StudyPage(
-        studies=[views.summary(row) for row in rows],
+        studies=[views.summary(row, epochs.get(row.id)) for row in rows],
         total=total,
         limit=limit,
         offset=offset,
@@ -43,11 +44,12 @@ def study_detail(services: ApiServices, study_uid: str) -> models.StudyDetail:
         newest = found.jobs[0].id if found.jobs else None
         steps = catalog.steps_of(session, newest) if newest is not None else []
         events = catalog.event_history(session, found.study.id)
-    return views.detail(found, steps, events, services.clock.now())
+        n_images = catalog.images_until(session, found.study.id, found.result.epoch) if found.result else 0
+    return views.detail(found, steps, events, n_images, services.clock.now())
 
 
-def results_document(services: ApiServices, study_uid: str) -> dict[str, Any]:
-    """The results.json of the result that stands.
+def results_document(services: ApiServices, study_uid: str) -> tuple[dict[str, Any], bool]:
+    """The results.json of the result that stands, and whether that is older than the study.
 
     Raises:
         BadIdentifier: `study_uid` is no UID.
@@ -61,11 +63,13 @@ def results_document(services: ApiServices, study_uid: str) -> dict[str, Any]:
         raise NotFound("there is no such study")
     if found.result is None:
         raise ResultsNotReady(f"the study is {found.study.state}")
-    return found.result.document
+    return found.result.document, views.is_stale(found.study, found.result.epoch)
 
 
-def find_artifact(services: ApiServices, study_uid: str, name: str) -> ArtifactRow:
-    """The artifact `name` of the result that stands; the name is compared with rows and never becomes a path.
+def find_artifact(services: ApiServices, study_uid: str, name: str) -> tuple[ArtifactRow, bool]:
+    """The artifact `name` of the result that stands, and whether that is older than the study.
+
+    The name is compared with rows and never becomes a path.
 
     Raises:
         BadIdentifier: `study_uid` is no UID.
@@ -75,9 +79,9 @@ def find_artifact(services: ApiServices, study_uid: str, name: str) -> ArtifactR
     with services.database.read() as session:
         found = catalog.study_detail(session, uid)
         row = catalog.artifact_named(session, found.result.id, name) if found and found.result else None
-    if row is None:
+    if row is None or found is None or found.result is None:
         raise NotFound("there is no such artifact")
-    return row
+    return row, views.is_stale(found.study, found.result.epoch)
 
 
 def open_artifact(services: ApiServices, row: ArtifactRow) -> BinaryIO:

@@ -18,6 +18,13 @@ from heimdallr_ray.catalog.worklist import MAX_ROWS
 
 CHUNK_BYTES = 1 << 18
 MAX_OFFSET = 10_000_000
+STALE_HEADER = "X-Heimdallr-Stale"
+_STALE: dict[str, Any] = {
+    STALE_HEADER: {
+        "description": "`true` where newer images came in, or a newer run has not ended well; else absent.",
+        "schema": {"type": "string", "enum": ["true"]},
+    }
+}
 _UID = Path(description="StudyInstanceUID.", max_length=64)
 
 
@@ -61,17 +68,28 @@ def build_router() -> APIRouter:
         """State, series with the reason for their choice, step times, history and files of one study."""
         return reading.study_detail(services, study_uid)
 
-    @router.get("/{study_uid}/results", responses=documented(400, 401, 404, 409, 503), summary="Its results")
-    def results(study_uid: str = _UID, services: ApiServices = SERVICES) -> dict[str, Any]:
+    @router.get(
+        "/{study_uid}/results",
+        responses={**documented(400, 401, 404, 409, 503), 200: {"headers": _STALE}},
+        summary="Its results",
+    )
+    def results(response: Response, study_uid: str = _UID, services: ApiServices = SERVICES) -> dict[str, Any]:
         """The document results.json: measurements with unit, status, reasons and provenance; findings; urgency.
 
-        409 `not_ready` while there is none.
+        409 `not_ready` while there is none. An older result stands until a newer one replaces it; the header tells.
         """
-        return reading.results_document(services, study_uid)
+        document, stale = reading.results_document(services, study_uid)
+        if stale:
+            response.headers[STALE_HEADER] = "true"
+        return document
 
     @router.get(
         "/{study_uid}/artifacts/{name}",
-        responses={**documented(400, 401, 404, 503), 200: {"content": {"application/octet-stream": {}}}, 304: {}},
+        responses={
+            **documented(400, 401, 404, 503),
+            200: {"content": {"application/octet-stream": {}}, "headers": _STALE},
+            304: {"headers": _STALE},
+        },
         response_class=StreamingResponse,
         summary="One of its files",
     )
@@ -85,9 +103,11 @@ def build_router() -> APIRouter:
 
         NIfTI files are sent as they lie, compressed, without Content-Encoding.
         """
-        row = await asyncio.to_thread(reading.find_artifact, services, study_uid, name)
+        row, stale = await asyncio.to_thread(reading.find_artifact, services, study_uid, name)
         etag = f'"{row.sha256}"'
         headers = {"ETag": etag, "Cache-Control": "private, no-cache"}
+        if stale:
+            headers[STALE_HEADER] = "true"
         if etag_matches(request.headers.get("if-none-match"), etag):
             return Response(status_code=304, headers=headers)
         file = await asyncio.to_thread(reading.open_artifact, services, row)

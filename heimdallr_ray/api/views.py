@@ -8,7 +8,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from heimdallr_ray.api import models
-from heimdallr_ray.catalog.states import Urgency
+from heimdallr_ray.catalog.states import StudyState, Urgency
 from heimdallr_ray.catalog.tables import ArtifactRow, EventRow, JobRow, JobStepRow, ResultRow, SeriesRow, StudyRow
 from heimdallr_ray.catalog.worklist import StudyDetail
 
@@ -18,13 +18,19 @@ def artifact_url(study_uid: str, name: str) -> str:
     return f"/api/v1/studies/{quote(study_uid, safe='')}/artifacts/{quote(name, safe='')}"
 
 
-def summary(row: StudyRow) -> models.StudySummary:
+def is_stale(study: StudyRow, result_epoch: int | None) -> bool:
+    """True where the study has a result and it is not that of its images as they are now."""
+    return result_epoch is not None and (result_epoch < study.epoch or study.state != StudyState.DONE.value)
+
+
+def summary(row: StudyRow, result_epoch: int | None) -> models.StudySummary:
     """One row of the worklist."""
-    columns = row.model_dump(include=set(models.StudySummary.model_fields) - {"urgency_word", "modalities"})
+    columns = row.model_dump(include=set(models.StudySummary.model_fields) - {"urgency_word", "modalities", "stale"})
     return models.StudySummary(
         **columns,
         urgency_word=Urgency(row.urgency).word if row.urgency else None,
         modalities=[part for part in (row.modalities or "").split(",") if part],
+        stale=is_stale(row, result_epoch),
     )
 
 
@@ -59,8 +65,8 @@ def artifact(row: ArtifactRow, study_uid: str) -> models.ArtifactView:
     )
 
 
-def result(row: ResultRow) -> models.ResultSummary:
-    """The result in short."""
+def result(row: ResultRow, study: StudyRow, n_images: int) -> models.ResultSummary:
+    """The result in short; `n_images` were there when it was made."""
     measurements = [cast("dict[str, Any]", m) for m in row.document.get("measurements", []) if isinstance(m, dict)]
     return models.ResultSummary(
         epoch=row.epoch,
@@ -70,6 +76,8 @@ def result(row: ResultRow) -> models.ResultSummary:
         synthetic=row.synthetic,
         n_measurements=len(measurements),
         n_with_value=sum(m.get("value") is not None for m in measurements),
+        n_images=n_images,
+        stale=is_stale(study, row.epoch),
     )
 
 
@@ -112,17 +120,17 @@ def viewer(artifacts: Iterable[ArtifactRow]) -> models.ViewerView | None:
 
 
 def detail(
-    found: StudyDetail, steps: Iterable[JobStepRow], events: Iterable[EventRow], now: datetime
+    found: StudyDetail, steps: Iterable[JobStepRow], events: Iterable[EventRow], n_images: int, now: datetime
 ) -> models.StudyDetail:
-    """One study's page."""
+    """One study's page; `n_images` were there when its result was made."""
     return models.StudyDetail(
-        study=summary(found.study),
+        study=summary(found.study, found.result.epoch if found.result else None),
         series=[series(row) for row in found.series],
         job=job(found.jobs[0]) if found.jobs else None,
         stages=[stage(row) for row in steps],
         history=[history(row) for row in events],
         artifacts=[artifact(row, found.study.study_uid) for row in found.artifacts],
-        result=None if found.result is None else result(found.result),
+        result=None if found.result is None else result(found.result, found.study, n_images),
         viewer=viewer(found.artifacts),
         server_now=now,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -12,7 +13,16 @@ from heimdallr_ray.catalog.priority import ORDERED_CLASS, ROUTINE_CLASS
 from heimdallr_ray.catalog.results import current_result, results_of
 from heimdallr_ray.catalog.states import JobPriority, JobState
 from heimdallr_ray.catalog.studies import series_rows_of, study_by_uid
-from heimdallr_ray.catalog.tables import ArtifactRow, EventRow, JobRow, JobStepRow, ResultRow, SeriesRow, StudyRow
+from heimdallr_ray.catalog.tables import (
+    ArtifactRow,
+    EventRow,
+    InstanceRow,
+    JobRow,
+    JobStepRow,
+    ResultRow,
+    SeriesRow,
+    StudyRow,
+)
 
 MAX_ROWS = 500
 """Rows that one call returns at most."""
@@ -110,6 +120,26 @@ def artifact_named(session: Session, result_id: str, name: str) -> ArtifactRow |
     """The result's file of this name, or None. The name is compared, never used as a path."""
     statement = select(ArtifactRow).where(ArtifactRow.result_id == result_id, ArtifactRow.name == name)
     return session.exec(statement).one_or_none()
+
+
+def result_epochs(session: Session, study_ids: Sequence[str]) -> dict[str, int]:
+    """The epoch of the newest result of each of at most `MAX_ROWS` studies; studies without one are absent."""
+    statement = (
+        select(ResultRow.study_id, func.max(ResultRow.epoch))
+        .where(col(ResultRow.study_id).in_(study_ids[:MAX_ROWS]))
+        .group_by(col(ResultRow.study_id))
+    )
+    return dict(session.exec(statement).all())
+
+
+def images_until(session: Session, study_id: str, epoch: int) -> int:
+    """How many of the study's images came in up to and with `epoch`: those that its result is made from."""
+    statement = (
+        select(func.count())
+        .select_from(InstanceRow)
+        .where(InstanceRow.study_id == study_id, col(InstanceRow.epoch) <= epoch)
+    )
+    return session.exec(statement).one()
 
 
 def events_after(session: Session, last_id: int, limit: int) -> list[EventRow]:

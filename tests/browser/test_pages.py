@@ -12,13 +12,26 @@ from typing import cast
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from sqlmodel import select
 
 from heimdallr_ray.api.app import create_app
+from heimdallr_ray.catalog.events import record_event
 from heimdallr_ray.catalog.tables import StudyRow
 from heimdallr_ray.config import load
+from heimdallr_ray.ids import new_id
+from heimdallr_ray.listener.archive import ArchiveLimits, receive_zip
 from tests.browser.conftest import Site
 from tests.support.intake import write_study
-from tests.support.seeded import ABDOMEN_UID, FAILED_UID, HEAD_UID, NOT_APPLICABLE_UID, RUNNING_UID, add_study, services
+from tests.support.seeded import (
+    ABDOMEN_UID,
+    FAILED_UID,
+    HEAD_UID,
+    NOT_APPLICABLE_UID,
+    RUNNING_UID,
+    add_result,
+    add_study,
+    services,
+)
 from tests.support.server import serving
 
 pytestmark = pytest.mark.peers("chromium")
@@ -52,10 +65,6 @@ def test_a_new_critical_study_appears_on_top_without_a_reload(page: Page, site: 
     expect(page.locator("tbody tr").first).to_have_attribute("data-study", uid, timeout=30_000)
     assert page.evaluate("window.notReloaded") is True
     with site.services.database.write() as session:
-        from sqlmodel import select
-
-        from heimdallr_ray.catalog.events import record_event
-
         row = session.exec(select(StudyRow).where(StudyRow.study_uid == uid)).one()
         row.state = "cancelled"
         row.urgency = None
@@ -166,6 +175,55 @@ def test_a_study_without_a_result_says_so_in_words(page: Page, site: Site, uid: 
     page.goto(f"{site.url}/studies/{uid}")
     expect(page.get_by_test_id("state-words")).to_contain_text(sentence)
     expect(page.get_by_role("tab", name="Volume")).to_be_disabled()
+
+
+def test_numbers_of_a_study_that_got_new_images_are_marked_as_older(chromium: Browser, tmp_path: Path):
+    made = services(tmp_path / "data")
+    paths = write_study(tmp_path / "dicom", 3)
+    uid = "1.2.826.0.1.3680043.9.9.1"
+
+    def receive(*chosen: Path) -> None:
+        archive = tmp_path / f"{len(chosen)}.zip"
+        with zipfile.ZipFile(archive, "w") as target:
+            for path in chosen:
+                target.write(path, path.name)
+        receive_zip(archive, made.receiver, ArchiveLimits(100, 1 << 30), new_id())
+
+    receive(*paths[:2])
+    with made.database.write() as session:
+        add_result(session, made, session.exec(select(StudyRow)).one())
+    with serving(create_app(made)) as url:
+        page = chromium.new_page(viewport={"width": 1440, "height": 860})
+        page.goto(f"{url}/studies/{uid}")
+        liver = page.locator('[data-measurement="liver_volume"]')
+        expect(liver).to_contain_text(re.compile(r"\d+ mL"))
+        expect(page.locator('[data-link="live"]')).to_be_visible()
+        expect(page.get_by_text("Older result")).to_have_count(0)
+        receive(paths[2])
+        older = page.get_by_test_id("older-result")
+        expect(older).to_contain_text("Older result: new images arrived. These numbers are from 2 of 3 images.")
+        expect(page.get_by_text("OLDER RESULT", exact=True)).to_be_visible()
+        expect(liver).to_contain_text(re.compile(r"\d+ mL"))
+        with made.database.write() as session:
+            study = session.exec(select(StudyRow)).one()
+            study.state, study.reason = "failed", "missing_slices"
+            session.add(study)
+            record_event(
+                session,
+                "study.state",
+                now=made.clock.now(),
+                actor="test",
+                study_id=study.id,
+                old="running",
+                new="failed",
+            )
+        expect(older).to_contain_text("new images arrived and the newer run failed")
+        expect(page.get_by_test_id("state-words")).to_contain_text("of the study as it is now")
+        page.keyboard.press("Escape")
+        row = page.locator(f'[data-study="{uid}"]')
+        expect(row).to_contain_text("OLDER RESULT")
+        expect(row).to_contain_text("missing_slices")
+        page.close()
 
 
 def test_a_file_is_downloaded_under_its_own_name_and_bytes(page: Page, site: Site, tmp_path: Path):

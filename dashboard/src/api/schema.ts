@@ -157,11 +157,33 @@ export interface paths {
          * Its results
          * @description The document results.json: measurements with unit, status, reasons and provenance; findings; urgency.
          *
-         *     409 `not_ready` while there is none.
+         *     409 `not_ready` while there is none. An older result stands until a newer one replaces it; the header tells.
          */
         get: operations["results_api_v1_studies__study_uid__results_get"];
         put?: never;
         post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/studies/{study_uid}/retry": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Work on it again
+         * @description A failed, not applicable or cancelled study is queued again, with all its attempts.
+         *
+         *     409 `not_retryable` in every other state.
+         */
+        post: operations["retry_api_v1_studies__study_uid__retry_post"];
         delete?: never;
         options?: never;
         head?: never;
@@ -381,7 +403,7 @@ export interface components {
         };
         /**
          * ResultSummary
-         * @description The newest result in short.
+         * @description The newest result in short. It may be older than the study: see `stale`.
          */
         ResultSummary: {
             /**
@@ -391,16 +413,39 @@ export interface components {
             created_at: string;
             /** Epoch */
             epoch: number;
+            /**
+             * N Images
+             * @description Images that the study had when this result was made.
+             */
+            n_images: number;
             /** N Measurements */
             n_measurements: number;
             /** N With Value */
             n_with_value: number;
+            /**
+             * Stale
+             * @description True where newer images came in, or a newer run has not ended well. Sent as X-Heimdallr-Stale too.
+             */
+            stale: boolean;
             /** Synthetic */
             synthetic: boolean;
             /** Urgency */
             urgency: string | null;
             /** Version */
             version: number;
+        };
+        /**
+         * RetryAccepted
+         * @description The study waits again.
+         */
+        RetryAccepted: {
+            /**
+             * State
+             * @description queued.
+             */
+            state: string;
+            /** Study Uid */
+            study_uid: string;
         };
         /**
          * SeriesView
@@ -613,6 +658,11 @@ export interface components {
              * @description Why it failed or does not apply.
              */
             reason_code: string | null;
+            /**
+             * Stale
+             * @description True where the study has a result and it is not that of its images as they are.
+             */
+            stale: boolean;
             /**
              * State
              * @description receiving, settling, queued, running, done, failed, not_applicable, cancelled, superseded.
@@ -1011,6 +1061,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    /** @description `true` where newer images came in, or a newer run has not ended well; else absent. */
+                    "X-Heimdallr-Stale"?: "true";
                     [name: string]: unknown;
                 };
                 content: {
@@ -1020,6 +1072,8 @@ export interface operations {
             /** @description Not Modified */
             304: {
                 headers: {
+                    /** @description `true` where newer images came in, or a newer run has not ended well; else absent. */
+                    "X-Heimdallr-Stale"?: "true";
                     [name: string]: unknown;
                 };
                 content?: never;
@@ -1086,6 +1140,8 @@ export interface operations {
             /** @description Successful Response */
             200: {
                 headers: {
+                    /** @description `true` where newer images came in, or a newer run has not ended well; else absent. */
+                    "X-Heimdallr-Stale"?: "true";
                     [name: string]: unknown;
                 };
                 content: {
@@ -1105,6 +1161,92 @@ export interface operations {
             };
             /** @description Unauthorized */
             401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Validation Error */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+        };
+    };
+    retry_api_v1_studies__study_uid__retry_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description StudyInstanceUID. */
+                study_uid: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RetryAccepted"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };

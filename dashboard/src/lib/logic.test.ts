@@ -6,7 +6,7 @@ import { uploadMessage } from "../worklist/UploadZone";
 import { labelColour, labelTable } from "./colours";
 import { keyPictures, shownOf } from "./images";
 import { findingsOf, measurementsOf, statusWord } from "./results";
-import { stateSentence, stateWords } from "./states";
+import { olderResultWords, stateSentence, stateWords } from "./states";
 import { urgencyLook } from "./urgency";
 
 const study = (state: string, reason: string | null = null) => ({ state, step: state === "running" ? "segment" : null, reason, reason_code: null });
@@ -35,6 +35,21 @@ describe("states", () => {
   });
   it("does not let 'not applicable' pass for a negative finding", () => expect(stateSentence(study("not_applicable", "MG"))).toContain("not a negative finding"));
   it("is silent where the results speak", () => expect(stateSentence(study("done"))).toBeNull());
+});
+
+describe("a result that is older than its study", () => {
+  const older = (state: string, n_instances: number) => olderResultWords({ state, n_instances }, { stale: true, n_images: 100 });
+  it("says what happened and how many images the numbers are from", () => {
+    expect(older("queued", 104)).toBe("Older result: new images arrived. These numbers are from 100 of 104 images.");
+    expect(older("failed", 104)).toBe("Older result: new images arrived and the newer run failed. These numbers are from 100 of 104 images.");
+    expect(older("running", 100)).toContain("a newer run has begun");
+    for (const state of ["receiving", "settling", "not_applicable", "cancelled", "superseded"]) expect(older(state, 104)).toMatch(/^Older result: /);
+  });
+  it("is not claimed where the result is current or there is none", () => {
+    expect(olderResultWords({ state: "done", n_instances: 100 }, { stale: false, n_images: 100 })).toBeNull();
+    expect(olderResultWords({ state: "queued", n_instances: 100 }, null)).toBeNull();
+  });
+  it("does not let the page say that no measurement was made beside numbers", () => expect(stateSentence(study("failed"), true)).toContain("of the study as it is now"));
 });
 
 describe("results document", () => {

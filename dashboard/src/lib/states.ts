@@ -20,8 +20,23 @@ export function stateTone(state: string): string {
   return { done: "ok", failed: "crit", running: "ai", queued: "plain", receiving: "plain", settling: "plain" }[state] ?? "none";
 }
 
+/** What tells a reader that the numbers on the page are not those of the study as it is; null where they are. */
+export function olderResultWords(
+  study: Pick<StudySummary, "state" | "n_instances">,
+  result: { stale: boolean; n_images: number } | null,
+): string | null {
+  if (result === null || !result.stale) return null;
+  const parts = study.n_instances > result.n_images ? ["new images arrived"] : [];
+  if (study.state === "failed") parts.push("the newer run failed");
+  else if (study.state === "not_applicable") parts.push("the newer run did not apply");
+  else if (study.state === "cancelled") parts.push("the newer run was cancelled");
+  else if (study.state === "superseded") parts.push("a newer version of the study replaces this one");
+  else if (parts.length === 0) parts.push("a newer run has begun");
+  return `Older result: ${parts.join(" and ")}. These numbers are from ${result.n_images} of ${study.n_instances} images.`;
+}
+
 /** One sentence or two that tell the reader what to expect of this study now; null where its results speak. */
-export function stateSentence(study: Pick<StudySummary, "state" | "step" | "reason" | "reason_code">): string | null {
+export function stateSentence(study: Pick<StudySummary, "state" | "step" | "reason" | "reason_code">, older = false): string | null {
   const because = study.reason ?? study.reason_code ?? "no reason was recorded";
   switch (study.state) {
     case "receiving":
@@ -33,7 +48,7 @@ export function stateSentence(study: Pick<StudySummary, "state" | "step" | "reas
     case "running":
       return `Being analysed now${study.step === null ? "" : ` (${study.step})`}. This page fills in by itself.`;
     case "failed":
-      return `Analysis failed: ${because}. No measurement was made; read the study without it.`;
+      return `Analysis failed: ${because}. No measurement was made${older ? " of the study as it is now" : ""}; read the study without it.`;
     case "not_applicable":
       return `Analysis does not apply to this study: ${because}. This is not a negative finding.`;
     case "cancelled":

@@ -6,7 +6,7 @@ import type { StudyDetail, StudySummary } from "../api/types";
 import { useKeys } from "../keys";
 import { dicomDate, dicomTime, personName, sexAndAge, studyName } from "../lib/format";
 import { findingsOf, measurementsOf } from "../lib/results";
-import { stateSentence } from "../lib/states";
+import { olderResultWords, stateSentence } from "../lib/states";
 import { navigate } from "../router";
 import { Failure, StatePill, UrgencyPill } from "../ui";
 import { Files, History, SeriesTable, Stages } from "./Facts";
@@ -47,7 +47,8 @@ export function StudyPage({ uid }: { uid: string }) {
   }
   if (detail.data === undefined) return <main id="content" className="empty"><p>Loading the study</p></main>;
   const { study } = detail.data;
-  const sentence = stateSentence(study);
+  const older = olderResultWords(study, detail.data.result);
+  const sentence = stateSentence(study, older !== null);
   const measurements = measurementsOf(results.data);
   const findings = findingsOf(results.data);
   return (
@@ -56,6 +57,7 @@ export function StudyPage({ uid }: { uid: string }) {
       {(study.synthetic || status.data?.synthetic === true) && (
         <div className="demo" role="note">DEMO WEIGHTS <span>Made with synthetic demo models or images. Not about any patient; never leaves this system.</span></div>
       )}
+      {older !== null && <div className="demo" role="status" data-testid="older-result">⟲ {older}</div>}
       <main id="content" className="study">
         <Viewer detail={detail.data} />
         <section className="panel" aria-label="Results">
@@ -78,7 +80,7 @@ export function StudyPage({ uid }: { uid: string }) {
             )}
           </section>
           <section>
-            <h2>Measurements <span className="pill small ai">AI</span></h2>
+            <h2>Measurements <span className="pill small ai">AI</span>{older !== null && <span className="pill small urg">OLDER RESULT</span>}</h2>
             {results.error !== null && <Failure error={results.error} />}
             {detail.data.result === null ? <p className="mute">None{study.state === "failed" || study.state === "not_applicable" ? "." : " yet."}</p> : <Measurements rows={measurements} />}
           </section>

@@ -16,6 +16,8 @@ const HELP: Record<string, string> = {
   bad_archive: "This is not a ZIP that can be read.",
   empty_input: "The ZIP holds no DICOM image.",
   storage_full: "The server's disk is full.",
+  truncated: "An image of the ZIP is cut off; nothing was stored.",
+  draining: "The server is about to stop and takes nothing new in.",
   unauthorized: "The server asks for an upload token.",
 };
 

@@ -112,7 +112,10 @@ function Row({ row, selected, onOpen }: { row: StudySummary; selected: boolean; 
   return (
     <tr id={`row-${row.study_uid}`} aria-selected={selected} data-study={row.study_uid} onClick={onOpen}>
       <td><UrgencyPill study={row} /></td>
-      <td><StatePill study={row} /></td>
+      <td>
+        <StatePill study={row} />
+        {row.stale && <> <span className="pill small urg" title="new images arrived, or a newer run has not ended well">OLDER RESULT</span></>}
+      </td>
       <td>
         <Link to={studyPath(row)}>{personName(row.patient_name)}</Link>{" "}
         <span className="hint">{sexAndAge(row.patient_sex, row.patient_birth_date, row.study_date, now)}</span>

@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlmodel import select
 
 from heimdallr_ray.api.app import ApiServices, create_app
-from heimdallr_ray.catalog.tables import ArtifactRow
+from heimdallr_ray.catalog.tables import ArtifactRow, ResultRow, StudyRow
 from heimdallr_ray.catalog.worklist import study_detail
 from tests.integration.api.conftest import client_of
+from tests.support.intake import write_study
 from tests.support.openapi import TARGET, document
 from tests.support.seeded import (
     ABDOMEN_UID,
@@ -86,6 +91,72 @@ def test_one_study_with_everything_its_page_shows(client: TestClient):
     assert detail["result"]["n_measurements"] > detail["result"]["n_with_value"] > 5
     assert detail["result"]["synthetic"] is True
     assert {"liver_key_image.png", "liver_overlay.png", "results.json"} <= {a["name"] for a in detail["artifacts"]}
+
+
+STATES_AFTER_A_LATE_IMAGE = ["receiving", "settling", "queued", "running", "failed", "not_applicable", "cancelled"]
+
+
+@pytest.mark.parametrize("state", STATES_AFTER_A_LATE_IMAGE)
+def test_numbers_of_an_older_epoch_are_never_shown_as_current(empty: ApiServices, tmp_path: Path, state: str):
+    client = client_of(create_app(empty))
+    paths = write_study(tmp_path / "dicom", 3)
+    uid = "1.2.826.0.1.3680043.9.9.1"
+    base = f"/api/v1/studies/{uid}"
+
+    def upload(*chosen: Path) -> None:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for path in chosen:
+                archive.write(path, path.name)
+        assert client.post("/api/v1/upload", files={"file": ("a.zip", buffer.getvalue())}).status_code == 200
+
+    upload(*paths[:2])
+    with empty.database.write() as session:
+        study = session.exec(select(StudyRow)).one()
+        document = {"measurements": [{"id": "liver_volume", "value": 1500.0}]}
+        result = ResultRow(study_id=study.id, job_id=1, fence=1, created_at=empty.clock.now(), document=document)
+        session.add(result)
+        session.flush()
+        ref = empty.blobs.put(b"{}")
+        session.add(
+            ArtifactRow(
+                result_id=result.id, study_id=study.id, name="results.json", kind="results",
+                media_type="application/json", sha256=ref.sha256, size=ref.size,
+            )
+        )  # fmt: skip
+        study.state = "done"
+        session.add(study)
+
+    def answers() -> list[str | None]:
+        found = [client.get(f"{base}/{path}") for path in ("results", "artifacts/results.json")]
+        found.append(client.get(f"{base}/artifacts/results.json", headers={"If-None-Match": found[1].headers["etag"]}))
+        assert [answer.status_code for answer in found] == [200, 200, 304]
+        assert found[0].json() == document
+        return [answer.headers.get("x-heimdallr-stale") for answer in found]
+
+    def seen() -> tuple[bool, bool, bool, int]:
+        detail, (row,) = client.get(base).json(), client.get("/api/v1/studies").json()["studies"]
+        return detail["result"]["stale"], detail["study"]["stale"], row["stale"], detail["result"]["n_images"]
+
+    assert (answers(), seen()) == ([None] * 3, (False, False, False, 2))
+    upload(paths[2])
+    with empty.database.write() as session:
+        study = session.exec(select(StudyRow)).one()
+        assert (study.state, study.epoch) == ("receiving", 2)
+        study.state = state
+        session.add(study)
+    assert (answers(), seen()) == (["true"] * 3, (True, True, True, 2))
+    with empty.database.write() as session:
+        study = session.exec(select(StudyRow)).one()
+        study.state, study.epoch = "queued", 1  # The same images once more.
+        session.add(study)
+    assert seen()[:3] == (True, True, True)
+
+
+def test_a_study_without_a_result_is_not_stale(client: TestClient):
+    rows = client.get("/api/v1/studies").json()["studies"]
+    assert len(rows) == 7
+    assert not any(row["stale"] for row in rows)
 
 
 def test_label_maps_may_be_drawn_only_over_their_own_pixels(seeded: ApiServices, client: TestClient):
