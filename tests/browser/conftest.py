@@ -65,7 +65,7 @@ class Watch:
             self.console.append(f"{message.type}: {message.text}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
     if static_dir() is None:
         pytest.skip(BUILD)
@@ -75,7 +75,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Generator[Site]:
         yield Site(url, made)
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while Playwright runs, this thread has a running event loop, and no other test can start one.
+@pytest.fixture(scope="module")
 def chromium() -> Generator[playwright_api.Browser]:
     program = find_program("chromium")
     if program is None:
