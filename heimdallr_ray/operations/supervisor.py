@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 READY_S = 60.0
 FIRST_READY_S = 120.0
-"""The first start on a data folder compiles kernels and fills file caches."""
+"""The first start after an installation reads gigabytes of libraries that no cache holds yet."""
 STOP_S = 13.0
 REMEMBER_EVERY_S = 2.0
 SCP_ACTOR = "dicom_scp"
