@@ -21,6 +21,7 @@ from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings, save_effective
 from heimdallr_ray.errors import HeimdallrError, NotReady
 from heimdallr_ray.operations import application, ports, processes
+from heimdallr_ray.operations.leases import release_leases_of_the_dead
 from heimdallr_ray.operations.lock import DataFolderLock, Holder
 from heimdallr_ray.operations.rayhead import NAMESPACE, RayHead, environment
 from heimdallr_ray.segmentation.demo import weights_dir
@@ -109,6 +110,7 @@ class Supervisor:
         self._progress("database")
         database = Database(self.settings.resolved_database_url)
         database.migrate()
+        release_leases_of_the_dead(self.settings, database, self._clock, orderly=False)
         database.close()
         effective = self.settings.run_dir / "settings.json"
         save_effective(self.settings, effective)
@@ -158,11 +160,23 @@ class Supervisor:
             with contextlib.suppress(Exception):
                 _ray().shutdown()
             left = self._head.stop(STOP_S - 4.0)
+            self._release_leases()
         self._draining_file.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.release()
         self._started = False
         return left
+
+    def _release_leases(self) -> None:
+        """What was running waits again, at no cost: it was stopped on purpose."""
+        database = Database(self.settings.resolved_database_url)
+        try:
+            release_leases_of_the_dead(self.settings, database, self._clock, orderly=True)
+        except HeimdallrError as error:
+            # The leases run out by themselves.
+            log.warning("leases not released", extra={"code": error.code})
+        finally:
+            database.close()
 
     # Start -----------------------------------------------------------------------------------------------------------
 

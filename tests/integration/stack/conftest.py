@@ -10,7 +10,7 @@ import pytest
 from tests.support.stack import Stack
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """`heimdallr up` with the demo profile on a folder of its own."""
     running = Stack(Path(tmp_path_factory.mktemp("stack")) / "data").start()

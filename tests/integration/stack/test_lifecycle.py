@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlmodel import select
 
+from heimdallr_ray.catalog.database import Database
+from heimdallr_ray.catalog.tables import StudyRow
 from heimdallr_ray.operations import ports
+from tests.support import dicom as synthetic
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.timeout(600)
@@ -103,6 +107,38 @@ def test_open_bind_without_a_rule_is_refused(own: Stack) -> None:
     refused = own.run("up", timeout_s=60)
     assert refused.returncode == 1
     assert "api_token" in refused.stderr
+
+
+def test_a_study_that_runs_when_the_stack_is_stopped_is_taken_up_by_the_next_start(own: Stack, tmp_path: Path) -> None:
+    own.start()
+    (tmp_path / "dicom").mkdir()
+    for index, content in enumerate(synthetic.ct_study(40, shape=(128, 128), seed="stopped", spacing_mm=4.0)):
+        (tmp_path / "dicom" / f"{index}.dcm").write_bytes(content)
+    assert own.run_json("send", str(tmp_path / "dicom"), "--port", str(own.dicom_port))["failed"] == 0
+    own.wait_for(lambda: [one for one in own.studies() if one["state"] == "running"], 60, "the study to run")
+    own.stop()
+    own.start()
+    detail = own.finished(own.studies()[0]["study_uid"])
+    assert detail["study"]["state"] == "done", detail["study"]["reason"]
+    assert detail["job"]["attempt"] <= 2
+    assert detail["result"]["epoch"] == 1
+
+
+def test_drain_closes_and_finishes_what_has_come_in(own: Stack, tmp_path: Path) -> None:
+    own.start()
+    (tmp_path / "dicom").mkdir()
+    for index, content in enumerate(synthetic.ct_study(24, seed="drained")):
+        (tmp_path / "dicom" / f"{index}.dcm").write_bytes(content)
+    assert own.run_json("send", str(tmp_path / "dicom"), "--port", str(own.dicom_port))["failed"] == 0
+    down = own.run("down", "--drain", timeout_s=180)
+    assert down.returncode == 0, down.stderr
+    assert own.process is not None
+    assert own.process.wait(30) == 0
+    database = Database(f"sqlite:///{own.data_dir / 'catalog.sqlite'}")
+    with database.read() as session:
+        states = [study.state for study in session.exec(select(StudyRow)).all()]
+    database.close()
+    assert states == ["done"]
 
 
 def test_down_on_a_folder_where_nothing_runs(own: Stack) -> None:
