@@ -13,7 +13,7 @@ from heimdallr_ray.catalog.events import record_event
 from heimdallr_ray.catalog.jobs import FencedJob, finish_job
 from heimdallr_ray.catalog.states import StudyState, Urgency
 from heimdallr_ray.catalog.tables import ArtifactRow, ResultRow, SeriesRow
-from heimdallr_ray.catalog.transitions import locked_study, set_urgency, transition
+from heimdallr_ray.catalog.transitions import bounded_reason, locked_study, set_urgency, transition
 from heimdallr_ray.errors import NotFound, StaleLease
 from heimdallr_ray.ids import Sha256
 
@@ -107,6 +107,10 @@ def commit_result(
     session.add(study)
     if urgency is not None:
         set_urgency(session, study.id, urgency, urgency_reason, now=now, actor=lease.owner)
+    elif study.urgency is None:
+        # No class from AI is an answer too, and the reader is told why.
+        study.urgency_reason = bounded_reason(urgency_reason)
+        session.add(study)
     transition(session, study.id, StudyState.DONE, now=now, actor=lease.owner)
     record_event(
         session,

@@ -100,6 +100,11 @@ def set_step(session: Session, study_id: str, step: str | None, now: datetime, a
     session.add(study)
 
 
+def bounded_reason(reason: str | None) -> str | None:
+    """The reason as it is kept: a sentence for a person, not a document."""
+    return None if reason is None else reason[:_REASON_LIMIT]
+
+
 def set_urgency(
     session: Session, study_id: str, urgency: Urgency, reason: str | None, *, now: datetime, actor: str
 ) -> Urgency:
@@ -116,7 +121,7 @@ def set_urgency(
     stands = urgency if old is None else min(old, urgency, key=lambda item: item.value)
     if stands is urgency:
         study.urgency = stands.value
-        study.urgency_reason = None if reason is None else reason[:_REASON_LIMIT]
+        study.urgency_reason = bounded_reason(reason)
         session.add(study)
     record_event(
         session,

@@ -26,6 +26,8 @@ MIN_BRAIN_ML = 100.0
 """Less brain than this is a crumb of the label or the very edge of a neck scan."""
 BLOOD_HU = (40.0, 90.0)
 """Acute blood; a component outside is noted, never removed."""
+BELOW = "brain_border_inferior"
+"""Head scans begin at the skull base: the brain stem always leaves the image there."""
 LISTED_COMPONENTS = 5
 PLAUSIBLE_ML = (0.0, 500.0)
 
@@ -72,7 +74,8 @@ def measure(context: MetricContext) -> tuple[Measurement, ...]:
     """All voxels of `intracerebral_hemorrhage`; evidence lists the components, largest first.
 
     No brain in the field of view is `not_applicable`, whether the model ran or not. Where the `total` label map is
-    missing, found blood is measured and noted, but an empty mask is not called 0 mL. Blood cut by the edge of the scan
+    missing, found blood is measured and noted, but an empty mask is not called 0 mL; nor is it where the scan ends
+    inside the brain on any side but the lower one, on which every head scan ends. Blood cut by the edge of the scan
     has no volume; its components stay in the evidence, so that triage still sees them.
     """
 
@@ -92,6 +95,8 @@ def measure(context: MetricContext) -> tuple[Measurement, ...]:
         if bleed is None:
             if brain is None:
                 raise NotMeasured(Status.GATED, ("brain_not_verified",))
+            if set(notes) - {BELOW}:
+                raise NotMeasured(Status.INCOMPLETE_FOV, notes)
             axial = context.axes.axial
             empty = {
                 "label": LABEL,

@@ -174,3 +174,4 @@ def test_ten_late_images_supersede_the_result_visibly(site: Site) -> None:
 def test_no_ruling_is_not_routine(site: Site) -> None:
     result = site.commit(site.claim(), None)
     assert (result.urgency, site.study.urgency, site.study.state) == (None, None, StudyState.DONE)
+    assert site.study.urgency_reason == "rule for None"

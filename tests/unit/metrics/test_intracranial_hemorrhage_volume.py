@@ -79,6 +79,22 @@ def test_a_brain_cut_below_the_bleed_is_noted():
     assert found.reasons == ("brain_border_inferior",)
 
 
+@pytest.mark.parametrize(("axis", "side"), [(0, "low"), (1, "high"), (2, "high")])
+def test_no_blood_in_a_brain_that_the_scan_cuts_is_not_zero(axis: int, side: str):
+    whole = head(())
+    middle = whole.hu.shape[axis] // 2
+    cut = whole.cropped(axis, **{side: middle})
+    found = _bleed(cut.context())
+    assert (found.value, found.status) == (None, Status.INCOMPLETE_FOV)
+    assert any(reason.startswith("brain_border_") for reason in found.reasons)
+
+
+def test_no_blood_in_a_brain_cut_below_only_is_zero_and_noted():
+    found = _bleed(head(()).cropped(2, low=10).context())
+    assert (found.value, found.status) == (0.0, Status.OK)
+    assert "brain_border_inferior" in found.reasons
+
+
 def test_a_component_that_is_not_as_dense_as_blood_is_noted_not_removed():
     scene = head((15.0,))
     image = scene.hu.copy()
