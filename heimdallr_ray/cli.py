@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import sys
@@ -18,7 +19,7 @@ from rich.table import Table
 import heimdallr_ray
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.config import Settings, load
-from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.errors import HeimdallrError, NotReady
 
 app = typer.Typer(
     name="heimdallr",
@@ -183,6 +184,7 @@ def send(
     """Send every DICOM object below a folder by C-STORE, with progress."""
     from heimdallr_ray.clients.send import send_folder
 
+    logging.getLogger("heimdallr_ray.clients").addHandler(logging.NullHandler())
     settings = _settings(config)
     with _bar("images") as bar:
         task = bar.add_task("sending", total=None)
@@ -195,6 +197,8 @@ def send(
                 calling_ae=calling,
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
+        except NotReady as error:
+            raise _failure(NotReady(f"{error.detail}; is the listener up? `heimdallr status` tells")) from error
         except HeimdallrError as error:
             raise _failure(error) from error
     _report(report.as_json(), as_json)

@@ -105,9 +105,14 @@ class Settings(BaseSettings):
 
     ray_port: int = Field(6479, ge=0, le=65535, description="Port of the Ray head (GCS).")
     ray_dashboard_port: int = Field(
-        8297, ge=0, le=65535, description="Port of Ray's own dashboard, always on loopback."
+        8297, ge=0, le=65535, description="Port kept for Ray's own dashboard, which is not started."
     )
-    ray_agent_port: int = Field(52397, ge=0, le=65535, description="Port of Ray's dashboard agent, always on loopback.")
+    ray_agent_port: int = Field(
+        52397,
+        ge=0,
+        le=65535,
+        description="Port of Ray's agent on this host; behind the firewall, as all of Ray's ports.",
+    )
     ray_client_port: int = Field(10397, ge=0, le=65535, description="Port of the Ray client server.")
     ray_metrics_port: int = Field(8397, ge=0, le=65535, description="Port of Ray's metrics export.")
     ray_worker_ports: str = Field(
