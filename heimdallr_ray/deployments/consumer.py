@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from ray import serve
@@ -38,10 +37,6 @@ class StudyConsumer:
         self._worker = StudyWorker(database, queue, runner.run, settings, owner_name())
         kernels.warm_up()
         self._worker.start()
-
-    def pid(self) -> int:
-        """The process that holds the leases."""
-        return os.getpid()
 
     def stop(self, grace_s: float = STOP_S) -> int:
         """For an orderly stop of the stack: nothing more is claimed, studies that do not end in time are given back.

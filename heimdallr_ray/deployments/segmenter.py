@@ -47,10 +47,6 @@ class Segmenter:
         """What is loaded and where."""
         return self._engine.info()
 
-    def pid(self) -> int:
-        """The process that holds the models."""
-        return os.getpid()
-
     def check_health(self) -> None:
         """Raises where the models are gone."""
         self._engine.info()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -27,8 +26,6 @@ from heimdallr_ray.segmentation.engine import SegmentationRun
 from heimdallr_ray.storage.blobs import LocalBlobStore
 from heimdallr_ray.triage.urgency import Assessment
 from heimdallr_ray.volume import Volume
-
-log = logging.getLogger(__name__)
 
 NOT_APPLICABLE = (NoUsableSeries, ModalityNotSupported)
 """Nothing is wrong with us or the files: there is just nothing here that we measure."""
