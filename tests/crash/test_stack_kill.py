@@ -93,6 +93,14 @@ class Sender:
         self.acknowledged = set(report.acknowledged)
 
 
+def _sent(stack: Stack, folder: Path, seed: str) -> Sender:
+    sender = Sender(stack, folder, seed)
+    sender.start()
+    sender.join()
+    assert len(sender.acknowledged) == SLICES
+    return sender
+
+
 def _pid_of_listener(stack: Stack) -> int:
     def pid() -> int | None:
         return next((one.pid for one in ports.listeners({stack.dicom_port}) if one.pid), None)
@@ -195,9 +203,7 @@ def test_segmenter_killed_during_a_study(stack: Stack, tmp_path: Path, seed: int
     for run in range(1, RUNS + 1):
         # A study that is done already says nothing: then an earlier moment in a fresh one.
         moment_s = chance.uniform(0.0, 2.0 / run)
-        sender = Sender(stack, tmp_path / f"study-{run}", f"segmenter-{seed}-{run}")
-        sender.start()
-        sender.join()
+        sender = _sent(stack, tmp_path / f"study-{run}", f"segmenter-{seed}-{run}")
         pid = _pid_of_segmenter(stack)
         _wait_until_running(stack, sender.study_uid)
         time.sleep(moment_s)
@@ -214,12 +220,28 @@ def test_segmenter_killed_during_a_study(stack: Stack, tmp_path: Path, seed: int
 
 
 @pytest.mark.parametrize("seed", MOMENTS)
-def test_whole_stack_killed_during_a_study(stack: Stack, tmp_path: Path, seed: int) -> None:
-    moment_s = random.Random(f"stack-{seed}").uniform(0.0, IDLE_S + 3.0)
-    sender = Sender(stack, tmp_path / "study", f"stack-{seed}")
-    sender.start()
-    sender.join()
-    assert len(sender.acknowledged) == SLICES
+def test_whole_stack_killed_while_a_study_runs(stack: Stack, tmp_path: Path, seed: int) -> None:
+    chance = random.Random(f"stack-{seed}")
+    for run in range(1, RUNS + 1):
+        moment_s = chance.uniform(0.0, 2.0 / run)
+        sender = _sent(stack, tmp_path / f"study-{run}", f"stack-{seed}-{run}")
+        _wait_until_running(stack, sender.study_uid)
+        time.sleep(moment_s)
+        assert stack.kill_everything() > 5
+        state = _state(stack, sender.study_uid)
+        print(f"stack seed {seed}, run {run}: {moment_s:.3f} s after the study began to run it was {state}")
+        stack.start()
+        _verify(stack, sender)
+        if state == "running":
+            return
+    raise AssertionError(f"none of {RUNS} studies was running when the stack was killed")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_whole_stack_killed_before_a_study_runs(stack: Stack, tmp_path: Path, seed: int) -> None:
+    moment_s = random.Random(f"settling-{seed}").uniform(0.0, IDLE_S - 1.0)
+    sender = _sent(stack, tmp_path / "study", f"settling-{seed}")
     time.sleep(moment_s)
     assert stack.kill_everything() > 5
     state = _state(stack, sender.study_uid)
@@ -232,9 +254,7 @@ def test_whole_stack_killed_during_a_study(stack: Stack, tmp_path: Path, seed: i
 def test_a_study_whose_stack_is_killed_more_often_than_it_may_fail_still_ends_done(
     stack: Stack, tmp_path: Path
 ) -> None:
-    sender = Sender(stack, tmp_path / "study", "four kills")
-    sender.start()
-    sender.join()
+    sender = _sent(stack, tmp_path / "study", "four kills")
     for kill in range(1, KILLS + 1):
         stack.wait_for(lambda claim=kill: _job(stack, sender.study_uid).fence == claim, 120, f"claim {kill}")
         stack.kill_everything()
