@@ -7,7 +7,7 @@ import asyncio
 from fastapi import FastAPI
 
 from heimdallr_ray import __version__
-from heimdallr_ray.api import events, failures, health, pages, retry, studies, uploads
+from heimdallr_ray.api import events, explain, failures, health, pages, retry, studies, uploads
 from heimdallr_ray.api.access import ANYONE
 from heimdallr_ray.api.guard import Guard
 from heimdallr_ray.api.services import ApiServices
@@ -33,11 +33,12 @@ def create_app(services: ApiServices) -> FastAPI:
         openapi_url=None,
     )
     app.state.services = services
-    failures.install(app)
+    failures.install(app, pages.unknown_page(services.static_dir))
     feed = Feed(CatalogEvents(services.database), services.clock, asyncio.to_thread)
     for router in (
         studies.build_router(),
         retry.build_router(),
+        explain.build_router(),
         events.build_router(feed),
         uploads.build_router(),
         health.build_router(),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
@@ -15,6 +17,8 @@ from heimdallr_ray.errors import Broken, HeimdallrError, Retryable
 
 _log = logging.getLogger(__name__)
 RETRY_AFTER_S = 5
+UnknownPage = Callable[[Request], Response | None]
+"""What a browser is shown at an address that no route has; None where the JSON shape is the answer."""
 
 
 class ErrorBody(BaseModel):
@@ -65,9 +69,13 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
     return error_response(422, "invalid_request", problems)
 
 
-async def _http(request: Request, error: Exception) -> JSONResponse:
+async def _http(request: Request, error: Exception, unknown_page: UnknownPage) -> Response:
     if not isinstance(error, HTTPException):
         raise error
+    if error.status_code == 404:
+        page = await asyncio.to_thread(unknown_page, request)
+        if page is not None:
+            return page
     codes = {404: "not_found", 405: "method_not_allowed"}
     headers = dict(error.headers or {})
     return error_response(error.status_code, codes.get(error.status_code, "http_error"), str(error.detail), headers)
@@ -78,9 +86,13 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
     return error_response(500, "internal_error", "unexpected error; it has been logged")
 
 
-def install(app: FastAPI) -> None:
-    """From now on `app` answers every error in the one shape."""
+def install(app: FastAPI, unknown_page: UnknownPage = lambda request: None) -> None:
+    """From now on `app` answers every error in the one shape, but a browser at an unknown address by `unknown_page`."""
+
+    async def http(request: Request, error: Exception) -> Response:
+        return await _http(request, error, unknown_page)
+
     app.add_exception_handler(HeimdallrError, _heimdallr)
     app.add_exception_handler(RequestValidationError, _validation)
-    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, _unexpected)

@@ -12,6 +12,9 @@ class StudySummary(BaseModel):
     """One row of the worklist."""
 
     study_uid: str
+    uid_generated: bool = Field(
+        description="True where the images carry no StudyInstanceUID: `study_uid` was made here, no PACS knows it."
+    )
     state: str = Field(
         description="receiving, settling, queued, running, done, failed, not_applicable, cancelled, superseded."
     )

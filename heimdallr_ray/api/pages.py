@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
+from collections.abc import Callable
 from pathlib import Path
 from types import MappingProxyType
 
@@ -10,7 +11,8 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
 from heimdallr_ray.api.access import ANYONE
-from heimdallr_ray.errors import NotFound, NotReady
+from heimdallr_ray.errors import BadIdentifier, NotFound, NotReady
+from heimdallr_ray.ids import Uid
 
 MAX_FILES = 2000
 IMMUTABLE = "public, max-age=31536000, immutable"
@@ -54,6 +56,26 @@ def list_files(folder: Path | None) -> dict[str, Path]:
     return files
 
 
+def wants_page(method: str, path: str, accept: str) -> bool:
+    """True where a request comes from the address bar or a link of a browser, and not for the API."""
+    types = [part.partition(";")[0].strip().lower() for part in accept.split(",")]
+    return method in ("GET", "HEAD") and "text/html" in types and not f"{path}/".startswith("/api/")
+
+
+def unknown_page(static_dir: Path | None) -> Callable[[Request], Response | None]:
+    """Answers a browser at an address that no route has with the web app, which says so, and status 404."""
+    index = list_files(static_dir).get("index.html")
+
+    def answer(request: Request) -> Response | None:
+        accept = request.headers.get("accept", "")
+        if index is None or not wants_page(request.method, request.url.path, accept):
+            return None
+        headers = {"Cache-Control": "no-cache", "Vary": "Accept"}
+        return Response(index.read_bytes(), 404, headers, media_type_of(index.name))
+
+    return answer
+
+
 def build_router(static_dir: Path | None) -> APIRouter:
     """Routes of the web app under `static_dir`: its files, its pages, `/docs`."""
     router = APIRouter(include_in_schema=False)
@@ -75,10 +97,19 @@ def build_router(static_dir: Path | None) -> APIRouter:
         return file_response(request, name, "no-cache")
 
     @router.get("/", dependencies=[ANYONE])
-    @router.get("/studies/{study_uid}", dependencies=[ANYONE])
-    def app_page(request: Request) -> Response:
+    def worklist_page(request: Request) -> Response:
         """The web app; it finds out by itself what to show."""
         return page(request, "index.html")
+
+    @router.get("/studies/{study_uid}", dependencies=[ANYONE])
+    def study_page(request: Request, study_uid: str) -> Response:
+        """The web app; 404 where the address names no study because it is no UID."""
+        answer = page(request, "index.html")
+        try:
+            Uid.parse(study_uid)
+        except BadIdentifier:
+            answer.status_code = 404
+        return answer
 
     @router.get("/docs", dependencies=[ANYONE])
     def docs_page(request: Request) -> Response:

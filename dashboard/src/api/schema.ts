@@ -64,6 +64,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/reasons": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * What the reason codes mean
+         * @description One sentence or two for every code of studies, series, images, left out tasks and measurements.
+         */
+        get: operations["reasons_api_v1_reasons_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/status": {
         parameters: {
             query?: never;
@@ -402,6 +422,19 @@ export interface components {
             ready: boolean;
         };
         /**
+         * Reasons
+         * @description The sentences of this version.
+         */
+        Reasons: {
+            /**
+             * Reasons
+             * @description Reason code to what it means and what to do about it.
+             */
+            reasons: {
+                [key: string]: string;
+            };
+        };
+        /**
          * ResultSummary
          * @description The newest result in short. It may be older than the study: see `stale`.
          */
@@ -693,6 +726,11 @@ export interface components {
              */
             synthetic: boolean;
             /**
+             * Uid Generated
+             * @description True where the images carry no StudyInstanceUID: `study_uid` was made here, no PACS knows it.
+             */
+            uid_generated: boolean;
+            /**
              * Urgency
              * @description P0 to P3; null until the rules have run.
              */
@@ -878,6 +916,26 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Readiness"];
+                };
+            };
+        };
+    };
+    reasons_api_v1_reasons_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Reasons"];
                 };
             };
         };

@@ -36,6 +36,7 @@ OPEN_TO_ALL = {
     "/openapi.json",
     "/api/v1/health",
     "/api/v1/ready",
+    "/api/v1/reasons",
 }
 ZIP = {"file": ("study.zip", b"PK", "application/zip")}
 

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from heimdallr_ray.api import failures
-from heimdallr_ray.api.pages import build_router, list_files, media_type_of
+from heimdallr_ray.api.pages import build_router, list_files, media_type_of, unknown_page, wants_page
 
 
 def test_only_regular_files_under_the_folder_are_listed(tmp_path: Path):
@@ -50,3 +50,44 @@ def test_unbuilt_pages_name_a_target_that_the_makefile_has():
     assert found is not None
     makefile = (Path(__file__).parents[3] / "Makefile").read_text(encoding="utf-8")
     assert re.search(rf"^{found[1]}:", makefile, re.MULTILINE)
+
+
+BROWSER = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "accept", "wanted"),
+    [
+        ("GET", "/nosuch", BROWSER, True),
+        ("HEAD", "/apiary", BROWSER, True),
+        ("GET", "/api/v1/nosuch", BROWSER, False),
+        ("GET", "/api", BROWSER, False),
+        ("GET", "/nosuch", "*/*", False),
+        ("GET", "/nosuch", "", False),
+        ("POST", "/nosuch", BROWSER, False),
+    ],
+)
+def test_only_a_browser_outside_the_api_wants_a_page(method: str, path: str, accept: str, wanted: bool):
+    assert wants_page(method, path, accept) is wanted
+
+
+def test_a_browser_at_an_unknown_address_gets_a_page_and_a_program_gets_json(tmp_path: Path):
+    (tmp_path / "index.html").write_text("<!doctype html>app")
+    app = FastAPI()
+    failures.install(app, unknown_page(tmp_path))
+    app.include_router(build_router(tmp_path))
+    client = TestClient(app)
+    for path in ("/nosuch", "/a/b", "/studies/no-uid"):
+        answer = client.get(path, headers={"Accept": BROWSER})
+        assert (answer.status_code, answer.text) == (404, "<!doctype html>app")
+        assert answer.headers["content-type"].startswith("text/html")
+    assert client.get("/studies/1.2.3", headers={"Accept": BROWSER}).status_code == 200
+    for path, accept in (("/nosuch", "*/*"), ("/api/v1/nosuch", BROWSER), ("/assets/nosuch.js", BROWSER)):
+        answer = client.get(path, headers={"Accept": accept})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_without_built_pages_a_browser_gets_json_too():
+    app = FastAPI()
+    failures.install(app, unknown_page(None))
+    assert TestClient(app).get("/nosuch", headers={"Accept": BROWSER}).json()["error"]["code"] == "not_found"
