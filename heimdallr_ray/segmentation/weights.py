@@ -1,7 +1,8 @@
 """The weights registry: a folder, and a manifest that says which bytes belong in it.
 
 `manifest.json`: {"format": 1, "synthetic": bool, "files": {"relative/path": {"sha256": "...", "size": n}}, ...}.
-`synthetic` alone is not believed: the marker in a model's own dataset.json counts as well (`any_synthetic`).
+`synthetic` alone is not believed: the marker in a model's own dataset.json counts as well, and so do the digests of the
+packaged demo checkpoints, which an edited dataset.json does not change (`any_synthetic`).
 Nothing is loaded whose bytes differ from its entry: a checkpoint is a pickle, and a pickle is a program.
 """
 
@@ -12,16 +13,19 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from heimdallr_ray.errors import BadIdentifier, WeightsMissing, WeightsTampered
 from heimdallr_ray.ids import Sha256
+from heimdallr_ray.segmentation.demo import weights_dir
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
 DATASET_NAME = "dataset.json"
 """nnU-Net's description of a model, in each model's folder."""
+CHECKPOINT_SUFFIX = ".pth"
 _MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 _MAX_DATASET_BYTES = 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
@@ -171,14 +175,27 @@ def is_marked(dataset: bytes, name: str) -> bool:
     return SYNTHETIC_MARKER in str(cast("dict[str, Any]", parsed).get("description", ""))
 
 
+@cache
+def demo_checkpoints() -> frozenset[str]:
+    """Digests of the packaged demo checkpoints: these bytes were made from phantoms under whatever name they come.
+
+    Raises:
+        WeightsMissing, WeightsTampered: the package's own list cannot be read. Then no weights can be told from them.
+    """
+    packaged = read_manifest(weights_dir())
+    return frozenset(entry.sha256 for name, entry in packaged.files.items() if name.endswith(CHECKPOINT_SUFFIX))
+
+
 def any_synthetic(weights: WeightsSet) -> bool:
-    """True where the manifest, or the dataset.json of any listed model, says that it was made from phantoms.
+    """True where the manifest, the dataset.json of a listed model or the digest of a file tells of phantoms.
 
     Raises:
         WeightsMissing, WeightsTampered: a dataset.json cannot be read, or is not the one of the manifest.
     """
+    if weights.synthetic or any(entry.sha256 in demo_checkpoints() for entry in weights.files.values()):
+        return True
     datasets = [name for name in weights.files if PurePosixPath(name).name == DATASET_NAME]
-    return weights.synthetic or any(is_marked(weights.read(name), name) for name in datasets)
+    return any(is_marked(weights.read(name), name) for name in datasets)
 
 
 def _marked_on_disk(file: Path) -> bool:
@@ -191,7 +208,8 @@ def write_manifest(folder: Path, *, synthetic: bool, extra: Mapping[str, Any] | 
 
     Args:
         folder: registry with one folder per data set.
-        synthetic: made from phantoms by this project; a model that carries the marker makes it so whatever is said.
+        synthetic: made from phantoms by this project; a model that carries the marker, or is one of the packaged demo
+            checkpoints, makes it so whatever is said.
         extra: further keys for a person to read (training recipe, licence, scores); may not replace ours.
 
     Raises:
@@ -203,6 +221,7 @@ def write_manifest(folder: Path, *, synthetic: bool, extra: Mapping[str, Any] | 
         if file.is_file() and file.name != MANIFEST_NAME:
             digest, size = _digest(file)
             files[file.relative_to(folder).as_posix()] = {"sha256": digest, "size": size}
+            synthetic = synthetic or digest in demo_checkpoints()
     document = {**(extra or {}), "format": MANIFEST_FORMAT, "synthetic": synthetic, "files": files}
     target = folder / MANIFEST_NAME
     temporary = folder / f".{MANIFEST_NAME}.tmp"

@@ -21,7 +21,7 @@ from heimdallr_ray.segmentation.totalseg import kernels
 from heimdallr_ray.segmentation.totalseg.environment import upstream_call
 from heimdallr_ray.segmentation.totalseg.geometry import nonzero_box, zooms_of
 from heimdallr_ray.segmentation.totalseg.sliding import SlidingWindow
-from heimdallr_ray.segmentation.weights import DATASET_NAME, WeightsSet, is_marked
+from heimdallr_ray.segmentation.weights import DATASET_NAME, WeightsSet, demo_checkpoints, is_marked
 
 logger = logging.getLogger(__name__)
 _CUSTOM_TRAINERS = frozenset(
@@ -111,9 +111,11 @@ def _json(weights: WeightsSet, relative: str) -> dict[str, Any]:
 
 
 def is_synthetic(weights: WeightsSet, spec: ModelSpec) -> bool:
-    """True where the registry or the model's own description says that it was made from phantoms."""
+    """True where the registry, the model's own description or its checkpoint's digest tells of phantoms."""
+    if weights.synthetic or weights.entry(spec.checkpoint).sha256 in demo_checkpoints():
+        return True
     name = f"{spec.folder}/{DATASET_NAME}"
-    return weights.synthetic or is_marked(weights.read(name), name)
+    return is_marked(weights.read(name), name)
 
 
 class ResidentModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +15,7 @@ from heimdallr_ray.config import load, save_effective
 from heimdallr_ray.deployments.app import AppArgs
 from heimdallr_ray.deployments.segmenter import Segmenter
 from heimdallr_ray.errors import BadSetting
+from heimdallr_ray.segmentation.demo import weights_dir
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS
 from heimdallr_ray.segmentation.weights import MANIFEST_NAME, SYNTHETIC_MARKER, write_manifest
 
@@ -59,6 +61,18 @@ def test_site_refuses_a_copy_of_demo_weights_whose_manifest_lies(tmp_path: Path,
     (registry / MANIFEST_NAME).write_text(json.dumps(document | {"synthetic": False}))
     with pytest.raises(BadSetting, match="synthetic"):
         start(tmp_path / "data", registry)
+
+
+def test_site_refuses_demo_checkpoints_whose_marker_was_edited_out(tmp_path: Path) -> None:
+    folder = tmp_path / "weights"
+    shutil.copytree(weights_dir(), folder)
+    for dataset in folder.rglob("dataset.json"):
+        dataset.write_text(json.dumps(json.loads(dataset.read_text()) | {"description": "CT, 1559 subjects"}))
+    write_manifest(folder, synthetic=False)
+    document = json.loads((folder / MANIFEST_NAME).read_text())
+    (folder / MANIFEST_NAME).write_text(json.dumps(document | {"synthetic": False}))
+    with pytest.raises(BadSetting, match="synthetic"):
+        start(tmp_path / "data", folder)
 
 
 def test_models_manifest_does_not_launder_demo_weights(tmp_path: Path, registry: Path) -> None:

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from heimdallr_ray.errors import WeightsMissing, WeightsTampered
+from heimdallr_ray.segmentation.demo import weights_dir
 from heimdallr_ray.segmentation.weights import (
     MANIFEST_NAME,
     SYNTHETIC_MARKER,
@@ -126,6 +128,19 @@ def test_a_manifest_cannot_talk_a_marker_away(folder: Path, marked: bool, said: 
     assert read_manifest(write_manifest(folder, synthetic=said).parent).synthetic == (marked or said)
     set_synthetic(folder, said)
     assert any_synthetic(verify(folder)) == (marked or said)
+
+
+def test_one_demo_checkpoint_under_another_name_makes_a_registry_synthetic(folder: Path) -> None:
+    packaged = next(weights_dir().rglob("*.pth"))
+    other = folder / "Dataset291/trainer/fold_0/model.bin"
+    other.parent.mkdir(parents=True)
+    shutil.copyfile(packaged, other)
+    assert read_manifest(write_manifest(folder, synthetic=False).parent).synthetic
+    set_synthetic(folder, False)
+    assert any_synthetic(verify(folder))
+    other.write_bytes(packaged.read_bytes() + b" ")
+    assert not read_manifest(write_manifest(folder, synthetic=False).parent).synthetic
+    assert not any_synthetic(verify(folder))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", '{"description": "' + "x" * 2**20 + '"}'])
