@@ -72,6 +72,7 @@ function compressed(): Plugin {
 
 export default defineConfig({
   plugins: [react(), swaggerUi(), notices(), compressed()],
+  resolve: { alias: { zarrita: resolve(import.meta.dirname, "src/study/no-zarr.ts") } },
   build: {
     outDir: OUT,
     emptyOutDir: true,

@@ -1,6 +1,7 @@
 import { useQuery } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
-import { getBlob } from "./api/client";
+import { getBlob, getReasons } from "./api/client";
+import { reasonOf } from "./lib/reasons";
 import { stateTone, stateWords } from "./lib/states";
 import { urgencyLook } from "./lib/urgency";
 import type { ArtifactView, StudySummary } from "./api/types";
@@ -21,6 +22,25 @@ export function StatePill({ study }: { study: StudySummary }) {
 
 export function Failure({ error }: { error: Error }) {
   return <div className="failure" role="alert">{error.message}</div>;
+}
+
+const NO_SENTENCES: Record<string, string> = {};
+
+/** The server's sentence for each reason code; none while they are not there. They change with its version only. */
+export function useSentences(): Record<string, string> {
+  const { data } = useQuery({ queryKey: ["reasons"], queryFn: ({ signal }) => getReasons(signal), staleTime: Infinity });
+  return data?.reasons ?? NO_SENTENCES;
+}
+
+/** A reason in words, its code small beside it, and what the server adds to it. */
+export function Why({ code, detail = null }: { code: string; detail?: string | null }) {
+  const { sentence } = reasonOf(code, useSentences());
+  return (
+    <div className="why" data-reason={code}>
+      {sentence} <code>{code}</code>
+      {detail !== null && detail !== "" && <div className="hint">{detail}</div>}
+    </div>
+  );
 }
 
 /** A picture fetched with our rights. `<img src>` cannot send a token; a new version of a file has a new key. */

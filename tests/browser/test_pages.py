@@ -166,8 +166,11 @@ def test_the_volume_with_its_labels(page: Page, site: Site):
 @pytest.mark.parametrize(
     ("uid", "sentence"),
     [
-        (FAILED_UID, "Analysis failed: missing_slices: 3 of 104 slices are absent. No measurement was made"),
+        (FAILED_UID, "Analysis failed. No measurement was made"),
+        (FAILED_UID, "missing_slices: 3 of 104 slices are absent"),
+        (FAILED_UID, "The slices of the chosen series do not form an exact volume. Send the series again"),
         (NOT_APPLICABLE_UID, "This is not a negative finding."),
+        (NOT_APPLICABLE_UID, "No model that reads this kind of image is installed here."),
         (RUNNING_UID, "Being analysed now (segment)."),
     ],
 )
@@ -175,6 +178,95 @@ def test_a_study_without_a_result_says_so_in_words(page: Page, site: Site, uid: 
     page.goto(f"{site.url}/studies/{uid}")
     expect(page.get_by_test_id("state-words")).to_contain_text(sentence)
     expect(page.get_by_role("tab", name="Volume")).to_be_disabled()
+
+
+@pytest.mark.parametrize(
+    ("state", "words"),
+    [
+        ("failed", "the analysis failed."),
+        ("not_applicable", "the analysis does not apply to this study."),
+        ("cancelled", "the analysis was cancelled."),
+    ],
+)
+def test_a_study_that_ended_without_a_result_promises_none_and_can_be_retried(
+    chromium: Browser, tmp_path: Path, state: str, words: str
+):
+    made = services(tmp_path / "data")
+    with made.database.write() as session:
+        add_study(session, ABDOMEN_UID, made.clock.now(), state=state, reason_code="no_usable_series", reason="odd")
+    with serving(create_app(made)) as url:
+        page = chromium.new_page(viewport={"width": 1440, "height": 860})
+        page.goto(url)
+        reason = page.locator(f'[data-study="{ABDOMEN_UID}"] td.wide')
+        expect(reason).to_contain_text("No series of this study can be measured")
+        assert ("bad" in str(reason.get_attribute("class"))) is (state == "failed")
+        page.goto(f"{url}/studies/{ABDOMEN_UID}")
+        for what in ("key images", "finished step", "file", "measurement", "series"):
+            expect(page.get_by_text(f"No {what}: {words}")).to_be_visible()
+        expect(page.get_by_text(" yet.")).to_have_count(0)
+        expect(page.get_by_test_id("overlay")).to_have_count(0)
+        expect(page.get_by_test_id("state-words").locator("code")).to_have_text("no_usable_series")
+        page.get_by_test_id("retry").click()
+        expect(page.get_by_test_id("state-words")).to_have_text("Complete and waiting for a free worker.")
+        expect(page.get_by_text("No key images yet.")).to_be_visible()
+        expect(page.get_by_test_id("retry")).to_have_count(0)
+        page.close()
+    with made.database.read() as session:
+        assert session.exec(select(StudyRow)).one().state == "queued"
+
+
+def test_a_retry_that_comes_too_late_is_explained(chromium: Browser, tmp_path: Path):
+    made = services(tmp_path / "data")
+    with made.database.write() as session:
+        add_study(session, ABDOMEN_UID, made.clock.now(), state="failed", reason_code="oom")
+    with serving(create_app(made)) as url:
+        page = chromium.new_page()
+        refused = {"error": {"code": "not_retryable", "detail": "the study is running"}}
+        page.route("**/retry", lambda route: route.fulfill(status=409, json=refused))
+        page.goto(f"{url}/studies/{ABDOMEN_UID}")
+        page.get_by_test_id("retry").click()
+        expect(page.get_by_role("alert")).to_have_text("It was not queued: the study is running")
+        expect(page.get_by_test_id("retry")).to_be_enabled()
+        page.close()
+
+
+def test_reasons_are_sentences_with_their_code(page: Page, site: Site):
+    page.goto(f"{site.url}/studies/{ABDOMEN_UID}")
+    absent = page.locator('[data-measurement="intracranial_hemorrhage_volume"]')
+    expect(absent).to_contain_text("the image does not show the part of the body that it is for.")
+    expect(absent.locator("code")).to_have_text("anatomy_absent")
+    scout = page.locator(f'[data-series="{ABDOMEN_UID}.2"]')
+    expect(scout).to_contain_text("A planning image (localizer, scout), not a volume. localizer")
+    left_out = page.get_by_test_id("left-out")
+    expect(left_out).to_contain_text("Cerebral bleed")
+    expect(left_out).to_contain_text("Not run, because the image does not show the part of the body")
+
+
+def test_a_study_whose_uid_was_made_here_says_so(chromium: Browser, tmp_path: Path):
+    made = services(tmp_path / "data")
+    with made.database.write() as session:
+        add_study(session, ABDOMEN_UID, made.clock.now(), uid_generated=True)
+        add_study(session, HEAD_UID, made.clock.now())
+    with serving(create_app(made)) as url:
+        page = chromium.new_page()
+        page.goto(f"{url}/studies/{ABDOMEN_UID}")
+        expect(page.get_by_test_id("uid-made")).to_contain_text("The images carry no StudyInstanceUID")
+        page.goto(f"{url}/studies/{HEAD_UID}")
+        expect(page.get_by_test_id("state-words")).to_be_visible()
+        expect(page.get_by_test_id("uid-made")).to_have_count(0)
+        page.close()
+
+
+@pytest.mark.parametrize("path", ["/nosuch", "/a/b/c", "/studies/no-uid"])
+def test_an_unknown_address_shows_a_page_with_a_way_home(chromium: Browser, site: Site, path: str):
+    page = chromium.new_page()
+    answer = page.goto(f"{site.url}{path}")
+    assert answer is not None
+    assert answer.status == 404
+    expect(page.get_by_role("heading", name="There is no such page")).to_be_visible()
+    page.get_by_role("link", name="Go to the worklist").click()
+    expect(page.locator("tbody tr").first).to_be_visible()
+    page.close()
 
 
 def test_numbers_of_a_study_that_got_new_images_are_marked_as_older(chromium: Browser, tmp_path: Path):
@@ -251,6 +343,7 @@ def test_a_dropped_zip_becomes_a_study_and_a_bad_one_is_explained(chromium: Brow
             target.write(path, path.name)
     (tmp_path / "broken.zip").write_bytes(b"no archive")
     (tmp_path / "case.rar").write_bytes(b"Rar!")
+    (tmp_path / "notes.txt").write_bytes(b"a note")
     with serving(create_app(made)) as url:
         page = chromium.new_page()
         page.goto(url)
@@ -258,12 +351,35 @@ def test_a_dropped_zip_becomes_a_study_and_a_bad_one_is_explained(chromium: Brow
         choose = page.get_by_label("ZIP of a study")
         choose.set_input_files(tmp_path / "case.rar")
         expect(page.get_by_role("alert")).to_contain_text("Only .zip files are accepted.")
+        choose.set_input_files(tmp_path / "notes.txt")
+        expect(page.get_by_role("alert")).to_contain_text("notes.txt: Only .zip files are accepted.")
         choose.set_input_files(tmp_path / "broken.zip")
         expect(page.get_by_role("alert")).to_contain_text("This is not a ZIP that can be read.")
         choose.set_input_files(archive)
         expect(page.get_by_text("2 images stored")).to_be_visible()
         expect(page.locator("tbody tr")).to_have_count(1)
         page.close()
+
+
+DROP = """([selector, names]) => {
+    const transfer = new DataTransfer();
+    for (const name of names) transfer.items.add(new File(["a note"], name));
+    const options = {dataTransfer: transfer, bubbles: true, cancelable: true};
+    const events = ["dragover", "drop"].map((type) => new DragEvent(type, options));
+    return events.map((event) => document.querySelector(selector).dispatchEvent(event));
+}"""
+
+
+@pytest.mark.parametrize("selector", [".drop", "main", "footer"])
+def test_a_dropped_file_that_is_no_zip_is_explained_wherever_it_falls(page: Page, site: Site, selector: str):
+    page.goto(site.url)
+    expect(page.locator("tbody tr").first).to_be_visible()
+    # False: the browser does not open the file in place of the page.
+    assert page.evaluate(DROP, [selector, ["notes.txt"]]) == [False, False]
+    expect(page.get_by_role("alert")).to_be_visible()
+    expect(page.get_by_role("alert")).to_contain_text("notes.txt: Only .zip files are accepted.")
+    page.evaluate(DROP, [selector, ["a.zip", "b.zip"]])
+    expect(page.get_by_role("alert")).to_contain_text("One ZIP at a time")
 
 
 def test_the_page_tells_when_it_has_lost_the_server_and_recovers(chromium: Browser, tmp_path: Path):

@@ -31,6 +31,17 @@ def test_every_production_package_of_the_lock_is_named(notices: dict[Package, st
     assert sorted(notices, key=lambda package: package.name) == web_packages()
 
 
+def test_the_pages_hold_no_compiled_library_whose_notice_no_package_carries() -> None:
+    """A WebAssembly module brings C libraries that package-lock.json does not name."""
+    folder = static_dir()
+    assert folder is not None
+    scripts = {path.name: path.read_text(encoding="utf-8") for path in (folder / "assets").glob("*.js")}
+    # The first bytes of a module, in base64, and the only door through which a browser runs one.
+    assert [name for name, text in scripts.items() if "AGFzbQ" in text or "WebAssembly" in text] == []
+    assert len(scripts) >= 2
+    assert list(folder.rglob("*.wasm")) == []
+
+
 def test_each_has_its_text_with_its_copyright_line(notices: dict[Package, str]) -> None:
     short = [package.name for package, text in notices.items() if len(text) < SHORTEST_LICENCE_CHARACTERS]
     assert short == []

@@ -1,5 +1,5 @@
 import { authorization } from "./token";
-import type { StatusView, StudyDetail, StudyPage, UploadResult } from "./types";
+import type { Reasons, RetryAccepted, StatusView, StudyDetail, StudyPage, UploadResult } from "./types";
 
 const TIMEOUT_MS = 30_000;
 
@@ -26,11 +26,12 @@ export function errorOf(status: number, body: unknown): ApiError {
   return new ApiError(status, "http_error", `the server answered ${status}`);
 }
 
-async function request(path: string, signal?: AbortSignal, timeoutMs = TIMEOUT_MS): Promise<Response> {
+async function request(path: string, signal?: AbortSignal, timeoutMs = TIMEOUT_MS, method = "GET"): Promise<Response> {
   const timeout = AbortSignal.timeout(timeoutMs);
   let response: Response;
   try {
     response = await fetch(path, {
+      method,
       headers: authorization(),
       signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]),
     });
@@ -68,6 +69,9 @@ export const getStudy = (uid: string, signal?: AbortSignal): Promise<StudyDetail
 export const getResults = (uid: string, signal?: AbortSignal): Promise<unknown> =>
   json<unknown>(`${studyPath(uid)}/results`, signal);
 export const getStatus = (signal?: AbortSignal): Promise<StatusView> => json<StatusView>("/api/v1/status", signal);
+export const getReasons = (signal?: AbortSignal): Promise<Reasons> => json<Reasons>("/api/v1/reasons", signal);
+export const retryStudy = async (uid: string): Promise<RetryAccepted> =>
+  (await (await request(`${studyPath(uid)}/retry`, undefined, TIMEOUT_MS, "POST")).json()) as RetryAccepted;
 export const getBlob = async (url: string, signal?: AbortSignal): Promise<Blob> => (await request(url, signal, 300_000)).blob();
 export const getBytes = async (url: string, signal?: AbortSignal): Promise<ArrayBuffer> =>
   (await request(url, signal, 300_000)).arrayBuffer();

@@ -9,5 +9,7 @@ export type StageView = Schemas["StageView"];
 export type HistoryView = Schemas["HistoryView"];
 export type ArtifactView = Schemas["ArtifactView"];
 export type ViewerView = Schemas["ViewerView"];
+export type Reasons = Schemas["Reasons"];
+export type RetryAccepted = Schemas["RetryAccepted"];
 export type UploadResult = Schemas["UploadResult"];
 export type StatusView = Schemas["StatusView"];

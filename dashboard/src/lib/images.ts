@@ -33,6 +33,9 @@ export function keyPictures(artifacts: ArtifactView[]): KeyPicture[] {
   return [...pictures.values()].sort((a, b) => rank(a) - rank(b) || a.key.localeCompare(b.key));
 }
 
+/** True where a picture can be shown both with and without its overlay. */
+export const hasOverlay = (pictures: KeyPicture[]): boolean => pictures.some((picture) => picture.plain !== null && picture.overlay !== null);
+
 /** What to show; a picture that exists in one form only is shown in that form. */
 export function shownOf(picture: KeyPicture, overlay: boolean): ArtifactView | null {
   return overlay ? (picture.overlay ?? picture.plain) : (picture.plain ?? picture.overlay);

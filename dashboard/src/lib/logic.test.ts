@@ -4,9 +4,10 @@ import type { ArtifactView } from "../api/types";
 import { routeOf } from "../router";
 import { uploadMessage } from "../worklist/UploadZone";
 import { labelColour, labelTable } from "./colours";
-import { keyPictures, shownOf } from "./images";
-import { findingsOf, measurementsOf, statusWord } from "./results";
-import { olderResultWords, stateSentence, stateWords } from "./states";
+import { hasOverlay, keyPictures, shownOf } from "./images";
+import { reasonOf } from "./reasons";
+import { findingsOf, leftOutOf, measurementsOf, statusWord } from "./results";
+import { canRetry, noneWords, olderResultWords, STATES, stateSentence, stateWords } from "./states";
 import { urgencyLook } from "./urgency";
 
 const study = (state: string, reason: string | null = null) => ({ state, step: state === "running" ? "segment" : null, reason, reason_code: null });
@@ -29,10 +30,12 @@ describe("urgency", () => {
 
 describe("states", () => {
   it("names the running step", () => expect(stateWords(study("running"))).toBe("running: segment"));
-  it("says why it failed, and that nothing was measured", () => {
-    expect(stateSentence(study("failed", "3 slices are absent"))).toContain("3 slices are absent");
-    expect(stateSentence(study("failed"))).toContain("no reason was recorded");
+  it("says of a failed study that nothing was measured", () => expect(stateSentence(study("failed"))).toContain("No measurement was made"));
+  it("promises nothing of a study that has ended", () => {
+    for (const state of ["failed", "not_applicable", "cancelled", "superseded", "done"]) expect(noneWords("key images", state)).toMatch(/^No key images: /);
+    for (const state of ["receiving", "settling", "queued", "running"]) expect(noneWords("file", state)).toBe("No file yet.");
   });
+  it("offers another run only where nothing happens by itself", () => expect(STATES.filter(canRetry)).toEqual(["failed", "not_applicable", "cancelled"]));
   it("does not let 'not applicable' pass for a negative finding", () => expect(stateSentence(study("not_applicable", "MG"))).toContain("not a negative finding"));
   it("is silent where the results speak", () => expect(stateSentence(study("done"))).toBeNull());
 });
@@ -52,6 +55,18 @@ describe("a result that is older than its study", () => {
   it("does not let the page say that no measurement was made beside numbers", () => expect(stateSentence(study("failed"), true)).toContain("of the study as it is now"));
 });
 
+describe("reasons", () => {
+  const sentences = { tilt: "The gantry was tilted.", localizer: "A planning image." };
+  it("are told in a sentence, also where a number follows the code", () => {
+    expect(reasonOf("localizer", sentences)).toEqual({ sentence: "A planning image.", known: true });
+    expect(reasonOf("tilt:18.5", sentences).sentence).toBe("The gantry was tilted.");
+  });
+  it("of another version are shown as they are", () => {
+    expect(reasonOf("new_code", sentences)).toEqual({ sentence: "New code.", known: false });
+    expect(reasonOf("constructor", {}).sentence).toBe("Constructor.");
+  });
+});
+
 describe("results document", () => {
   it("reads measurements and takes nothing for a number that is none", () => {
     const rows = measurementsOf({
@@ -68,6 +83,10 @@ describe("results document", () => {
   });
   it("survives any document", () => {
     for (const document of [null, undefined, 3, "x", [], {}, { measurements: 3 }, { measurements: [null, [], 3] }]) expect(measurementsOf(document)).toEqual([]);
+  });
+  it("reads the tasks that were left out", () => {
+    expect(leftOutOf({ skipped_tasks: [{ task: "cerebral_bleed", reason: "anatomy_absent" }, 3] })).toEqual([{ task: "cerebral_bleed", code: "anatomy_absent" }]);
+    for (const document of [null, {}, { skipped_tasks: "x" }]) expect(leftOutOf(document)).toEqual([]);
   });
   it("reads findings", () => {
     expect(findingsOf({ findings: [{ rule_id: "ich-any", reason: "bleeding", urgency: "P0" }] })).toEqual([{ id: "ich-any", text: "bleeding", urgency: "P0" }]);
@@ -95,6 +114,11 @@ describe("key pictures", () => {
         artifact("hemorrhage_overlay.png", "overlay"),
       ]).map((item) => item.key),
     ).toEqual(["hemorrhage", "overview", "abdomen"]));
+  it("have an overlay to switch where one picture is there in both forms", () => {
+    expect(hasOverlay(pictures)).toBe(true);
+    expect(hasOverlay(pictures.slice(2))).toBe(false);
+    expect(hasOverlay([])).toBe(false);
+  });
   it("switch between with and without overlay", () => {
     const liver = pictures[1]!;
     expect(shownOf(liver, true)?.name).toBe("liver_overlay.png");

@@ -55,10 +55,21 @@ export function findingsOf(document: unknown): FindingRow[] {
   }));
 }
 
+export interface LeftOutTask {
+  task: string;
+  code: string;
+}
+
+/** The segmentations that were not run for this result. */
+export function leftOutOf(document: unknown): LeftOutTask[] {
+  if (!isObject(document) || !Array.isArray(document["skipped_tasks"])) return [];
+  return document["skipped_tasks"].filter(isObject).map((item) => ({ task: text(item["task"]), code: text(item["reason"]) }));
+}
+
 const STATUS_WORDS: Record<string, string> = {
   ok: "measured",
   not_applicable: "not applicable",
-  gated: "gated",
+  gated: "held back",
   incomplete_fov: "not fully in the image",
   label_absent: "structure not found",
   level_uncertain: "level uncertain",

@@ -36,8 +36,7 @@ export function olderResultWords(
 }
 
 /** One sentence or two that tell the reader what to expect of this study now; null where its results speak. */
-export function stateSentence(study: Pick<StudySummary, "state" | "step" | "reason" | "reason_code">, older = false): string | null {
-  const because = study.reason ?? study.reason_code ?? "no reason was recorded";
+export function stateSentence(study: Pick<StudySummary, "state" | "step">, older = false): string | null {
   switch (study.state) {
     case "receiving":
       return "Images are still coming in. Analysis starts when the study is complete.";
@@ -48,16 +47,37 @@ export function stateSentence(study: Pick<StudySummary, "state" | "step" | "reas
     case "running":
       return `Being analysed now${study.step === null ? "" : ` (${study.step})`}. This page fills in by itself.`;
     case "failed":
-      return `Analysis failed: ${because}. No measurement was made${older ? " of the study as it is now" : ""}; read the study without it.`;
+      return `Analysis failed. No measurement was made${older ? " of the study as it is now" : ""}; read the study without it.`;
     case "not_applicable":
-      return `Analysis does not apply to this study: ${because}. This is not a negative finding.`;
+      return "Analysis does not apply to this study. This is not a negative finding.";
     case "cancelled":
-      return `Analysis was cancelled: ${because}.`;
+      return "Analysis was cancelled. No measurement was made; read the study without it.";
     case "superseded":
       return "A newer version of this study replaces this one.";
     default:
       return null;
   }
 }
+
+/** Why a study has none of `what`: it never will, or not yet. */
+export function noneWords(what: string, state: string): string {
+  switch (state) {
+    case "failed":
+      return `No ${what}: the analysis failed.`;
+    case "not_applicable":
+      return `No ${what}: the analysis does not apply to this study.`;
+    case "cancelled":
+      return `No ${what}: the analysis was cancelled.`;
+    case "superseded":
+      return `No ${what}: a newer version of this study replaces this one.`;
+    case "done":
+      return `No ${what}: this result has none.`;
+    default:
+      return `No ${what} yet.`;
+  }
+}
+
+/** States that stay as they are until a person asks for another run. */
+export const canRetry = (state: string): boolean => ["failed", "not_applicable", "cancelled"].includes(state);
 
 export const STATES = ["receiving", "settling", "queued", "running", "done", "failed", "not_applicable", "cancelled", "superseded"];

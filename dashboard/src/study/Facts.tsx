@@ -2,6 +2,8 @@ import { useState } from "react";
 import { getBlob } from "../api/client";
 import type { ArtifactView, HistoryView, SeriesView, StageView, StudyDetail } from "../api/types";
 import { bytes, clockTime, seconds } from "../lib/format";
+import { noneWords } from "../lib/states";
+import { Why } from "../ui";
 
 function geometryWords(geometry: SeriesView["geometry"]): string {
   const shape = geometry?.["shape"];
@@ -10,11 +12,16 @@ function geometryWords(geometry: SeriesView["geometry"]): string {
   return [list(shape, 0), spacing === undefined ? "" : `${list(spacing, 2)} mm`].filter((part) => part !== "").join(", ");
 }
 
-export function SeriesTable({ series }: { series: SeriesView[] }) {
+function flagsOf(geometry: SeriesView["geometry"]): string[] {
+  const flags = geometry?.["flags"];
+  return Array.isArray(flags) ? flags.filter((flag): flag is string => typeof flag === "string") : [];
+}
+
+export function SeriesTable({ series, state }: { series: SeriesView[]; state: string }) {
   return (
     <section>
       <h2>Series</h2>
-      {series.length === 0 ? <p className="mute">No series yet.</p> : (
+      {series.length === 0 ? <p className="mute">{noneWords("series", state)}</p> : (
         <div className="wrap">
           <table>
             <thead><tr><th scope="col" className="num">No.</th><th scope="col">Series</th><th scope="col" className="num">Images</th><th scope="col">Choice</th></tr></thead>
@@ -27,8 +34,9 @@ export function SeriesTable({ series }: { series: SeriesView[] }) {
                   <td>
                     {item.chosen === null && <span className="hint">not decided</span>}
                     {item.chosen === true && <span className="chosen">✓ measured</span>}
-                    {item.chosen === false && <span className="mono">{item.reject_code ?? "not chosen"}</span>}
-                    {item.reason !== null && <div className="mute">{item.reason}</div>}
+                    {item.chosen === false && <Why code={item.reject_code ?? "not_chosen"} />}
+                    {item.reason !== null && <div className="hint">{item.reason}</div>}
+                    {flagsOf(item.geometry).map((flag) => <Why key={flag} code={flag} />)}
                   </td>
                 </tr>
               ))}
@@ -40,13 +48,13 @@ export function SeriesTable({ series }: { series: SeriesView[] }) {
   );
 }
 
-export function Stages({ stages, job }: { stages: StageView[]; job: StudyDetail["job"] }) {
+export function Stages({ stages, job, state }: { stages: StageView[]; job: StudyDetail["job"]; state: string }) {
   const longest = Math.max(...stages.map((stage) => stage.seconds), 0.001);
   const total = stages.reduce((sum, stage) => sum + stage.seconds, 0);
   return (
     <section>
       <h2>Timing</h2>
-      {stages.length === 0 ? <p className="mute">No step has finished.</p> : (
+      {stages.length === 0 ? <p className="mute">{noneWords("finished step", state)}</p> : (
         <table>
           <tbody>
             {stages.map((stage, index) => (
@@ -60,7 +68,8 @@ export function Stages({ stages, job }: { stages: StageView[]; job: StudyDetail[
           </tbody>
         </table>
       )}
-      {job !== null && job.attempt > 1 && <p className="mute">Attempt {job.attempt} of {job.max_attempts}{job.error_code !== null && <>; before: <span className="mono">{job.error_code}</span></>}</p>}
+      {job !== null && job.attempt > 1 && <p className="mute">Attempt {job.attempt} of {job.max_attempts}{job.error_code !== null && "; what went wrong last:"}</p>}
+      {job !== null && job.attempt > 1 && job.error_code !== null && <Why code={job.error_code} />}
     </section>
   );
 }
@@ -75,12 +84,12 @@ async function download(artifact: ArtifactView): Promise<void> {
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
 }
 
-export function Files({ artifacts }: { artifacts: ArtifactView[] }) {
+export function Files({ artifacts, state }: { artifacts: ArtifactView[]; state: string }) {
   const [failed, setFailed] = useState<string | null>(null);
   return (
     <section>
       <h2>Files</h2>
-      {artifacts.length === 0 ? <p className="mute">No file yet.</p> : (
+      {artifacts.length === 0 ? <p className="mute">{noneWords("file", state)}</p> : (
         <table>
           <tbody>
             {artifacts.map((artifact) => (

@@ -3,6 +3,7 @@ import type { ArtifactView } from "../api/types";
 import { useKeys } from "../keys";
 import { words } from "../lib/format";
 import { keyPictures, shownOf } from "../lib/images";
+import { noneWords } from "../lib/states";
 import { ArtifactImage } from "../ui";
 
 export function Gallery({ artifacts, overlay, state }: { artifacts: ArtifactView[]; overlay: boolean; state: string }) {
@@ -14,7 +15,7 @@ export function Gallery({ artifacts, overlay, state }: { artifacts: ArtifactView
   const picture = pictures[index];
   const shown = picture === undefined ? null : shownOf(picture, overlay);
   if (picture === undefined || shown === null) {
-    return <div className="stage"><p className="waiting">{state === "done" ? "This result has no key images." : "No key images yet."}</p></div>;
+    return <div className="stage"><p className="waiting">{noneWords("key images", state)}</p></div>;
   }
   return (
     <>

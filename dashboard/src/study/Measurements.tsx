@@ -1,6 +1,8 @@
 import { useState } from "react";
 import { valueWithUnit, words } from "../lib/format";
-import { statusTone, statusWord, type MeasurementRow } from "../lib/results";
+import { reasonOf } from "../lib/reasons";
+import { statusTone, statusWord, type LeftOutTask, type MeasurementRow } from "../lib/results";
+import { useSentences, Why } from "../ui";
 
 /** Every measurement with its value or the reason why it has none; never an empty cell that could be read as zero. */
 export function Measurements({ rows }: { rows: MeasurementRow[] }) {
@@ -17,7 +19,21 @@ export function Measurements({ rows }: { rows: MeasurementRow[] }) {
   );
 }
 
+/** Segmentations that were not run, and why: what they would have shown is missing above. */
+export function LeftOut({ tasks }: { tasks: LeftOutTask[] }) {
+  if (tasks.length === 0) return null;
+  return (
+    <section data-testid="left-out">
+      <h2>Not run</h2>
+      <dl className="left-out">
+        {tasks.map(({ task, code }) => <div key={task}><dt>{words(task)}</dt><dd><Why code={code} /></dd></div>)}
+      </dl>
+    </section>
+  );
+}
+
 function Measurement({ row }: { row: MeasurementRow }) {
+  const sentences = useSentences();
   const [open, setOpen] = useState(false);
   const regions = row.evidence.find(([name]) => name === "regions")?.[1];
   return (
@@ -28,7 +44,10 @@ function Measurement({ row }: { row: MeasurementRow }) {
           {regions !== undefined && <div className="hint">{regions.split(",").join(", ")}</div>}
         </td>
         <td className="num">{row.value === null ? <span className="hint">—</span> : <span className="value" title={String(row.value)}>{valueWithUnit(row.value, row.unit)}</span>}</td>
-        <td><span className={`pill small ${statusTone(row.status)}`}>{statusWord(row.status)}</span>{row.reasons.length > 0 && <div className="hint mono">{row.reasons.join(", ")}</div>}</td>
+        <td>
+          <span className={`pill small ${statusTone(row.status)}`} title={reasonOf(row.status, sentences).sentence}>{statusWord(row.status)}</span>
+          {row.reasons.map((code) => <Why key={code} code={code} />)}
+        </td>
       </tr>
       {open && (
         <tr className="more">

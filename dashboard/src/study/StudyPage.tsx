@@ -1,17 +1,18 @@
-import { useQuery } from "@tanstack/react-query";
+import { useMutation, useQuery, useQueryClient } from "@tanstack/react-query";
 import { lazy, Suspense, useEffect, useState } from "react";
-import { ApiError, getResults, getStatus, getStudy } from "../api/client";
+import { ApiError, getResults, getStatus, getStudy, retryStudy } from "../api/client";
 import { useLive } from "../api/live";
 import type { StudyDetail, StudySummary } from "../api/types";
 import { useKeys } from "../keys";
 import { dicomDate, dicomTime, personName, sexAndAge, studyName } from "../lib/format";
-import { findingsOf, measurementsOf } from "../lib/results";
-import { olderResultWords, stateSentence } from "../lib/states";
+import { hasOverlay, keyPictures } from "../lib/images";
+import { findingsOf, leftOutOf, measurementsOf } from "../lib/results";
+import { canRetry, noneWords, olderResultWords, stateSentence } from "../lib/states";
 import { navigate } from "../router";
-import { Failure, StatePill, UrgencyPill } from "../ui";
+import { Failure, StatePill, UrgencyPill, Why } from "../ui";
 import { Files, History, SeriesTable, Stages } from "./Facts";
 import { Gallery } from "./Gallery";
-import { Measurements } from "./Measurements";
+import { LeftOut, Measurements } from "./Measurements";
 
 /** The viewer is the biggest part of the app; only who opens it loads it. */
 const VolumeTab = lazy(() => import("./VolumeTab"));
@@ -57,6 +58,9 @@ export function StudyPage({ uid }: { uid: string }) {
       {(study.synthetic || status.data?.synthetic === true) && (
         <div className="demo" role="note">DEMO WEIGHTS <span>Made with synthetic demo models or images. Not about any patient; never leaves this system.</span></div>
       )}
+      {study.uid_generated && (
+        <div className="demo" role="note" data-testid="uid-made">STUDY UID MADE HERE <span>The images carry no StudyInstanceUID, so Heimdallr made one. The PACS does not know this study under it, and images that are sent later become another study.</span></div>
+      )}
       {older !== null && <div className="demo" role="status" data-testid="older-result">⟲ {older}</div>}
       <main id="content" className="study">
         <Viewer detail={detail.data} />
@@ -65,7 +69,8 @@ export function StudyPage({ uid }: { uid: string }) {
             <section>
               <div className={study.state === "failed" ? "word failed" : "word"} role="status" data-testid="state-words">
                 <p>{sentence}</p>
-                {study.reason_code !== null && <p className="hint mono">{study.reason_code}</p>}
+                {canRetry(study.state) && <Because study={study} explained={detail.data.series.some((item) => item.reject_code !== null)} />}
+                {canRetry(study.state) && <Retry uid={study.study_uid} />}
               </div>
             </section>
           )}
@@ -82,15 +87,37 @@ export function StudyPage({ uid }: { uid: string }) {
           <section>
             <h2>Measurements <span className="pill small ai">AI</span>{older !== null && <span className="pill small urg">OLDER RESULT</span>}</h2>
             {results.error !== null && <Failure error={results.error} />}
-            {detail.data.result === null ? <p className="mute">None{study.state === "failed" || study.state === "not_applicable" ? "." : " yet."}</p> : <Measurements rows={measurements} />}
+            {detail.data.result === null ? <p className="mute">{noneWords("measurement", study.state)}</p> : <Measurements rows={measurements} />}
           </section>
-          <SeriesTable series={detail.data.series} />
-          <Stages stages={detail.data.stages} job={detail.data.job} />
-          <Files artifacts={detail.data.artifacts} />
+          <LeftOut tasks={leftOutOf(results.data)} />
+          <SeriesTable series={detail.data.series} state={study.state} />
+          <Stages stages={detail.data.stages} job={detail.data.job} state={study.state} />
+          <Files artifacts={detail.data.artifacts} state={study.state} />
           <History history={detail.data.history} />
         </section>
       </main>
     </>
+  );
+}
+
+/** Why it ended without a result. What the series table says in full is not said twice. */
+function Because({ study, explained }: { study: StudySummary; explained: boolean }) {
+  if (study.reason_code === null) return <p className="hint">{study.reason ?? "No reason was recorded."}</p>;
+  return <Why code={study.reason_code} detail={study.reason_code === "no_usable_series" && explained ? null : study.reason} />;
+}
+
+function Retry({ uid }: { uid: string }) {
+  const client = useQueryClient();
+  const refetch = () => {
+    for (const queryKey of [["study", uid], ["studies"], ["status"]]) void client.invalidateQueries({ queryKey });
+  };
+  const retry = useMutation({ mutationFn: () => retryStudy(uid), onSettled: refetch });
+  return (
+    <p>
+      <button type="button" data-testid="retry" disabled={retry.isPending || retry.isSuccess} onClick={() => retry.mutate()}>Retry the analysis</button>
+      {retry.isSuccess && <span role="status"> queued again</span>}
+      {retry.error !== null && <span role="alert" className="bad"> It was not queued: {retry.error.message}</span>}
+    </p>
   );
 }
 
@@ -117,8 +144,9 @@ function Identity({ study }: { study: StudySummary }) {
 function Viewer({ detail }: { detail: StudyDetail }) {
   const [tab, setTab] = useState<"images" | "volume">("images");
   const [overlay, setOverlay] = useState(true);
+  const offered = tab === "images" ? hasOverlay(keyPictures(detail.artifacts)) : detail.viewer?.overlays.some((item) => item.same_grid) === true;
   const toggle = () => setOverlay((old) => !old);
-  useKeys({ o: toggle, "1": () => setTab("images"), "2": () => setTab("volume") });
+  useKeys({ ...(offered ? { o: toggle } : {}), "1": () => setTab("images"), "2": () => setTab("volume") });
   return (
     <section className="viewer" aria-label="Images">
       <div className="tabs">
@@ -127,7 +155,7 @@ function Viewer({ detail }: { detail: StudyDetail }) {
           <button role="tab" id="tab-volume" aria-controls="stage" aria-selected={tab === "volume"} disabled={detail.viewer === null} onClick={() => setTab("volume")}>Volume</button>
         </div>
         <span className="grow" />
-        <button aria-pressed={overlay} onClick={toggle} data-testid="overlay">Overlay {overlay ? "on" : "off"} <kbd>o</kbd></button>
+        {offered && <button aria-pressed={overlay} onClick={toggle} data-testid="overlay">Overlay {overlay ? "on" : "off"} <kbd>o</kbd></button>}
       </div>
       {tab === "images" ? (
         <Gallery artifacts={detail.artifacts} overlay={overlay} state={detail.study.state} />

@@ -1,5 +1,5 @@
 import { useQueryClient } from "@tanstack/react-query";
-import { useRef, useState, type DragEvent } from "react";
+import { useEffect, useRef, useState } from "react";
 import { ApiError, uploadZip } from "../api/client";
 import { setToken, token } from "../api/token";
 import { bytes } from "../lib/format";
@@ -21,6 +21,8 @@ const HELP: Record<string, string> = {
   unauthorized: "The server asks for an upload token.",
 };
 
+const NOT_A_ZIP = "Only .zip files are accepted. Put the DICOM files of a study into one ZIP.";
+
 /** What the reader is told: our words first, the server's detail after them. */
 export function uploadMessage(error: unknown): string {
   if (!(error instanceof ApiError)) return "The upload failed.";
@@ -38,7 +40,7 @@ export function UploadZone() {
   const send = async (file: File) => {
     last.current = file;
     if (!file.name.toLowerCase().endsWith(".zip")) {
-      setPhase({ kind: "failed", name: file.name, message: "Only .zip files are accepted.", needsToken: false });
+      setPhase({ kind: "failed", name: file.name, message: NOT_A_ZIP, needsToken: false });
       return;
     }
     setPhase({ kind: "sending", name: `${file.name} (${bytes(file.size)})`, part: 0 });
@@ -51,19 +53,49 @@ export function UploadZone() {
       setPhase({ kind: "failed", name: file.name, message: uploadMessage(error), needsToken });
     }
   };
-  const onDrop = (event: DragEvent) => {
-    event.preventDefault();
-    setOver(false);
-    const file = event.dataTransfer.files[0];
-    if (file !== undefined && phase.kind !== "sending") void send(file);
+  const sendAll = (files: FileList) => {
+    const [file] = files;
+    if (file === undefined || phase.kind === "sending") return;
+    if (files.length > 1) setPhase({ kind: "failed", name: `${files.length} files`, message: "One ZIP at a time, please.", needsToken: false });
+    else void send(file);
   };
+  const latest = useRef(sendAll);
+  useEffect(() => {
+    latest.current = sendAll;
+  });
+  // On the whole page: a file that misses the zone would otherwise be opened by the browser in place of the worklist.
+  useEffect(() => {
+    const holdsFiles = (event: DragEvent) => event.dataTransfer?.types.includes("Files") === true;
+    const onOver = (event: DragEvent) => {
+      if (!holdsFiles(event)) return;
+      event.preventDefault();
+      setOver(true);
+    };
+    const onLeave = (event: DragEvent) => {
+      if (event.relatedTarget === null) setOver(false);
+    };
+    const onDrop = (event: DragEvent) => {
+      if (!holdsFiles(event) || event.dataTransfer === null) return;
+      event.preventDefault();
+      setOver(false);
+      latest.current(event.dataTransfer.files);
+    };
+    window.addEventListener("dragover", onOver);
+    window.addEventListener("dragleave", onLeave);
+    window.addEventListener("drop", onDrop);
+    return () => {
+      window.removeEventListener("dragover", onOver);
+      window.removeEventListener("dragleave", onLeave);
+      window.removeEventListener("drop", onDrop);
+    };
+  }, []);
   const onToken = (value: string) => {
     setToken(value.trim() === "" ? null : value.trim());
     if (last.current !== null) void send(last.current);
   };
 
   return (
-    <section className={over ? "drop over" : "drop"} aria-label="Upload" onDragOver={(event) => { event.preventDefault(); setOver(true); }} onDragLeave={() => setOver(false)} onDrop={onDrop}>
+    <section className={over ? "drop over" : "drop"} aria-label="Upload">
       <button type="button" disabled={phase.kind === "sending"} onClick={() => input.current?.click()}>Choose a ZIP</button>
       <input ref={input} type="file" accept=".zip,application/zip" tabIndex={-1} aria-label="ZIP of a study" onChange={(event) => { const file = event.target.files?.[0]; event.target.value = ""; if (file !== undefined) void send(file); }} />
       {phase.kind === "idle" && <span>or drop a study here, as a ZIP of DICOM files</span>}

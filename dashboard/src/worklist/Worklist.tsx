@@ -5,9 +5,10 @@ import { useLive } from "../api/live";
 import type { StudySummary } from "../api/types";
 import { useKeys } from "../keys";
 import { clockTime, personName, sexAndAge, zoneName } from "../lib/format";
-import { STATES } from "../lib/states";
+import { canRetry, STATES } from "../lib/states";
 import { Link, navigate } from "../router";
-import { Failure, StatePill, UrgencyPill } from "../ui";
+import { reasonOf } from "../lib/reasons";
+import { Failure, StatePill, UrgencyPill, useSentences } from "../ui";
 import { UploadZone } from "./UploadZone";
 
 const PAGE_ROWS = 100;
@@ -107,8 +108,12 @@ export function Worklist() {
 
 function Row({ row, selected, onOpen }: { row: StudySummary; selected: boolean; onOpen: () => void }) {
   const now = new Date();
-  const bad = row.state === "failed" || row.state === "not_applicable";
-  const reason = bad ? (row.reason ?? row.reason_code ?? "no reason was recorded") : (row.urgency_reason ?? "");
+  const sentences = useSentences();
+  const ended = canRetry(row.state);
+  const sentence = row.reason_code === null ? "" : reasonOf(row.reason_code, sentences).sentence;
+  // The detail of this one is a list of codes, one for each series.
+  const detail = row.reason_code === "no_usable_series" ? sentence : (row.reason ?? sentence);
+  const reason = ended ? detail || "no reason was recorded" : (row.urgency_reason ?? "");
   return (
     <tr id={`row-${row.study_uid}`} aria-selected={selected} data-study={row.study_uid} onClick={onOpen}>
       <td><UrgencyPill study={row} /></td>
@@ -127,7 +132,7 @@ function Row({ row, selected, onOpen }: { row: StudySummary; selected: boolean; 
       <td>{row.ordered_priority === "STAT" ? <span className="pill small urg">STAT</span> : (row.ordered_priority ?? "—")}</td>
       <td className="num">{row.n_instances}</td>
       <td className="num">{clockTime(row.first_received_at, now)}</td>
-      <td className={bad ? "wide bad" : "wide mute"} title={reason}>{reason}</td>
+      <td className={row.state === "failed" ? "wide bad" : "wide mute"} title={ended ? [reason, sentence].filter((part, at, all) => part !== "" && all.indexOf(part) === at).join(" - ") : reason}>{reason}</td>
     </tr>
   );
 }

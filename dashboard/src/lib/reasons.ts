@@ -1,0 +1,8 @@
+import { words } from "./format";
+
+/** What a reason code says. A flag of an image carries a number after its code: `tilt:18.5`. */
+export function reasonOf(code: string, sentences: Record<string, string>): { sentence: string; known: boolean } {
+  const name = code.split(":", 1)[0] ?? code;
+  const sentence = Object.hasOwn(sentences, name) ? sentences[name] : undefined;
+  return sentence === undefined ? { sentence: `${words(name)}.`, known: false } : { sentence, known: true };
+}
