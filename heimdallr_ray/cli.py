@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +20,7 @@ from rich.table import Table
 import heimdallr_ray
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.config import Settings, load
-from heimdallr_ray.errors import HeimdallrError, NotReady
+from heimdallr_ray.errors import HeimdallrError, NotReady, WeightsMissing
 
 app = typer.Typer(
     name="heimdallr",
@@ -73,12 +74,19 @@ def main_options(
 def up(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Annotated[
         str | None, typer.Option(help="demo or site.")] = None) -> None:  # fmt: skip
     """Start everything and stay in the foreground: Ray head, DICOM listener, Serve application. Ctrl-C stops it."""
-    from heimdallr_ray.operations import application, supervisor
+    from heimdallr_ray.operations import application, doctor, lock, neighbours, supervisor
 
     settings = _settings(config, data_dir=data_dir, profile=profile)
 
     def progress(message: str) -> None:
         _say(message)
+        lock.note_step(settings.run_dir, message)
+        if WeightsMissing.code in message:
+            _say(f"the weights folder of profile {settings.profile}: {doctor.weights_dir_of(settings)}")
+            _say(doctor.weights_hint(settings))
+        elif message.startswith("failed") and "is taken by" in message:
+            for name, other in neighbours.on_our_ports(settings):
+                _say(f"{name} is held by {other.words}: {other.mend}")
         if message == "ready":
             _say(f"pages and API  {application.server_url(settings)}" if settings.server_port else "ready")
             _say(f"DICOM          {settings.ae_title}@{settings.dicom_host}:{settings.dicom_port}")
@@ -146,10 +154,11 @@ def doctor(config: ConfigOption = None, data_dir: DataDirOption = None, profile:
 
     findings = examine(_settings(config, data_dir=data_dir, profile=profile))
     if as_json:
-        print(json.dumps([finding.__dict__ for finding in findings]))  # noqa: T201
+        print(json.dumps([finding.as_json() for finding in findings]))  # noqa: T201
     else:
+        marks = {"ok": "[green]ok  [/green]", "note": "[yellow]NOTE[/yellow]", "mend": "[red]MEND[/red]"}
         for finding in findings:
-            mark = "[green]ok  [/green]" if finding.ok else "[red]MEND[/red]"
+            mark = marks[finding.level]
             _out.print(f"{mark} {finding.name}: {finding.detail}", soft_wrap=True)
             if finding.mend:
                 _out.print(f"     -> {finding.mend}", soft_wrap=True)
@@ -182,17 +191,21 @@ def send(
     as_json: JsonOption = False,
 ) -> None:
     """Send every DICOM object below a folder by C-STORE, with progress."""
+    from heimdallr_ray.clients import wording
     from heimdallr_ray.clients.send import send_folder
+    from heimdallr_ray.operations.application import server_url
 
     logging.getLogger("heimdallr_ray.clients").addHandler(logging.NullHandler())
     settings = _settings(config)
+    port = port or settings.dicom_port
+    base = wording.local_base(host, port, settings.dicom_host, settings.dicom_port, server_url(settings))
     with _bar("images") as bar:
         task = bar.add_task("sending", total=None)
         try:
             report = send_folder(
                 folder,
                 host=host,
-                port=port or settings.dicom_port,
+                port=port,
                 called_ae=called or settings.ae_title,
                 calling_ae=calling,
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
@@ -201,35 +214,39 @@ def send(
             raise _failure(NotReady(f"{error.detail}; is the listener up? `heimdallr status` tells")) from error
         except HeimdallrError as error:
             raise _failure(error) from error
-    _report(report.as_json(), as_json)
+    _report(report.as_json(), wording.of_send(report, base), as_json)
     raise typer.Exit(0 if not report.failed else 1)
 
 
 @app.command()
 def upload(
-    source: Annotated[Path, typer.Argument(exists=True, help="ZIP archive, or a folder that is zipped on the way.")],
+    source: Annotated[
+        Path, typer.Argument(exists=True, help="ZIP archive; or a DICOM file or a folder, which is zipped on the way.")
+    ],
     url: Annotated[str | None, typer.Option(help="Default: the server of the settings.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a ZIP archive or a folder of DICOM objects over HTTP, with progress."""
+    """Upload a ZIP archive, a DICOM file or a folder of them over HTTP, with progress."""
+    from heimdallr_ray.clients import wording
     from heimdallr_ray.clients.upload import upload_zip
     from heimdallr_ray.operations.application import server_url
 
     settings = _settings(config)
+    url = url or server_url(settings)
     token = settings.upload_token.get_secret_value() or settings.api_token.get_secret_value()
     with _bar("bytes") as bar:
         task = bar.add_task("uploading", total=None)
         try:
             outcome = upload_zip(
                 source,
-                url=url or server_url(settings),
+                url=url,
                 token=token or None,
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         except HeimdallrError as error:
             raise _failure(error) from error
-    _report(outcome.as_json(), as_json)
+    _report(outcome.as_json(), wording.of_upload(outcome, wording.page_base(url)), as_json)
 
 
 @app.command()
@@ -263,19 +280,23 @@ def retry(
 
 
 @models.command("verify")
-def models_verify(config: ConfigOption = None, profile: Annotated[
+def models_verify(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Annotated[
         str | None, typer.Option(help="demo or site.")] = None) -> None:  # fmt: skip
     """Check every model file of the registry against its manifest."""
-    from heimdallr_ray.segmentation.demo import weights_dir
+    from heimdallr_ray.operations import doctor
     from heimdallr_ray.segmentation.weights import any_synthetic, verify
 
-    folder = _settings(config, profile=profile).resolved_weights_dir or weights_dir()
+    settings = _settings(config, data_dir=data_dir, profile=profile)
+    folder = doctor.weights_dir_of(settings)
+    where = f"{folder} (profile {settings.profile})"
     try:
         found = verify(folder)
         note = ", DEMO WEIGHTS" if any_synthetic(found) else ""
     except HeimdallrError as error:
-        raise _failure(error) from error
-    _out.print(f"{folder}: {len(found.files)} files, unchanged{note}", soft_wrap=True)
+        failure = _failure(error)
+        _err.print(f"in {where}\n-> {doctor.weights_hint(settings)}", soft_wrap=True, markup=False)
+        raise failure from error
+    _out.print(f"{where}: {len(found.files)} files, unchanged{note}", soft_wrap=True)
 
 
 @models.command("manifest")
@@ -302,12 +323,13 @@ def _bar(unit: str) -> Progress:
     )  # fmt: skip
 
 
-def _report(values: dict[str, Any], as_json: bool) -> None:
+def _report(values: dict[str, Any], lines: Iterable[str], as_json: bool) -> None:
     if as_json:
         print(json.dumps(values))  # noqa: T201
     else:
-        for key, value in values.items():
-            _out.print(f"{key}: {value}", soft_wrap=True)
+        for line in lines:
+            # Names of files are no markup.
+            _out.print(line, soft_wrap=True, markup=False)
 
 
 def main() -> None:

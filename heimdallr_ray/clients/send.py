@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from io import BytesIO
-from itertools import islice
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any, cast
@@ -22,17 +21,14 @@ from pynetdicom.dimse_primitives import C_STORE
 from pynetdicom.presentation import build_context
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from heimdallr_ray.dicom.read import read_header
-from heimdallr_ray.errors import BadSetting, EmptyInput, NotReady, Rejected
-from heimdallr_ray.ids import Uid
-from heimdallr_ray.listener import part10
+from heimdallr_ray.clients.files import Outgoing, SkippedFile, select
+from heimdallr_ray.errors import BadSetting, NotReady
 from heimdallr_ray.listener.transport import PromptSocket
 
 logger = logging.getLogger(__name__)
 
 MAX_CONTEXTS = 128
 """Presentation context ids are the odd numbers of one byte (PS3.8 9.3.2.2)."""
-MAX_FILES = 1_000_000
 MAX_PDU_BYTES = 131_072
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 120.0
@@ -41,6 +37,15 @@ PAUSE_LAST_S = 2.0
 DEFAULT_ATTEMPTS = 5
 _NOT_SENT = 0x0122
 """SOP class not supported (PS3.7 C.5.6): our code for a file whose context the peer did not accept."""
+
+_REASONS = (
+    (0xFFFF, 0x0122, "the peer does not take this SOP class"),
+    (0xFFFF, 0x0124, "the peer does not allow it"),
+    (0xFF00, 0xA700, "the peer has no resources"),
+    (0xFF00, 0xA900, "the peer says that the data set does not match its SOP class"),
+    (0xF000, 0xC000, "the peer cannot understand the object"),
+)
+"""Mask, status under it, words."""
 
 Progress = Callable[[int, int], None]
 
@@ -70,6 +75,12 @@ class SendReport:
     associations: int
     bytes_sent: int
     seconds: float
+    skipped_files: tuple[SkippedFile, ...] = ()
+    """The first of them, each with its reason."""
+    study_uids: tuple[str, ...] = ()
+    """StudyInstanceUIDs of which the peer has at least one object."""
+    without_study_uid: int = 0
+    """Objects that the peer has and that name no study; it gives them one."""
 
     @property
     def sent(self) -> int:
@@ -95,23 +106,11 @@ class SendReport:
             "associations": self.associations,
             "bytes": self.bytes_sent,
             "seconds": round(self.seconds, 3),
+            "study_uids": list(self.study_uids),
+            "without_study_uid": self.without_study_uid,
+            "skipped_files": [asdict(item) for item in self.skipped_files],
             "failures": [asdict(item) for item in self.files if not item.acknowledged],
         }
-
-
-@dataclass(frozen=True)
-class _Outgoing:
-    """One file that will be sent."""
-
-    path: Path
-    sop_class_uid: str
-    sop_uid: str
-    transfer_syntax_uid: str
-    dataset_offset: int
-
-    @property
-    def context(self) -> tuple[str, str]:
-        return self.sop_class_uid, self.transfer_syntax_uid
 
 
 @dataclass
@@ -119,6 +118,14 @@ class _Tally:
     answers: dict[Path, FileStatus] = field(default_factory=dict[Path, FileStatus])
     associations: int = 0
     bytes_sent: int = 0
+
+
+def reason_of(status: int) -> str:
+    """A failure status in words; empty for Success and warnings. Source: PS3.4 table B.2-1, PS3.7 annex C."""
+    if status == 0x0000 or status & 0xF000 == 0xB000:
+        return ""
+    words = next((text for mask, value, text in _REASONS if status & mask == value), "the peer refuses it")
+    return f"{words} (status 0x{status:04X})"
 
 
 def send_folder(
@@ -149,60 +156,28 @@ def send_folder(
         BadSetting: an AE title is not one, or the peer rejects the association for good.
         NotReady: the peer could not be reached, or went away, `attempts` times in a row.
     """
-    outgoing, skipped = _collect(path)
-    if not outgoing:
-        raise EmptyInput("no DICOM object there")
+    selection = select(path)
+    outgoing = selection.outgoing
     started = time.monotonic()
     tally = _Tally()
     for batch in _batches(outgoing):
         _send_batch(batch, host, port, called_ae, calling_ae, attempts, tally, on_progress, len(outgoing))
+    there = [item.study_uid for item in outgoing if tally.answers[item.path].acknowledged]
     return SendReport(
         files=tuple(tally.answers[item.path] for item in outgoing),
-        skipped=skipped,
+        skipped=selection.skipped,
         associations=tally.associations,
         bytes_sent=tally.bytes_sent,
         seconds=time.monotonic() - started,
+        skipped_files=selection.named,
+        study_uids=tuple(sorted({uid for uid in there if uid})),
+        without_study_uid=there.count(""),
     )
 
 
-def _collect(path: Path) -> tuple[list[_Outgoing], int]:
-    """Files that can be sent, in the order of their paths, and how many others there are."""
-    candidates = [path] if path.is_file() else sorted(islice((p for p in path.rglob("*") if p.is_file()), MAX_FILES))
-    outgoing: list[_Outgoing] = []
-    for candidate in candidates:
-        try:
-            item = _describe(candidate)
-        except (Rejected, OSError) as error:
-            logger.debug("send.skipped", extra={"reason": type(error).__name__})
-            continue
-        if item is not None:
-            outgoing.append(item)
-    return outgoing, len(candidates) - len(outgoing)
-
-
-def _describe(path: Path) -> _Outgoing | None:
-    """What a C-STORE of the file names: the class and instance of its data set, else those of its file meta.
-
-    Raises:
-        NotDicom, TruncatedObject, TooLarge: not an object that can be sent.
-        OSError: not readable.
-    """
-    with path.open("rb") as stream:
-        meta = part10.identify(stream.read(part10.HEAD_BYTES))
-    if meta.sop_class_uid == part10.DICOMDIR_CLASS:
-        return None
-    header = read_header(path if meta.dataset_offset else part10.encode_meta(meta) + path.read_bytes())
-    if header.sop_class_uid is None or header.sop_uid is None or Uid.parse_or_none(meta.transfer_syntax_uid) is None:
-        # A C-STORE request names class and instance (PS3.7 table 9.1-1); without them there is nothing to say.
-        return None
-    return _Outgoing(
-        path, str(header.sop_class_uid), str(header.sop_uid), meta.transfer_syntax_uid, meta.dataset_offset
-    )
-
-
-def _batches(outgoing: Sequence[_Outgoing]) -> Iterator[list[_Outgoing]]:
+def _batches(outgoing: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
     """The files in order, cut where one association would need more than MAX_CONTEXTS contexts."""
-    batch: list[_Outgoing] = []
+    batch: list[Outgoing] = []
     contexts: set[tuple[str, str]] = set()
     for item in outgoing:
         if item.context not in contexts and len(contexts) == MAX_CONTEXTS:
@@ -214,7 +189,7 @@ def _batches(outgoing: Sequence[_Outgoing]) -> Iterator[list[_Outgoing]]:
 
 
 def _send_batch(
-    batch: Sequence[_Outgoing],
+    batch: Sequence[Outgoing],
     host: str,
     port: int,
     called_ae: str,
@@ -261,7 +236,7 @@ class _Entity(ApplicationEntity):
 
 
 def _associate(
-    waiting: Sequence[_Outgoing], host: str, port: int, called_ae: str, calling_ae: str
+    waiting: Sequence[Outgoing], host: str, port: int, called_ae: str, calling_ae: str
 ) -> Association | None:
     """An association with all contexts the files need, or None where the peer is not there now.
 
@@ -308,7 +283,7 @@ def _end(association: Association) -> None:
 
 def _send_over(
     association: Association,
-    waiting: Sequence[_Outgoing],
+    waiting: Sequence[Outgoing],
     tally: _Tally,
     on_progress: Progress | None,
     total: int,
@@ -329,8 +304,7 @@ def _send_over(
             status, reason = _store(association, item, context_id, number), ""
         if status is None:
             return
-        if status & 0xFF00 == 0xA700 and status != _NOT_SENT:
-            reason = "the peer has no resources"
+        reason = reason or reason_of(status)
         tally.answers[item.path] = FileStatus(str(item.path), item.sop_uid, status, reason)
         if status == 0x0000:
             tally.bytes_sent += item.path.stat().st_size - item.dataset_offset
@@ -338,7 +312,7 @@ def _send_over(
             on_progress(len(tally.answers), total)
 
 
-def _store(association: Association, item: _Outgoing, context_id: int, number: int) -> int | None:
+def _store(association: Association, item: Outgoing, context_id: int, number: int) -> int | None:
     """The peer's status, or None where no answer came. The data set is streamed from the file as it is."""
     content = item.path.read_bytes()
     request = C_STORE()

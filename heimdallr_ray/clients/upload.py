@@ -1,17 +1,18 @@
-"""Upload client: a ZIP, or a folder that is zipped on the way, to /api/v1/upload as a multipart stream."""
+"""Upload client: a ZIP, or DICOM files that are zipped on the way, to /api/v1/upload as a multipart stream."""
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from itertools import islice
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
 import httpx
 
+from heimdallr_ray.clients.files import INDEX_REASON, MAX_NAMED, SkippedFile, candidates
 from heimdallr_ray.errors import (
     BadArchive,
     EmptyInput,
@@ -22,12 +23,13 @@ from heimdallr_ray.errors import (
     TooLarge,
     Unauthorized,
 )
+from heimdallr_ray.listener import part10
 
 UPLOAD_PATH = "/api/v1/upload"
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 600.0
 """From the last byte to the answer: the server unpacks and commits in between."""
-MAX_FILES = 1_000_000
+_NOT_DICOM = "not DICOM"
 
 Progress = Callable[[int, int], None]
 
@@ -50,10 +52,15 @@ class UploadReport:
     rejected: int
     study_uids: tuple[str, ...]
     bytes_sent: int
+    skipped: int = 0
+    """Files of the archive that were left out: those that are no DICOM objects (`rejected`), and DICOMDIRs."""
+    skipped_files: tuple[SkippedFile, ...] = ()
+    """The first of them, each with its reason."""
 
     def as_json(self) -> dict[str, Any]:
         """The report for a program."""
-        return {**asdict(self), "study_uids": list(self.study_uids)}
+        skipped = [asdict(item) for item in self.skipped_files]
+        return {**asdict(self), "study_uids": list(self.study_uids), "skipped_files": skipped}
 
 
 class _Counted:
@@ -81,38 +88,86 @@ class _Counted:
 
 
 def upload_zip(path: Path, url: str, token: str | None = None, on_progress: Progress | None = None) -> UploadReport:
-    """The server has stored every DICOM object of the ZIP or folder at `path`.
+    """The server has stored every DICOM object of the ZIP, file or folder at `path`.
 
     Args:
-        path: a ZIP file, or a folder that is zipped into a temporary file first.
+        path: a ZIP file, or a DICOM file or a folder, which is zipped into a temporary file first.
         url: the server, such as http://127.0.0.1:8001.
         token: bearer token, where the server wants one.
         on_progress: called with bytes sent and bytes in all.
 
     Raises:
         EmptyInput: the folder holds no file, or nothing in the archive is DICOM.
-        BadArchive, TooLarge: the server does not take this archive.
+        BadArchive, TooLarge: the server does not take this archive; or `path` is neither a ZIP nor DICOM.
         Unauthorized: the token is absent or wrong.
         NotReady, StorageFull: not now.
         Rejected: any other refusal.
     """
-    if path.is_file():
-        with path.open("rb") as stream:
-            return _post(stream, path.name, url, token, on_progress)
-    with tempfile.TemporaryFile(suffix=".zip") as stream:
-        _zip_folder(path, stream)
-        stream.seek(0)
-        return _post(stream, f"{path.resolve().name or 'study'}.zip", url, token, on_progress)
+    whole = path.resolve()
+    name = f"{(whole.stem if whole.is_file() else whole.name) or 'study'}.zip"
+    try:
+        with path.open("rb") if path.is_file() and _is_archive(path) else _zipped(path) as stream:
+            return _named(stream, _post(stream, name, url, token, on_progress))
+    except OSError as error:
+        raise Rejected(f"{error.filename or path} cannot be read: {error.strerror}") from error
 
 
-def _zip_folder(folder: Path, stream: IO[bytes]) -> None:
-    files = sorted(islice((item for item in folder.rglob("*") if item.is_file()), MAX_FILES))
+def _is_archive(path: Path) -> bool:
+    """True for a file that is sent as it is, False for a DICOM file.
+
+    Raises:
+        BadArchive: neither.
+    """
+    # What calls itself a ZIP is judged by the server, whose code says what is wrong with it.
+    if path.suffix.lower() == ".zip":
+        return True
+    with path.open("rb") as stream:
+        head = stream.read(part10.HEAD_BYTES)
+    if part10.has_prefix(head) or _reason_to_leave_out(head) != _NOT_DICOM:
+        return False
+    if zipfile.is_zipfile(path):
+        return True
+    raise BadArchive(f"{path.name} is neither a ZIP archive nor a DICOM file")
+
+
+def _zipped(path: Path) -> IO[bytes]:
+    """A temporary ZIP of the file or folder, gone when it is closed."""
+    files = candidates(path)
     if not files:
         raise EmptyInput("the folder holds no file")
-    # DICOM pixels barely shrink at level 1 and cost ten times more at level 6.
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1, strict_timestamps=False) as archive:
-        for item in files:
-            archive.write(item, str(item.relative_to(folder)))
+    with contextlib.ExitStack() as unless_complete:
+        stream = unless_complete.enter_context(tempfile.TemporaryFile(suffix=".zip"))
+        # DICOM pixels barely shrink at level 1 and cost ten times more at level 6.
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1, strict_timestamps=False) as archive:
+            for item in files:
+                archive.write(item, item.name if item == path else str(item.relative_to(path)))
+        unless_complete.pop_all()
+        return stream
+
+
+def _reason_to_leave_out(head: bytes) -> str:
+    """Why the server takes no object from a file that begins with `head`; empty where it takes one."""
+    try:
+        meta = part10.identify(head)
+    except Rejected:
+        return "" if part10.has_prefix(head) else _NOT_DICOM
+    return INDEX_REASON if meta.sop_class_uid == part10.DICOMDIR_CLASS else ""
+
+
+def _named(stream: IO[bytes], report: UploadReport) -> UploadReport:
+    """`report` with the names of what was left out: the server counts them, the archive here knows their names."""
+    named: list[SkippedFile] = []
+    with zipfile.ZipFile(stream) as archive:
+        members = [member for member in archive.infolist() if not member.is_dir()]
+        skipped = max(0, len(members) - report.accepted)
+        for member in members:
+            if len(named) >= min(skipped, MAX_NAMED):
+                break
+            with archive.open(member) as entry:
+                reason = _reason_to_leave_out(entry.read(part10.HEAD_BYTES))
+            if reason:
+                named.append(SkippedFile(member.filename, reason))
+    return replace(report, skipped=skipped, skipped_files=tuple(named))
 
 
 def _post(stream: IO[bytes], name: str, url: str, token: str | None, on_progress: Progress | None) -> UploadReport:

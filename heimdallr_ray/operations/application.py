@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,6 +14,7 @@ from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import NotReady
 
 ANSWER_S = 5.0
+SERVE_LOGGER = "ray.serve"
 OPEN_STATES = ("receiving", "settling", "queued", "running")
 
 
@@ -68,6 +70,9 @@ def deploy(settings: Settings, effective: Path, build: str) -> None:
             if deployment["name"] == "Segmenter":
                 deployment["ray_actor_options"]["num_gpus"] = 1
     config = ServeDeploySchema.model_validate(values)
+    # Serve's own words on its start ("Started Serve in namespace ...") would stand between ours; its warnings stay.
+    if settings.log_level != "DEBUG":
+        logging.getLogger(SERVE_LOGGER).setLevel(logging.WARNING)
     try:
         # What `serve run` itself calls; there is no public call that takes HTTP options and a config file's content.
         client = cast(Any, api).serve_start(

@@ -7,16 +7,17 @@ import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 import heimdallr_ray
 from heimdallr_ray.config import Settings, is_loopback, load_effective
 from heimdallr_ray.errors import HeimdallrError
-from heimdallr_ray.operations import lock, ports, processes, rayhead
+from heimdallr_ray.operations import lock, neighbours, ports, processes, rayhead
 
 RAY_SERIES = "2.60."
 PACKAGES = ("ray", "torch", "totalsegmentator", "nnunetv2", "pydicom", "pynetdicom", "nibabel", "sqlmodel", "fastapi")
@@ -30,7 +31,18 @@ class Check:
     ok: bool
     detail: str
     mend: str = ""
-    """What to do; empty where nothing is wrong."""
+    """What to do; empty where there is nothing to do."""
+
+    @property
+    def level(self) -> str:
+        """`ok`; `mend`: something is in the way; `note`: nothing is, but there is something to know or to do."""
+        if not self.ok:
+            return "mend"
+        return "note" if self.mend else "ok"
+
+    def as_json(self) -> dict[str, Any]:
+        """The finding for a program."""
+        return {"level": self.level, **asdict(self)}
 
 
 def _existing(path: Path) -> Path:
@@ -43,22 +55,22 @@ def check_ports(settings: Settings) -> Iterator[Check]:
     """The ports are ours, or free."""
     held = lock.is_held(settings.run_dir)
     for name, host, port, variable in (
-        ("HTTP port", settings.server_host, settings.server_port, "HEIMDALLR_SERVER_PORT"),
-        ("DICOM port", settings.dicom_host, settings.dicom_port, "HEIMDALLR_DICOM_PORT"),
+        (neighbours.HTTP, settings.server_host, settings.server_port, "HEIMDALLR_SERVER_PORT"),
+        (neighbours.DICOM, settings.dicom_host, settings.dicom_port, "HEIMDALLR_DICOM_PORT"),
         ("Ray port", "127.0.0.1", settings.ray_port, "HEIMDALLR_RAY_PORT"),
     ):
         if port == 0:
             yield Check(name, True, "any free port")
             continue
-        at = ports.listeners({port})
-        who = ", ".join(f"{one.process or 'unknown'} (pid {one.pid or '?'}) on {one.address}" for one in at)
         if held:
+            at = ports.listeners({port})
+            who = ", ".join(f"{one.process or 'unknown'} (pid {one.pid or '?'}) on {one.address}" for one in at)
             yield Check(name, bool(at), f"{port}: {who or 'nobody listens though a supervisor runs'}",
                         "" if at else "heimdallr down, then heimdallr up; the logs say why")  # fmt: skip
         else:
-            free = ports.is_free(port, host)
-            yield Check(name, free, f"{port} is free" if free else f"{port} is taken by {who or 'another process'}",
-                        "" if free else f"stop it, or set another port: {variable}")  # fmt: skip
+            other = neighbours.holder_of(settings, name, host, port)
+            yield Check(name, other is None, f"{port} is taken by {other.words}" if other else f"{port} is free",
+                        f"{other.mend}, or set another port: {variable}" if other else "")  # fmt: skip
 
 
 def check_listeners(settings: Settings) -> Iterator[Check]:
@@ -115,21 +127,37 @@ def check_database(settings: Settings) -> Iterator[Check]:
         yield Check("database", True, "SQLite" if sqlite else "PostgreSQL")
 
 
+def weights_dir_of(settings: Settings) -> Path:
+    """The registry of models that these settings lead to."""
+    from heimdallr_ray.segmentation.demo import weights_dir
+
+    return settings.resolved_weights_dir or weights_dir()
+
+
+def weights_hint(settings: Settings) -> str:
+    """How weights that are missing or changed are put right."""
+    if settings.profile == "demo":
+        return "put the model folders and their manifest.json back: docs/weights.md"
+    return (
+        "put TotalSegmentator's model folders and their manifest.json there: docs/weights.md. "
+        "To try it with the demo's weights: --profile demo (make up PROFILE=demo)"
+    )
+
+
 def check_weights(settings: Settings) -> Iterator[Check]:
     """The model folders are there and unchanged."""
-    from heimdallr_ray.segmentation.demo import weights_dir
     from heimdallr_ray.segmentation.weights import any_synthetic, verify
 
-    folder = settings.resolved_weights_dir or weights_dir()
+    folder = weights_dir_of(settings)
     try:
         synthetic = any_synthetic(verify(folder))
     except HeimdallrError as error:
-        yield Check("weights", False, f"{error.code}: {error.detail}",
-                    "put TotalSegmentator's model folders and their manifest.json there (docs/weights.md), or use "
-                    "HEIMDALLR_PROFILE=demo")  # fmt: skip
+        yield Check("weights", False, f"{folder} (profile {settings.profile}): {error.code}: {error.detail}",
+                    weights_hint(settings))  # fmt: skip
         return
     wrong = synthetic and settings.profile != "demo"
-    yield Check("weights", not wrong, f"{folder}: {'DEMO WEIGHTS' if synthetic else 'real weights'}, manifest holds",
+    kind = "DEMO WEIGHTS" if synthetic else "real weights"
+    yield Check("weights", not wrong, f"{folder} (profile {settings.profile}): {kind}, manifest holds",
                 "profile `site` refuses synthetic weights: set HEIMDALLR_WEIGHTS_DIR" if wrong else "")  # fmt: skip
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class Holder:
     build: str
     state: str
     """starting, ready, draining, stopping."""
+    step: str = ""
+    """What it is doing while it is starting, in words."""
 
 
 class DataFolderLock:
@@ -48,14 +50,27 @@ class DataFolderLock:
 
     def note(self, holder: Holder) -> None:
         """Say who we are and in which state."""
-        temporary = self._note.with_suffix(".tmp")
-        temporary.write_text(json.dumps(holder.__dict__), encoding="utf-8")
-        temporary.replace(self._note)
+        _write(self._note, holder)
 
     def release(self) -> None:
         """The folder is free again."""
         self._note.unlink(missing_ok=True)
+        # The lock file stays. A process that has just opened it would lock a file without a name, and the next one a
+        # new file: two holders of one folder.
         os.close(self._descriptor)
+
+
+def _write(note: Path, holder: Holder) -> None:
+    temporary = note.with_suffix(".tmp")
+    temporary.write_text(json.dumps(asdict(holder)), encoding="utf-8")
+    temporary.replace(note)
+
+
+def note_step(run_dir: Path, step: str) -> None:
+    """Where this process holds the folder and is starting, its note says which step it has come to."""
+    holder = read_holder(run_dir)
+    if holder is not None and holder.pid == os.getpid() and holder.state == "starting":
+        _write(run_dir / "supervisor.json", replace(holder, step=step))
 
 
 def is_held(run_dir: Path) -> bool:

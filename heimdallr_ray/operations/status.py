@@ -11,11 +11,13 @@ from pynetdicom import AE  # pyright: ignore[reportUnknownVariableType]
 
 from heimdallr_ray.config import Settings, load_effective
 from heimdallr_ray.errors import HeimdallrError
-from heimdallr_ray.operations import application, lock, supervisor
+from heimdallr_ray.operations import application, lock, neighbours, supervisor
 
 VERIFICATION = "1.2.840.10008.1.1"
 ANSWER_S = 5.0
 ECHO_OK = "answers C-ECHO"
+FIRST_STEP = "ports and weights"
+"""What a supervisor looks at before the first step that it tells."""
 
 
 def _echo(settings: Settings, dicom: str) -> str:
@@ -37,10 +39,14 @@ def collect(settings: Settings) -> dict[str, Any]:
     """Everything that is known about the stack of this data folder, as JSON."""
     holder = lock.read_holder(settings.run_dir)
     if holder is None or not lock.is_held(settings.run_dir):
-        return {"state": "down", "data_dir": str(settings.data_dir)}
+        taken = {name: f"held by {other.words}" for name, other in neighbours.on_our_ports(settings)}
+        return {"state": "down", "data_dir": str(settings.data_dir), **({"ports": taken} if taken else {})}
     with contextlib.suppress(HeimdallrError):
         settings = load_effective(settings.run_dir / "settings.json")
     report: dict[str, Any] = {"data_dir": str(settings.data_dir), **supervisor.describe(holder)}
+    if holder.state == "starting":
+        # Listener and API are not there yet, or are those of the run before.
+        return {**report, "step": holder.step or FIRST_STEP}
     report["listener"] = _echo(settings, holder.dicom)
     try:
         answer = application.get(settings, "/api/v1/status")
@@ -58,7 +64,7 @@ def flatten(report: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str
         if isinstance(value, dict):
             yield from flatten(cast(dict[str, Any], value), f"{name}.")
         else:
-            yield name, str(value)
+            yield name, "none" if value is None else str(value)
 
 
 def exit_status(report: dict[str, Any]) -> int:

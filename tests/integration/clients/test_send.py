@@ -14,7 +14,7 @@ from pydicom import dcmread
 from heimdallr_ray.clients import send
 from heimdallr_ray.clients.send import send_folder
 from heimdallr_ray.errors import BadSetting, EmptyInput, NotReady
-from tests.support.intake import Intake, dataset_bytes, sha256, write_study
+from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, write_study
 
 
 def test_a_folder_with_other_files(tmp_path: Path) -> None:
@@ -29,6 +29,10 @@ def test_a_folder_with_other_files(tmp_path: Path) -> None:
         )
         assert service.receiver.flush(10)
     assert (report.sent, report.failed, report.skipped, report.associations) == (6, 0, 1, 1)
+    assert [(item.path, item.reason) for item in report.skipped_files] == [
+        ("notes.txt", "neither a Part 10 file nor a data set")
+    ]
+    assert (report.study_uids, report.without_study_uid) == (("1.2.826.0.1.3680043.9.9.1",), 0)
     assert told == [(done, 6) for done in range(1, 7)]
     assert intake.stored() == {
         str(dcmread(path).SOPInstanceUID): sha256(dataset_bytes(path.read_bytes())) for path in paths
@@ -48,6 +52,16 @@ def test_more_contexts_than_one_association_has(tmp_path: Path, monkeypatch: pyt
     with intake.listening() as service:
         report = send_folder(tmp_path / "study", "127.0.0.1", service.scp.port, "HEIMDALLR")
     assert (report.sent, report.associations) == (5, 3)
+
+
+def test_objects_without_a_study_uid_are_counted(tmp_path: Path) -> None:
+    intake = Intake(tmp_path / "data")
+    (tmp_path / "study").mkdir()
+    for index in range(3):
+        (tmp_path / "study" / str(index)).write_bytes(file_bytes(ct_slice(index, "", "1.2.3.7")))
+    with intake.listening() as service:
+        report = send_folder(tmp_path / "study", "127.0.0.1", service.scp.port, "HEIMDALLR")
+    assert (report.sent, report.study_uids, report.without_study_uid) == (3, (), 3)
 
 
 def test_refusals_are_typed(tmp_path: Path) -> None:

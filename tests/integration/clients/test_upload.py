@@ -10,8 +10,10 @@ import pytest
 
 from heimdallr_ray.api.app import create_app
 from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.clients.files import INDEX_REASON, MAX_NAMED, SkippedFile
 from heimdallr_ray.clients.upload import upload_zip
-from heimdallr_ray.errors import BadArchive, EmptyInput, NotReady, TooLarge, Unauthorized
+from heimdallr_ray.errors import BadArchive, EmptyInput, NotReady, Rejected, TooLarge, Unauthorized
+from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.receive import Receiver
 from tests.support.intake import Intake, write_study
 from tests.support.server import serving
@@ -47,8 +49,46 @@ def test_a_folder_is_zipped_and_stored(tmp_path: Path, intake: Intake, url: str)
     report = upload_zip(tmp_path / "study", url, TOKEN, on_progress=lambda *now: told.append(now))
     assert (report.accepted, report.rejected) == (4, 1)
     assert report.study_uids == ("1.2.826.0.1.3680043.9.9.1",)
+    assert (report.skipped, report.skipped_files) == (1, (SkippedFile("notes.txt", "not DICOM"),))
     assert told[-1] == (report.bytes_sent, report.bytes_sent)
     assert len(intake.instances()) == 4
+
+
+@pytest.mark.parametrize("name", ["0001.dcm", "IM0001", "0001"])
+def test_one_dicom_file_is_zipped_and_stored(tmp_path: Path, intake: Intake, url: str, name: str) -> None:
+    path = write_study(tmp_path, 1)[0].rename(tmp_path / name)
+    report = upload_zip(path, url, TOKEN)
+    assert (report.accepted, report.skipped, report.study_uids) == (1, 0, ("1.2.826.0.1.3680043.9.9.1",))
+    assert len(intake.instances()) == 1
+
+
+def test_what_a_zip_holds_beside_images_is_named(tmp_path: Path, url: str) -> None:
+    meta = part10.FileMeta(0, part10.EXPLICIT_LITTLE, part10.DICOMDIR_CLASS, "1.2.3")
+    # A ZIP is one by its content, whatever it is called.
+    with zipfile.ZipFile(tmp_path / "study.archive", "w") as archive:
+        archive.mkdir("images")
+        archive.write(write_study(tmp_path / "study", 1)[0], "images/1.dcm")
+        archive.writestr("DICOMDIR", part10.encode_meta(meta) + bytes(64))
+        for index in range(MAX_NAMED + 4):
+            archive.writestr(f"{index}.txt", "no DICOM")
+    report = upload_zip(tmp_path / "study.archive", url, TOKEN)
+    assert (report.accepted, report.rejected, report.skipped) == (1, MAX_NAMED + 4, MAX_NAMED + 5)
+    assert len(report.skipped_files) == MAX_NAMED
+    assert report.skipped_files[:2] == (SkippedFile("DICOMDIR", INDEX_REASON), SkippedFile("0.txt", "not DICOM"))
+
+
+def test_a_file_that_is_neither_zip_nor_dicom_is_not_sent(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("neither")
+    with pytest.raises(BadArchive, match=r"notes\.txt is neither a ZIP archive nor a DICOM file"):
+        upload_zip(tmp_path / "notes.txt", "http://127.0.0.1:9", TOKEN)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    write_study(tmp_path / "study", 1)
+    secret = tmp_path / "study" / "secret.dcm"
+    secret.symlink_to("/proc/self/mem")
+    with pytest.raises(Rejected, match="cannot be read"):
+        upload_zip(tmp_path / "study", "http://127.0.0.1:9", TOKEN)
 
 
 def test_refusals_are_typed(tmp_path: Path, intake: Intake, url: str) -> None:

@@ -11,7 +11,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from heimdallr_ray import cli
 from heimdallr_ray.config import Settings, load
 from heimdallr_ray.operations import doctor, ports, rayhead
 from heimdallr_ray.operations.doctor import Check
@@ -66,10 +68,34 @@ def test_a_port_where_a_running_stack_does_not_listen_is_found(tmp_path: Path) -
     assert not found.ok and "heimdallr down" in found.mend
 
 
+@pytest.mark.parametrize(
+    ("ok", "mend", "level"), [(True, "", "ok"), (True, "know this", "note"), (False, "do this", "mend")]
+)
+def test_a_hint_where_nothing_is_in_the_way_is_a_note(ok: bool, mend: str, level: str) -> None:
+    check = Check("name", ok, "detail", mend)
+    assert check.as_json() == {"level": level, "name": "name", "ok": ok, "detail": "detail", "mend": mend}
+
+
+@pytest.mark.parametrize(("broken", "status"), [(False, 0), (True, 1)])
+def test_notes_do_not_change_the_exit_status(monkeypatch: pytest.MonkeyPatch, broken: bool, status: int) -> None:
+    findings = [Check("ports", True, "fine"), Check("Ray", True, "reachable", "a firewall")]
+    findings += [Check("disk", False, "full", "free some")] if broken else []
+
+    def examine(_settings: Settings) -> list[Check]:
+        return findings
+
+    monkeypatch.setattr(doctor, "examine", examine)
+    done = CliRunner().invoke(cli.app, ["doctor"])
+    assert done.exit_code == status
+    assert "NOTE Ray: reachable" in done.output and "ok   ports" in done.output
+    assert ("MEND disk" in done.output) == broken
+
+
 def test_no_weights_are_found_missing(tmp_path: Path) -> None:
     found = finding(doctor.check_weights, of(tmp_path, profile="site"), "weights")
-    assert not found.ok and found.detail.startswith("weights_missing")
-    assert "docs/weights.md" in found.mend
+    assert not found.ok and "weights_missing" in found.detail
+    assert f"{tmp_path / 'weights'} (profile site)" in found.detail
+    assert "docs/weights.md" in found.mend and "--profile demo" in found.mend
 
 
 @pytest.fixture
@@ -84,7 +110,7 @@ def registry(tmp_path: Path) -> Path:
 def test_a_changed_model_file_is_found(tmp_path: Path, registry: Path) -> None:
     (registry / "Dataset298" / "trainer" / "dataset.json").write_text("{}")
     found = finding(doctor.check_weights, of(tmp_path, profile="demo", weights_dir=registry), "weights")
-    assert not found.ok and found.detail.startswith("weights_tampered") and "manifest" in found.mend
+    assert not found.ok and "weights_tampered" in found.detail and "manifest" in found.mend
 
 
 @pytest.mark.parametrize("said", [True, False])
