@@ -23,6 +23,7 @@ from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.errors import HeimdallrError, Retryable
+from heimdallr_ray.listener.draining import DrainMark
 from heimdallr_ray.listener.facts import Identity, identify_instance, to_received
 from heimdallr_ray.listener.spool import Arrival, Spool, SpoolEntry, Staging, storage_error
 from heimdallr_ray.storage.blobs import BlobRef, BlobStore
@@ -100,6 +101,7 @@ class Receiver:
         self.clock = clock
         self._database = database
         self._blobs = blobs
+        self._drain_mark = DrainMark(settings.run_dir)
         self._group_size = group_size
         self._group_wait_s = group_wait_s
         self._changed = threading.Condition()
@@ -164,12 +166,14 @@ class Receiver:
         A death between two transactions leaves whole studies, so that no part of one is ever measured for all of it.
 
         Raises:
+            Draining: the stack is about to stop and may have counted its studies already; nothing was stored.
             Retryable: as `commit`; the upload was not answered and may be sent again.
         """
-        refs = self._blobs.adopt_many([item.entry.path for item in items])
-        blobs = dict(zip((item.entry.name for item in items), refs, strict=True))
-        for group in whole_studies(items, UPLOAD_GROUP_SIZE):
-            self._record(group, [blobs[item.entry.name] for item in group])
+        with self._drain_mark.storing():
+            refs = self._blobs.adopt_many([item.entry.path for item in items])
+            blobs = dict(zip((item.entry.name for item in items), refs, strict=True))
+            for group in whole_studies(items, UPLOAD_GROUP_SIZE):
+                self._record(group, [blobs[item.entry.name] for item in group])
 
     def _record(self, group: Sequence[Accepted], refs: Sequence[BlobRef]) -> RecordOutcome:
         received = [to_received(item.entry, item.identity, ref.sha256) for item, ref in zip(group, refs, strict=True)]

@@ -10,6 +10,7 @@ from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import Retryable
 from heimdallr_ray.listener.completion import CompletionWatcher
+from heimdallr_ray.listener.draining import DrainMark
 from heimdallr_ray.listener.gate import GateRules
 from heimdallr_ray.listener.receive import Receiver
 from heimdallr_ray.listener.scp import StoreScp
@@ -54,7 +55,7 @@ class ListenerService:
         )
 
     def start(self, bind_timeout_s: float = 30.0) -> None:
-        """What a predecessor left is committed and the port answers.
+        """What a predecessor left is committed and the port answers; while the stack drains the port stays closed.
 
         Raises:
             BadSetting: the port cannot be bound within `bind_timeout_s`.
@@ -65,12 +66,20 @@ class ListenerService:
             # The files stay where they are and the watcher tries again; senders need not wait for the database.
             logger.warning("spool.replay_postponed", extra={"code": error.code, "reason": error.detail})
         self.receiver.start()
+        # A predecessor that died while the stack drained had closed the port for good.
+        self._draining = DrainMark(self._settings.run_dir).is_set()
+        if self._draining:
+            logger.info("listener.draining", extra={"spool_depth": self.receiver.spool.depth()})
+        else:
+            self._open(bind_timeout_s)
+        self.watcher.start()
+
+    def _open(self, bind_timeout_s: float) -> None:
         try:
             self.scp.start(self._settings.dicom_host, self._settings.dicom_port, bind_timeout_s)
         except BaseException:
             self.receiver.stop(timeout_s=1.0)
             raise
-        self.watcher.start()
 
     def drain(self, grace_s: float = 5.0) -> None:
         """The port is free and nothing new comes in; studies that came in still settle and close until `stop`.

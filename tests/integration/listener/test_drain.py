@@ -10,6 +10,7 @@ import pytest
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 
+from heimdallr_ray.listener.draining import DrainMark
 from tests.support.intake import Intake, ct_slice, wait_for
 
 UID = "1.2.826.0.1.3680043.9.9.21"
@@ -66,6 +67,30 @@ def test_an_association_that_does_not_end_is_aborted_and_what_it_sent_is_kept(tm
         wait_for(lambda: not sender.is_established, 20, "the association to end")
         wait_for(intake.jobs, 60, "the study to be closed and queued")
         assert [study.n_instances for study in intake.studies()] == [1]
+
+
+def test_a_listener_that_starts_while_the_stack_drains_keeps_its_port_closed_and_ends_what_came_in(
+    tmp_path: Path,
+) -> None:
+    intake = Intake(tmp_path / "data")
+    with intake.listening() as service:
+        sender = associated(service.scp.port)
+        assert store(sender, 1) == 0
+        sender.release()
+        # It dies before it has heard of the drain; the mark is all that its successor finds.
+        service.watcher.stop()
+    DrainMark(intake.settings.run_dir).set()
+    with intake.listening() as service:
+        status = service.status()
+        assert (status.draining, status.healthy, status.port) == (True, True, 0)
+        wait_for(intake.jobs, 60, "the study to be closed and queued")
+        service.drain()
+        assert service.status().healthy
+    DrainMark(intake.settings.run_dir).clear()
+    with intake.listening() as service:
+        status = service.status()
+        assert (status.draining, status.healthy) == (False, True)
+        assert status.port > 0
 
 
 @pytest.mark.parametrize("drained", [False, True])

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom import dcmread
@@ -14,10 +16,11 @@ from pydicom.uid import UID
 from sqlmodel import select
 
 from heimdallr_ray.catalog.tables import SeriesRow
-from heimdallr_ray.errors import HeimdallrError, NotDicom, StorageFull, TooLarge, TruncatedObject
+from heimdallr_ray.errors import Draining, HeimdallrError, NotDicom, StorageFull, TooLarge, TruncatedObject
 from heimdallr_ray.listener import receive
 from heimdallr_ray.listener.archive import ArchiveLimits, receive_zip
-from heimdallr_ray.listener.receive import Receiver
+from heimdallr_ray.listener.draining import DrainMark
+from heimdallr_ray.listener.receive import Accepted, Receiver
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, write_study
 
 LIMITS = ArchiveLimits(max_entries=1000, max_unpacked_bytes=1 << 30)
@@ -55,6 +58,52 @@ def test_a_study_with_other_files_beside_it(tmp_path: Path, intake: Intake, rece
     }
     assert intake.spooled() == []
     assert {row.door for row in intake.instances()} == {"upload"}
+
+
+def test_an_upload_that_is_still_unpacked_when_the_drain_begins_is_refused_whole(
+    tmp_path: Path, intake: Intake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = DrainMark(intake.settings.run_dir)
+    accept, unpacked = receiver.accept, list[str]()
+
+    def accept_then_drain(*arguments: Any, **named: Any) -> Accepted:
+        if unpacked:
+            mark.set()
+            assert mark.quiet()
+        accepted = accept(*arguments, **named)
+        unpacked.append(accepted.entry.name)
+        return accepted
+
+    monkeypatch.setattr(receiver, "accept", accept_then_drain)
+    paths = write_study(tmp_path / "study", 3)
+    archive = zipped(tmp_path / "a.zip", {path.name: path.read_bytes() for path in paths})
+    with pytest.raises(Draining):
+        receive_zip(archive, receiver, LIMITS, "u1")
+    assert len(unpacked) == 3
+    assert (intake.instances(), intake.spooled()) == ([], [])
+    mark.clear()
+    monkeypatch.undo()
+    assert receive_zip(archive, receiver, LIMITS, "u2").accepted == 3
+
+
+def test_a_drain_waits_for_an_upload_that_is_being_stored(
+    tmp_path: Path, intake: Intake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mark = DrainMark(intake.settings.run_dir)
+    adopt_many, seen = intake.blobs.adopt_many, list[bool]()
+
+    def adopt_while_it_drains(paths: Sequence[Path]) -> Any:
+        mark.set()
+        seen.append(mark.quiet())
+        return adopt_many(paths)
+
+    monkeypatch.setattr(intake.blobs, "adopt_many", adopt_while_it_drains)
+    paths = write_study(tmp_path / "study", 3)
+    archive = zipped(tmp_path / "a.zip", {path.name: path.read_bytes() for path in paths})
+    assert receive_zip(archive, receiver, LIMITS, "u1").accepted == 3
+    assert seen == [False]
+    assert mark.quiet()
+    assert [study.n_instances for study in intake.studies()] == [3]
 
 
 def file_bytes_of_dicomdir() -> bytes:
