@@ -40,7 +40,7 @@ setup: $(STAMPS)/package $(STAMPS)/web ## virtual environment, locked packages, 
 demo: setup ## start everything, send a synthetic CT over DICOM, open the worklist
 	$(BIN)/heimdallr demo
 
-up: setup ## start everything and wait for studies
+up: setup ## start everything and wait for studies; needs TotalSegmentator's weights, make up PROFILE=demo does not
 	$(BIN)/heimdallr up $(if $(PROFILE),--profile $(PROFILE))
 
 lint: setup ## style, types, import rules, spelling

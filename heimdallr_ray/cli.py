@@ -14,8 +14,8 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 import heimdallr_ray
 from heimdallr_ray.clock import SystemClock
@@ -52,7 +52,8 @@ def _settings(config: Path | None, data_dir: Path | None = None, profile: str | 
 
 
 def _failure(error: HeimdallrError, status: int = 1) -> typer.Exit:
-    _err.print(f"[red]{error.code}[/red]: {error.detail}", markup=True, soft_wrap=True)
+    # A detail may hold the name of a file, which is no markup.
+    _err.print(f"[red]{error.code}[/red]: {escape(error.detail)}", markup=True, soft_wrap=True)
     return typer.Exit(status)
 
 
@@ -91,7 +92,10 @@ def up(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Ann
             _say(f"pages and API  {application.server_url(settings)}" if settings.server_port else "ready")
             _say(f"DICOM          {settings.ae_title}@{settings.dicom_host}:{settings.dicom_port}")
 
-    raise typer.Exit(supervisor.run(settings, SystemClock(), progress))
+    exit_status = supervisor.run(settings, SystemClock(), progress)
+    if exit_status == 0:
+        _say("stopped")
+    raise typer.Exit(exit_status)
 
 
 @app.command()
@@ -139,10 +143,10 @@ def status(config: ConfigOption = None, data_dir: DataDirOption = None, as_json:
     if as_json:
         print(json.dumps(report))  # noqa: T201
     else:
-        table = Table(show_header=False, box=None)
-        for key, value in status_of.flatten(report):
-            table.add_row(key, value)
-        _out.print(table)
+        rows = list(status_of.flatten(report))
+        width = max(len(key) for key, _ in rows)
+        for key, value in rows:
+            _out.print(f"{key:<{width}}  {value}", soft_wrap=True, markup=False)
     raise typer.Exit(status_of.exit_status(report))
 
 

@@ -80,19 +80,20 @@ def check_listeners(settings: Settings) -> Iterator[Check]:
         yield Check("listeners", True, "no supervisor runs on this data folder")
         return
     pids = {holder.pid, *(process.pid for process in processes.descendants(holder.pid))}
-    exposed: list[str] = []
+    exposed: dict[str, list[str]] = {}
     for one in ports.listeners(pids=pids):
         ours = one.port in (settings.server_port, settings.dicom_port)
         reachable = not is_loopback(one.address.removeprefix("::ffff:"))
-        detail = f"{one.address}:{one.port} {one.process} (pid {one.pid})"
+        who = f"{one.process} (pid {one.pid})"
         if reachable and not ours:
-            exposed.append(detail)
+            exposed.setdefault(who, []).append(str(one.port))
         else:
-            yield Check("listener", True, detail)
+            yield Check("listener", True, f"{one.address}:{one.port} {who}")
     if exposed:
+        listed = "; ".join(f"{who} on {', '.join(numbers)}" for who, numbers in exposed.items())
         yield Check("listeners of Ray", True,
-                    f"{len(exposed)} sockets that other machines can reach: {'; '.join(exposed)}. They want the Ray "
-                    "token, but for the metrics port, which tells names and counts",
+                    f"{sum(map(len, exposed.values()))} sockets that other machines can reach. They want the Ray "
+                    f"token, but for the metrics port, which tells names and counts: {listed}",
                     "keep them behind the host's firewall: docs/operations/security.md")  # fmt: skip
 
 

@@ -43,10 +43,14 @@ def collect(settings: Settings) -> dict[str, Any]:
         return {"state": "down", "data_dir": str(settings.data_dir), **({"ports": taken} if taken else {})}
     with contextlib.suppress(HeimdallrError):
         settings = load_effective(settings.run_dir / "settings.json")
-    report: dict[str, Any] = {"data_dir": str(settings.data_dir), **supervisor.describe(holder)}
+    report: dict[str, Any] = {"state": holder.state}
     if holder.state == "starting":
-        # Listener and API are not there yet, or are those of the run before.
-        return {**report, "step": holder.step or FIRST_STEP}
+        report["step"] = holder.step or FIRST_STEP
+    noted = {name: value for name, value in supervisor.describe(holder).items() if name != "step" and value != ""}
+    report.update({"data_dir": str(settings.data_dir), **noted})
+    if holder.state == "starting":
+        # Listener and API are not there yet.
+        return report
     report["listener"] = _echo(settings, holder.dicom)
     try:
         answer = application.get(settings, "/api/v1/status")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from tests.support import dicom as synthetic
 from tests.support.stack import Stack
 
 pytestmark = pytest.mark.timeout(600)
+STEPS = {"ports and weights", "database", "ray head", "DICOM listener", "models and Serve application"}
 
 
 @pytest.fixture
@@ -42,6 +44,7 @@ def test_status_and_doctor_tell_what_runs(stack: Stack) -> None:
     assert status.returncode == 0, status.stdout + status.stderr
     report = stack.run_json("status")
     assert report["state"] == "ready"
+    assert "step" not in report
     assert report["listener"] == "answers C-ECHO"
     assert report["api"]["profile"] == "demo"
     findings = {finding["name"]: finding for finding in stack.run_json("doctor")}
@@ -49,9 +52,28 @@ def test_status_and_doctor_tell_what_runs(stack: Stack) -> None:
     assert "DEMO WEIGHTS" in findings["weights"]["detail"]
     assert findings["Ray token"]["ok"]
     assert findings["database"]["ok"]
+    # Ray listens on all addresses: something to know, nothing that is wrong.
+    assert findings["listeners of Ray"]["level"] == "note" and findings["listeners of Ray"]["ok"]
     listening = [finding["detail"] for finding in stack.run_json("doctor") if finding["name"] == "listener"]
     assert any(f":{stack.dicom_port} " in detail for detail in listening)
     assert any(f":{stack.server_port} " in detail for detail in listening)
+
+
+def test_another_folder_is_told_whose_ports_these_are(stack: Stack, tmp_path: Path) -> None:
+    assert stack.process is not None
+    whose = f"another Heimdallr, on data folder {stack.data_dir} (supervisor pid {stack.process.pid})"
+    status = stack.run("status", "--json", "--data-dir", str(tmp_path))
+    assert status.returncode == 3
+    report = json.loads(status.stdout)
+    assert report["state"] == "down"
+    for name in (f"HTTP port {stack.server_port}", f"DICOM port {stack.dicom_port}"):
+        assert whose in report["ports"][name]
+    second = stack.run("up", "--data-dir", str(tmp_path), timeout_s=60)
+    assert second.returncode == 1 and whose in second.stderr
+
+
+def test_what_a_start_tells_is_ours_alone(stack: Stack) -> None:
+    assert "Started Serve" not in stack.log_file.read_text()
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
@@ -80,6 +102,9 @@ def test_a_signal_during_the_start_leaves_nothing(own: Stack, after_s: float) ->
         )
     time.sleep(after_s)
     members = own.members()
+    status = own.run_json("status")
+    assert status["state"] == "ready" or "listener" not in status
+    assert status["state"] != "starting" or status["step"] in STEPS
     seconds = own.stop()
     assert seconds <= 15, f"took {seconds:.1f} s"
     time.sleep(1.0)
