@@ -249,7 +249,7 @@ _STATUS_ROWS = (
     _row("incomplete_fov", "The structure is cut by the edge of the scan, so its full size is not known.", _STATUS),
     _row(
         "label_absent",
-        "The model did not find the structure. That is not a negative finding; look for it yourself.",
+        "The model did not find the structure: it is not in the image, or was missed. That is not a negative finding.",
         _STATUS,
         _MEASUREMENT,
     ),

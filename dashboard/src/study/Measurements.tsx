@@ -8,15 +8,26 @@ import { useSentences, Why } from "../ui";
 export function Measurements({ rows }: { rows: MeasurementRow[] }) {
   if (rows.length === 0) return <p className="mute">This result holds no measurement.</p>;
   const measured = rows.filter((row) => row.value !== null);
-  const rest = rows.filter((row) => row.value === null);
+  const rest = byReason(rows.filter((row) => row.value === null));
   return (
     <div className="wrap">
       <table className="measure">
         <thead><tr><th scope="col">Measurement</th><th scope="col" className="num">Value</th><th scope="col">Status</th></tr></thead>
-        {[...measured, ...rest].map((row) => <Measurement key={row.id} row={row} />)}
+        {measured.map((row) => <Measurement key={row.id} row={row} />)}
+        {rest.flatMap((group) => group.map((row, at) => <Measurement key={row.id} row={row} repeated={at > 0} />))}
       </table>
     </div>
   );
+}
+
+/** Rows of one status and the same reasons together, in the order of the first of each. */
+function byReason(rows: MeasurementRow[]): MeasurementRow[][] {
+  const groups = new Map<string, MeasurementRow[]>();
+  for (const row of rows) {
+    const key = [row.status, ...row.reasons].join("\n");
+    groups.set(key, [...(groups.get(key) ?? []), row]);
+  }
+  return [...groups.values()];
 }
 
 /** Segmentations that were not run, and why: what they would have shown is missing above. */
@@ -32,7 +43,8 @@ export function LeftOut({ tasks }: { tasks: LeftOutTask[] }) {
   );
 }
 
-function Measurement({ row }: { row: MeasurementRow }) {
+/** `repeated`: the row above says the same reasons in full. */
+function Measurement({ row, repeated = false }: { row: MeasurementRow; repeated?: boolean }) {
   const sentences = useSentences();
   const [open, setOpen] = useState(false);
   const regions = row.evidence.find(([name]) => name === "regions")?.[1];
@@ -46,7 +58,7 @@ function Measurement({ row }: { row: MeasurementRow }) {
         <td className="num">{row.value === null ? <span className="hint">—</span> : <span className="value" title={String(row.value)}>{valueWithUnit(row.value, row.unit)}</span>}</td>
         <td>
           <span className={`pill small ${statusTone(row.status)}`} title={reasonOf(row.status, sentences).sentence}>{statusWord(row.status)}</span>
-          {row.reasons.map((code) => <Why key={code} code={code} />)}
+          {repeated ? <Repeated codes={row.reasons} /> : row.reasons.map((code) => <Why key={code} code={code} />)}
         </td>
       </tr>
       {open && (
@@ -62,6 +74,11 @@ function Measurement({ row }: { row: MeasurementRow }) {
       )}
     </tbody>
   );
+}
+
+function Repeated({ codes }: { codes: string[] }) {
+  const sentences = useSentences();
+  return <span className="why" title={codes.map((code) => reasonOf(code, sentences).sentence).join(" ")}> as above {codes.map((code) => <code key={code}>{code} </code>)}</span>;
 }
 
 function Pair({ name, value }: { name: string; value: string }) {
