@@ -6,7 +6,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 NAME = "road"
@@ -15,6 +15,18 @@ IDLE_S = 20.0
 """Settling time of the stack before its memory is read."""
 REPEATS = 2
 REPEATS_FULL = 5
+
+
+def _known(stages: Mapping[str, float | None], name: str) -> float:
+    """Seconds of a stage.
+
+    Raises:
+        ValueError: the stack did not write them down; a figure of it would be made up.
+    """
+    value = stages[name]
+    if value is None:
+        raise ValueError(f"the seconds of {name} are not known")
+    return value
 
 
 def run(full: bool) -> Iterator[dict[str, object]]:
@@ -27,7 +39,7 @@ def run(full: bool) -> Iterator[dict[str, object]]:
     from heimdallr_ray.operations.supervisor import Supervisor, stack_memory_mib
 
     clock = SystemClock()
-    stages: list[dict[str, float]] = []
+    stages: list[dict[str, float | None]] = []
     with tempfile.TemporaryDirectory(prefix="road-", ignore_cleanup_errors=True) as name:
         supervisor = Supervisor(demo_settings(Path(name) / "data"), clock)
         try:
@@ -45,12 +57,12 @@ def run(full: bool) -> Iterator[dict[str, object]]:
                 stages.append(stages_of(detail, follower.results(study)))
         finally:
             supervisor.stop()
-    done_s = statistics.median(one["after_close"] for one in stages)
-    outside_s = statistics.median(one["after_close"] - one["forward"] for one in stages)
+    done_s = statistics.median(_known(one, "after_close") for one in stages)
+    outside_s = statistics.median(_known(one, "after_close") - _known(one, "forward") for one in stages)
     yield {"figure": "road.start_s", "value": round(started_s, 1), "unit": "s", "bar": "<=120"}
     yield {"figure": "road.idle_pss_gib", "value": round(idle_gib, 3), "unit": "GiB", "bar": "<=4"}
     yield {"figure": "road.last_image_to_done_s", "value": round(done_s, 2), "unit": "s", "bar": "<=90"}
     yield {"figure": "road.outside_forward_s", "value": round(outside_s, 2), "unit": "s", "bar": "<=8"}
     for step in ("wait", "select", "prepare", "segment", "forward", "measure", "render", "commit"):
-        value = statistics.median(one[step] for one in stages)
+        value = statistics.median(_known(one, step) for one in stages)
         yield {"figure": f"road.{step}_s", "value": round(value, 3), "unit": "s"}

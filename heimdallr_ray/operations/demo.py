@@ -101,24 +101,28 @@ class Follower:
         return cast(dict[str, Any], self._client.get(f"/studies/{study.study_uid}/results").raise_for_status().json())
 
 
-def stages_of(detail: dict[str, Any], results: dict[str, Any]) -> dict[str, float]:
+def stages_of(detail: dict[str, Any], results: dict[str, Any]) -> dict[str, float | None]:
     """Seconds of each stage of a finished study, from the rows that the stack itself wrote.
 
     `receive` first to last image, `settle` idle wait, `wait` in the queue, then the steps; `forward` is the part of
-    `segment` inside the networks; `after_close` is everything from closing to the committed result.
+    `segment` inside the networks; `commit` from the step's own beginning to the committed result, None where the
+    history does not hold it; `after_close` is everything from closing to the committed result.
     """
     row = detail["study"]
     first, last, closed, done = (
         datetime.fromisoformat(row[name]) for name in ("first_received_at", "last_received_at", "closed_at", "done_at")
     )
     began = next(datetime.fromisoformat(event["at"]) for event in detail["history"] if event["new"] == "running")
+    # The last one: a takeover commits under its own attempt.
+    commits = [event["at"] for event in detail["history"] if (event["kind"], event["new"]) == ("study.step", "commit")]
+    committing = max(map(datetime.fromisoformat, commits), default=None)
     steps = {name: float(seconds) for name, seconds in results["stage_seconds"].items()}
     return {
         "receive": round((last - first).total_seconds(), 3),
         "settle": round((closed - last).total_seconds(), 3),
         "wait": round((began - closed).total_seconds(), 3),
         **steps,
-        "commit": round(max(0.0, (done - began).total_seconds() - sum(steps.values()) + steps.get("forward", 0.0)), 3),
+        "commit": None if committing is None else round((done - committing).total_seconds(), 3),
         "after_close": round((done - closed).total_seconds(), 3),
     }
 

@@ -34,6 +34,9 @@ def refused(port: int) -> bool:
         socket.create_connection(("127.0.0.1", port), timeout=5).close()
     except ConnectionRefusedError:
         return True
+    except ConnectionResetError:
+        # It waited for an accept that did not come any more.
+        return False
     return False
 
 
