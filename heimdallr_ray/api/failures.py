@@ -18,7 +18,7 @@ from heimdallr_ray.errors import Broken, HeimdallrError, Retryable
 _log = logging.getLogger(__name__)
 RETRY_AFTER_S = 5
 UnknownPage = Callable[[Request], Response | None]
-"""What a browser is shown at an address that no route has; None where the JSON shape is the answer."""
+"""What a browser is shown at an address where nothing is; None where the JSON shape is the answer."""
 
 
 class ErrorBody(BaseModel):
@@ -44,9 +44,13 @@ def error_response(status: int, code: str, detail: str, headers: dict[str, str] 
     return JSONResponse({"error": {"code": code, "detail": detail}}, status_code=status, headers=headers)
 
 
-async def _heimdallr(request: Request, error: Exception) -> JSONResponse:
+async def _heimdallr(request: Request, error: Exception, unknown_page: UnknownPage) -> Response:
     if not isinstance(error, HeimdallrError):
         raise error
+    if error.http_status == 404:
+        page = await asyncio.to_thread(unknown_page, request)
+        if page is not None:
+            return page
     headers: dict[str, str] = {}
     if error.http_status == 401:
         headers["WWW-Authenticate"] = 'Bearer realm="heimdallr"'
@@ -89,10 +93,13 @@ async def _unexpected(request: Request, error: Exception) -> JSONResponse:
 def install(app: FastAPI, unknown_page: UnknownPage = lambda request: None) -> None:
     """From now on `app` answers every error in the one shape, but a browser at an unknown address by `unknown_page`."""
 
+    async def heimdallr(request: Request, error: Exception) -> Response:
+        return await _heimdallr(request, error, unknown_page)
+
     async def http(request: Request, error: Exception) -> Response:
         return await _http(request, error, unknown_page)
 
-    app.add_exception_handler(HeimdallrError, _heimdallr)
+    app.add_exception_handler(HeimdallrError, heimdallr)
     app.add_exception_handler(RequestValidationError, _validation)
     app.add_exception_handler(HTTPException, http)
     app.add_exception_handler(Exception, _unexpected)

@@ -63,7 +63,7 @@ def wants_page(method: str, path: str, accept: str) -> bool:
 
 
 def unknown_page(static_dir: Path | None) -> Callable[[Request], Response | None]:
-    """Answers a browser at an address that no route has with the web app, which says so, and status 404."""
+    """Answers a browser at an address where nothing is with the web app, which says so, and status 404."""
     index = list_files(static_dir).get("index.html")
 
     def answer(request: Request) -> Response | None:

@@ -237,9 +237,20 @@ def test_reasons_are_sentences_with_their_code(page: Page, site: Site):
     expect(absent.locator("code")).to_have_text("anatomy_absent")
     scout = page.locator(f'[data-series="{ABDOMEN_UID}.2"]')
     expect(scout).to_contain_text("A planning image (localizer, scout), not a volume. localizer")
+    chosen = page.locator(f'[data-series="{ABDOMEN_UID}.1"]')
+    expect(chosen).to_contain_text("The gantry was tilted. The tilt is kept exactly; nothing was resampled. tilt:12.0")
     left_out = page.get_by_test_id("left-out")
     expect(left_out).to_contain_text("Cerebral bleed")
     expect(left_out).to_contain_text("Not run, because the image does not show the part of the body")
+
+
+def test_a_reason_that_many_measurements_share_is_said_in_full_once(page: Page, site: Site):
+    page.goto(f"{site.url}/studies/{HEAD_UID}")
+    said = "The model did not find the structure"
+    expect(page.locator('[data-measurement="liver_volume"]')).to_contain_text(said)
+    spleen = page.locator('[data-measurement="spleen_volume"]')
+    expect(spleen).to_contain_text("structure not found as above label_absent")
+    expect(spleen.locator(".why")).to_have_attribute("title", re.compile(said))
 
 
 def test_a_study_whose_uid_was_made_here_says_so(chromium: Browser, tmp_path: Path):

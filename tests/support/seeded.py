@@ -147,7 +147,7 @@ def add_result(session: Session, made: ApiServices, study: StudyRow, *, head: bo
             n_instances=104,
             chosen=True,
             reason="thinnest axial series with a soft kernel",
-            geometry={"shape": list(volume.shape), "spacing_mm": list(volume.spacing_mm)},
+            geometry={"shape": list(volume.shape), "spacing_mm": list(volume.spacing_mm), "flags": ["tilt:12.0"]},
         ),
         SeriesRow(
             study_id=study.id,

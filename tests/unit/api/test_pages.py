@@ -77,12 +77,12 @@ def test_a_browser_at_an_unknown_address_gets_a_page_and_a_program_gets_json(tmp
     failures.install(app, unknown_page(tmp_path))
     app.include_router(build_router(tmp_path))
     client = TestClient(app)
-    for path in ("/nosuch", "/a/b", "/studies/no-uid"):
+    for path in ("/nosuch", "/a/b", "/studies/no-uid", "/docs/nosuch", "/assets/nosuch.js"):
         answer = client.get(path, headers={"Accept": BROWSER})
         assert (answer.status_code, answer.text) == (404, "<!doctype html>app")
         assert answer.headers["content-type"].startswith("text/html")
     assert client.get("/studies/1.2.3", headers={"Accept": BROWSER}).status_code == 200
-    for path, accept in (("/nosuch", "*/*"), ("/api/v1/nosuch", BROWSER), ("/assets/nosuch.js", BROWSER)):
+    for path, accept in (("/nosuch", "*/*"), ("/api/v1/nosuch", BROWSER), ("/assets/nosuch.js", "*/*")):
         answer = client.get(path, headers={"Accept": accept})
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
 
