@@ -12,6 +12,9 @@ import pytest
 # Before any test imports Ray: no usage statistics leave the machine.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
+# Migrated, empty databases of both dialects, for whichever test asks for one.
+pytest_plugins = ("tests.support.databases",)
+
 PEER_PACKAGES = (Path(__file__).parent / "peers.txt").read_text(encoding="utf-8").split()
 # One program of each package; what a test needs of them it names: @pytest.mark.peers("storescu").
 PEER_PROGRAMS = ("dcmsend", "storescp", "Orthanc", "chromium", "chromedriver")
