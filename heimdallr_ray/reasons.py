@@ -218,7 +218,7 @@ _SERIES_ROWS = (
 )
 
 _IMAGE_ROWS = (
-    _row("tilt", "The gantry was tilted. The tilt is kept exactly; nothing was resampled.", _IMAGE),
+    _row("tilt", "The gantry was tilted. Positions and volumes take the tilt into account.", _IMAGE),
     _row("uneven_spacing", "The distance between slices varies a little, within what is tolerated.", _IMAGE),
     _row("duplicate_slices", "Slices were sent twice with equal pixels; each counts once.", _IMAGE),
     _row("monochrome1", "The images are stored for inverted display; their values are used as they are.", _IMAGE),

@@ -238,7 +238,7 @@ def test_reasons_are_sentences_with_their_code(page: Page, site: Site):
     scout = page.locator(f'[data-series="{ABDOMEN_UID}.2"]')
     expect(scout).to_contain_text("A planning image (localizer, scout), not a volume. localizer")
     chosen = page.locator(f'[data-series="{ABDOMEN_UID}.1"]')
-    expect(chosen).to_contain_text("The gantry was tilted. The tilt is kept exactly; nothing was resampled. tilt:12.0")
+    expect(chosen).to_contain_text("The gantry was tilted. Positions and volumes take the tilt into account. tilt:12.0")
     left_out = page.get_by_test_id("left-out")
     expect(left_out).to_contain_text("Cerebral bleed")
     expect(left_out).to_contain_text("Not run, because the image does not show the part of the body")
