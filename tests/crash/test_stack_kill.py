@@ -223,7 +223,7 @@ def test_segmenter_killed_during_a_study(stack: Stack, tmp_path: Path, seed: int
 def test_whole_stack_killed_while_a_study_runs(stack: Stack, tmp_path: Path, seed: int) -> None:
     chance = random.Random(f"stack-{seed}")
     for run in range(1, RUNS + 1):
-        moment_s = chance.uniform(0.0, 2.0 / run)
+        moment_s = chance.uniform(0.0, 1.2 / run)
         sender = _sent(stack, tmp_path / f"study-{run}", f"stack-{seed}-{run}")
         _wait_until_running(stack, sender.study_uid)
         time.sleep(moment_s)
