@@ -45,6 +45,10 @@ class StudyConsumer:
         """
         return self._worker.stop(grace_s)
 
+    def working(self) -> bool:
+        """True while its threads claim studies."""
+        return self._worker.working
+
     def check_health(self) -> None:
         """Raises where a worker thread has ended."""
         if not self._worker.alive:

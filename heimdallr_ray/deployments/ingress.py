@@ -2,14 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
+import ray
 from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.deployments.app import AppArgs
+from heimdallr_ray.deployments.readiness import (
+    ABSENT,
+    ANSWER_S,
+    DRAINING,
+    LISTENER,
+    READY,
+    UNHEALTHY,
+    Components,
+    word_of,
+)
+from heimdallr_ray.listener.actor import ACTOR_NAME, NAMESPACE
+from heimdallr_ray.listener.draining import DrainMark
+
+MAY_SLEEP = frozenset({"MedGemma", "ReportBuilder"})
+"""Deployments that may have no replica (min_replicas: 0 in serve_config.yaml)."""
+CONSUMER = "StudyConsumer"
+
+
+def ask_serve(names: Iterable[str]) -> dict[str, str]:
+    """Each deployment of `names` in one word, as Serve's controller knows it."""
+    application = serve.status().applications[serve.get_replica_context().app_name]
+    words: dict[str, str] = {}
+    for name in names:
+        found = application.deployments.get(name)
+        words[name] = (
+            word_of(
+                str(found.status.value),
+                {str(getattr(state, "value", state)): count for state, count in found.replica_states.items()},
+                may_sleep=name in MAY_SLEEP,
+            )
+            if found
+            else ABSENT
+        )
+    return words
+
+
+def ask_consumer(handle: DeploymentHandle[Any]) -> dict[str, str]:
+    """Whether the consumer's threads claim studies, told by itself."""
+    return {CONSUMER: READY if handle.working.remote().result(timeout_s=ANSWER_S) else UNHEALTHY}
+
+
+def ask_listener() -> dict[str, str]:
+    """What the DICOM listener tells of itself; it is an actor beside Serve."""
+    try:
+        actor = cast(Any, ray).get_actor(ACTOR_NAME, namespace=NAMESPACE)
+    except ValueError:
+        return {LISTENER: ABSENT}
+    status = cast("dict[str, Any]", ray.get(actor.status.remote(), timeout=ANSWER_S))
+    return {LISTENER: UNHEALTHY if not status["healthy"] else DRAINING if status["draining"] else READY}
 
 
 @serve.deployment(name="Ingress")
@@ -28,7 +79,7 @@ class Ingress:
         """The other deployments are reachable from here, which makes them part of the application."""
         self._args = args
         self._handles = {
-            "StudyConsumer": consumer,
+            CONSUMER: consumer,
             "Segmenter": segmenter,
             "MedGemma": medgemma,
             "ReportBuilder": report_builder,
@@ -43,6 +94,15 @@ class Ingress:
         from heimdallr_ray.storage.blobs import LocalBlobStore
 
         settings, clock = self._args.settings(), SystemClock()
+        names = tuple(self._handles)
+        components = Components(
+            {
+                names: lambda: ask_serve(names),
+                (CONSUMER,): lambda: ask_consumer(self._handles[CONSUMER]),
+                (LISTENER,): ask_listener,
+            },
+            clock,
+        )
         database = Database(settings.resolved_database_url)
         blobs = LocalBlobStore(settings.blob_dir)
         return create_app(
@@ -55,6 +115,7 @@ class Ingress:
                 static_dir=static_dir(),
                 build=self._args.build,
                 # Made by whoever is about to stop the stack: a file, because it must hold across processes.
-                draining=(settings.run_dir / "draining").exists,
+                draining=DrainMark(settings.run_dir).is_set,
+                components=components,
             )
         )

@@ -22,9 +22,11 @@ class Holder:
     dicom: str
     build: str
     state: str
-    """starting, ready, draining, stopping."""
+    """starting, ready, degraded (a part has not worked for a while), draining, stopping."""
     step: str = ""
     """What it is doing while it is starting, in words."""
+    detail: str = ""
+    """Parts that do not work and why, in words; empty where all work."""
 
 
 class DataFolderLock:

@@ -9,23 +9,28 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import heimdallr_ray
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings, save_effective
 from heimdallr_ray.errors import HeimdallrError, NotReady
+from heimdallr_ray.listener.draining import DrainMark
 from heimdallr_ray.operations import application, ports, processes
 from heimdallr_ray.operations.leases import release_leases_of_the_dead
 from heimdallr_ray.operations.lock import DataFolderLock, Holder
 from heimdallr_ray.operations.rayhead import NAMESPACE, RayHead, environment
+from heimdallr_ray.operations.vigil import Watch
 from heimdallr_ray.segmentation.demo import weights_dir
 from heimdallr_ray.segmentation.weights import read_manifest
+
+if TYPE_CHECKING:
+    from heimdallr_ray.operations.scp_actor import ListenerActor
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +38,9 @@ READY_S = 60.0
 FIRST_READY_S = 120.0
 """The first start after an installation reads gigabytes of libraries that no cache holds yet."""
 STOP_S = 13.0
+STOP_SCP_S = 3.0
 REMEMBER_EVERY_S = 2.0
-SCP_ACTOR = "dicom_scp"
+DRAIN_EVERY_S = 0.5
 
 Progress = Callable[[str], None]
 
@@ -69,12 +75,9 @@ class Supervisor:
         self._lock: DataFolderLock | None = None
         self._holder: Holder | None = None
         self._head: RayHead | None = None
+        self._listener: ListenerActor | None = None
+        self._mark = DrainMark(self.settings.run_dir)
         self._started = False
-
-    @property
-    def _draining_file(self) -> Path:
-        """While it is there, uploads are refused."""
-        return self.settings.run_dir / "draining"
 
     @property
     def url(self) -> str:
@@ -104,7 +107,7 @@ class Supervisor:
         )
         self._lock.note(self._holder)
         self._install_signals()
-        self._draining_file.unlink(missing_ok=True)
+        self._mark.clear()
         self._require_ports()
         read_manifest(self.settings.resolved_weights_dir or weights_dir())
         self._progress("database")
@@ -131,14 +134,20 @@ class Supervisor:
     def wait(self) -> None:
         """Returns when a signal came, or when the stack is drained. Until it is called, a signal raises NotReady.
 
+        A part that does not work for longer than Ray needs to restart it is logged, told and noted: the state is
+        `degraded` until it works again.
+
         Raises:
             NotReady: the Ray head ended by itself.
         """
+        assert self._listener is not None  # noqa: S101
         self._waiting = True
-        while not self._stop.wait(REMEMBER_EVERY_S if not self._drain.is_set() else 0.5):
+        watch = Watch(self.settings, self._listener, self._progress, self._set_state)
+        while not self._stop.wait(REMEMBER_EVERY_S if not self._drain.is_set() else DRAIN_EVERY_S):
             assert self._head is not None  # noqa: S101
             self._head.require_alive()
             self._head.remember()
+            watch.look(draining=self._drain.is_set())
             if self._drain.is_set() and self._drained():
                 return
 
@@ -155,17 +164,29 @@ class Supervisor:
         left: list[int] = []
         if self._head is not None:
             self._head.remember()
-            with contextlib.suppress(Exception):
-                self._stop_scp(timeout_s=3.0)
-            with contextlib.suppress(Exception):
+            if self._listener is not None:
+                with self._told("the DICOM listener's own end"):
+                    self._listener.stop(STOP_SCP_S)
+            with self._told("the end of the connection to Ray"):
                 _ray().shutdown()
-            left = self._head.stop(STOP_S - 4.0)
+            left = self._head.stop(STOP_S - STOP_SCP_S - 1.0)
             self._release_leases()
-        self._draining_file.unlink(missing_ok=True)
+        self._mark.clear()
         if self._lock is not None:
             self._lock.release()
         self._started = False
         return left
+
+    @contextlib.contextmanager
+    def _told(self, what: str) -> Generator[None]:
+        """Whatever fails inside is told and logged, and what comes after it is done all the same."""
+        try:
+            yield
+        except Exception as error:
+            code = error.code if isinstance(error, HeimdallrError) else type(error).__name__
+            detail = first_line(str(error))
+            log.warning("%s failed: %s: %s", what, code, detail, extra={"code": code, "detail": detail})
+            self._progress(f"{what} failed: {code}: {detail}")
 
     def _release_leases(self) -> None:
         """What was running waits again, at no cost: it was stopped on purpose."""
@@ -212,14 +233,11 @@ class Supervisor:
         self._install_signals()
 
     def _start_scp(self, effective: Path, deadline: float) -> None:
-        from heimdallr_ray.listener.actor import DicomScp
+        # Late, for it imports Ray.
+        from heimdallr_ray.operations.scp_actor import ListenerActor
 
-        actor = DicomScp.options(name=SCP_ACTOR, namespace=NAMESPACE, lifetime="detached", get_if_exists=True)
-        handle = actor.remote(str(effective), self.build)
-        try:
-            _ray().get(handle.status.remote(), timeout=max(1.0, deadline - time.monotonic()))
-        except Exception as error:
-            raise NotReady(f"the DICOM listener did not start: {error}") from error
+        self._listener = ListenerActor(effective, self.build)
+        self._listener.wait_ready(max(1.0, deadline - time.monotonic()))
 
     def _wait_ready(self, deadline: float) -> None:
         assert self._head is not None  # noqa: S101
@@ -249,31 +267,35 @@ class Supervisor:
     def _on_drain(self, _number: int, _frame: FrameType | None) -> None:
         self._drain.set()
 
-    def _set_state(self, state: str) -> None:
-        if self._lock is not None and self._holder is not None:
-            self._holder = replace(self._holder, state=state)
-            self._lock.note(self._holder)
+    def _set_state(self, state: str, detail: str = "") -> None:
+        if self._lock is None or self._holder is None:
+            return
+        changed = replace(self._holder, state=state, detail=detail)
+        if changed != self._holder:
+            self._holder = changed
+            self._lock.note(changed)
 
     # Stop ------------------------------------------------------------------------------------------------------------
 
     def _drained(self) -> bool:
-        if self._holder is not None and self._holder.state != "draining":
-            self._set_state("draining")
-            self._progress("draining: no new images; open studies are closed and finished")
-            self._draining_file.touch()
-            ray = _ray()
-            ray.get(ray.get_actor(SCP_ACTOR, namespace=NAMESPACE).drain.remote(), timeout=30.0)
-        return application.unfinished(self.settings) == 0
+        """True once nothing can come in any more and nothing is unfinished; asked again and again.
 
-    def _stop_scp(self, timeout_s: float) -> None:
-        ray = _ray()
+        In this order, so that what one door lets through is seen by the count: the mark, the listener's port and
+        spool, the uploads that store, the studies.
+        """
+        assert self._listener is not None  # noqa: S101
         try:
-            handle = ray.get_actor(SCP_ACTOR, namespace=NAMESPACE)
-        except ValueError:
-            return
-        with contextlib.suppress(ray.exceptions.RayError):
-            ray.get(handle.stop.remote(), timeout=timeout_s)
-        ray.kill(handle)
+            if not self._mark.is_set():
+                self._set_state("draining")
+                self._progress("draining: no new images; open studies are closed and finished")
+                self._mark.set()
+            if not self._listener.drained() or not self._mark.quiet():
+                return False
+        except HeimdallrError as error:
+            # The disk refuses the mark: the next round tries again, `down` without --drain ends it.
+            log.warning("not drained yet", extra={"code": error.code, "detail": error.detail})
+            return False
+        return application.unfinished(self.settings) == 0
 
 
 def _ray() -> Any:  # noqa: ANN401
@@ -281,6 +303,11 @@ def _ray() -> Any:  # noqa: ANN401
     import ray
 
     return ray
+
+
+def first_line(text: str) -> str:
+    """The first line of a message, bounded: exceptions of Ray carry whole tracebacks."""
+    return next((line.strip()[:300] for line in text.splitlines() if line.strip()), "no reason given")
 
 
 def describe(holder: Holder) -> dict[str, Any]:

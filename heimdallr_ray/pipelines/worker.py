@@ -74,6 +74,11 @@ class StudyWorker:
         """True while every thread runs, or was told to end."""
         return self._stop.is_set() or all(thread.is_alive() for thread in self._threads)
 
+    @property
+    def working(self) -> bool:
+        """True while every thread runs and may claim."""
+        return not self._stop.is_set() and all(thread.is_alive() for thread in self._threads)
+
     def _loop(self, owner: str) -> None:
         while not self._stop.is_set():
             try:

@@ -178,6 +178,10 @@ class Stack:
             stdin=subprocess.DEVNULL,
         )
 
+    def begin(self, *words: str) -> subprocess.Popen[bytes]:
+        """A `heimdallr` command against this stack, not waited for."""
+        return subprocess.Popen(self.command(*words), env=self.environment(), stdin=subprocess.DEVNULL)
+
     def run_json(self, *words: str, timeout_s: float = 120) -> Any:
         done = self.run(*words, "--json", timeout_s=timeout_s)
         return json.loads(done.stdout)

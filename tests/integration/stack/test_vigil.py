@@ -1,0 +1,142 @@
+"""What ends while the stack runs is noticed, said, shown by `status`, and ready again when it is mended."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from sqlmodel import select
+
+from heimdallr_ray.catalog.database import Database
+from heimdallr_ray.catalog.tables import InstanceRow, StudyRow
+from heimdallr_ray.operations import lock, ports
+from heimdallr_ray.segmentation.demo import weights_dir
+from tests.support import dicom as synthetic
+from tests.support.stack import Stack
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Stack]:
+    made = Stack(tmp_path / "data")
+    yield made
+    made.clean_up()
+
+
+def listener_process(stack: Stack) -> psutil.Process:
+    (found,) = ports.listeners({stack.dicom_port})
+    assert found.pid is not None
+    return psutil.Process(found.pid)
+
+
+def taken(port: int) -> socket.socket:
+    """The port is ours, as soon as its holder has let go of it."""
+    deadline = time.monotonic() + 5
+    while True:
+        holder = socket.socket()
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            holder.bind(("127.0.0.1", port))
+            holder.listen()
+        except OSError:
+            holder.close()
+            assert time.monotonic() < deadline, "somebody holds the port"
+            time.sleep(0.01)
+        else:
+            return holder
+
+
+def components(stack: Stack) -> dict[str, str]:
+    return httpx.get(f"{stack.url}/api/v1/ready", timeout=10).json()["components"]
+
+
+def note(stack: Stack) -> lock.Holder:
+    found = lock.read_holder(stack.data_dir / "run")
+    assert found is not None
+    return found
+
+
+def reached(stack: Stack, state: str, within_s: float) -> lock.Holder:
+    stack.wait_for(lambda: stack.state() == state, within_s, f"the state to be {state}")
+    return note(stack)
+
+
+def write_study(folder: Path, seed: str, slices: int = 40) -> None:
+    folder.mkdir()
+    for index, content in enumerate(synthetic.ct_study(slices, shape=(128, 128), seed=seed, spacing_mm=4.0)):
+        (folder / f"{index}.dcm").write_bytes(content)
+
+
+def test_a_listener_that_does_not_come_back_is_told_and_made_anew(own: Stack) -> None:
+    own.start()
+    assert components(own) == {
+        "StudyConsumer": "ready",
+        "Segmenter": "ready",
+        "MedGemma": "idle",
+        "ReportBuilder": "idle",
+        "DicomListener": "ready",
+    }
+    listener_process(own).kill()
+    with taken(own.dicom_port):
+        killed = time.monotonic()
+        detail = reached(own, "degraded", 60).detail
+        assert detail.startswith("DICOM listener: "), detail
+        report = own.run_json("status")
+        assert (report["state"], report["detail"][:14]) == ("degraded", "DICOM listener")
+        assert own.run("status").returncode == 1
+        assert components(own)["DicomListener"] != "ready"
+        # Its restarted process gives up after 30 s without the port, and Ray gives up the actor.
+        time.sleep(max(0.0, 45 - (time.monotonic() - killed)))
+        assert own.state() == "degraded"
+    reached(own, "ready", 120)
+    own.wait_for(lambda: own.run_json("status")["listener"] == "answers C-ECHO", 60, "the listener to answer")
+    own.wait_for(lambda: components(own)["DicomListener"] == "ready", 20, "readiness to say so")
+    assert own.run("status").returncode == 0
+    said = own.log_file.read_text()
+    assert "degraded: DICOM listener does not work" in said
+    assert "DICOM listener works again" in said
+
+
+@pytest.mark.slow
+def test_models_that_cannot_be_loaded_again_are_told_until_they_can(own: Stack, tmp_path: Path) -> None:
+    weights, aside = tmp_path / "weights", tmp_path / "aside"
+    shutil.copytree(weights_dir(), weights)
+    own.overrides = {"HEIMDALLR_WEIGHTS_DIR": str(weights)}
+    own.start()
+    weights.rename(aside)
+    (replica,) = [one for one in own.members() if "ServeReplica:heimdallr:Segmenter" in " ".join(one.cmdline())]
+    replica.kill()
+    own.wait_for(lambda: components(own)["Segmenter"] != "ready", 60, "readiness to say so")
+    detail = reached(own, "degraded", 150).detail
+    assert "Segmenter: " in detail, detail
+    aside.rename(weights)
+    reached(own, "ready", 240)
+    assert components(own)["Segmenter"] == "ready"
+
+
+def test_a_listener_that_dies_while_the_stack_drains_keeps_the_port_closed(own: Stack, tmp_path: Path) -> None:
+    own.start()
+    write_study(tmp_path / "dicom", "drained-twice")
+    assert own.run_json("send", str(tmp_path / "dicom"), "--port", str(own.dicom_port))["failed"] == 0
+    listener = listener_process(own)
+    down = own.begin("down", "--drain")
+    own.wait_for(lambda: own.state() == "draining" and not ports.answers(own.dicom_port), 30, "the port to close")
+    listener.kill()
+    while down.poll() is None:
+        assert not ports.answers(own.dicom_port, timeout_s=0.2), "the port is open again"
+        time.sleep(0.05)
+    assert down.returncode == 0
+    assert own.process is not None
+    assert own.process.wait(30) == 0
+    database = Database(f"sqlite:///{own.data_dir / 'catalog.sqlite'}")
+    with database.read() as session:
+        assert [study.state for study in session.exec(select(StudyRow)).all()] == ["done"]
+        assert len(session.exec(select(InstanceRow)).all()) == 40
+    database.close()
