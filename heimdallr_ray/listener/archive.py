@@ -21,8 +21,9 @@ from typing import IO
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import BadArchive, EmptyInput, NotDicom, Rejected, TooLarge
 from heimdallr_ray.listener import part10
+from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.receive import Accepted, Receiver
-from heimdallr_ray.listener.spool import Arrival, Staging, storage_error
+from heimdallr_ray.listener.spool import Staging, storage_error
 
 logger = logging.getLogger(__name__)
 

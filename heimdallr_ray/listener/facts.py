@@ -8,7 +8,8 @@ from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyF
 from heimdallr_ray.dicom.header import Header
 from heimdallr_ray.errors import NotDicom
 from heimdallr_ray.ids import Sha256, Uid
-from heimdallr_ray.listener.spool import Arrival, SpoolEntry, stand_in_sop_uid
+from heimdallr_ray.listener.arrival import Arrival, stand_in_sop_uid
+from heimdallr_ray.listener.spool import SpoolEntry
 
 _INT32_MAX = 2**31 - 1
 

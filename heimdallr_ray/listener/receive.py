@@ -23,9 +23,10 @@ from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.errors import HeimdallrError, Retryable
+from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.draining import DrainMark
 from heimdallr_ray.listener.facts import Identity, identify_instance, to_received
-from heimdallr_ray.listener.spool import Arrival, Spool, SpoolEntry, Staging, storage_error
+from heimdallr_ray.listener.spool import Spool, SpoolEntry, Staging, storage_error
 from heimdallr_ray.storage.blobs import BlobRef, BlobStore
 
 logger = logging.getLogger(__name__)

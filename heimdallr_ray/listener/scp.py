@@ -24,6 +24,7 @@ from heimdallr_ray.clock import Clock
 from heimdallr_ray.errors import BadSetting, HeimdallrError
 from heimdallr_ray.ids import NewId, new_id
 from heimdallr_ray.listener import part10
+from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.gate import (
     ASSOCIATE_TIMEOUT_S,
     MAX_PDU_BYTES,
@@ -34,7 +35,6 @@ from heimdallr_ray.listener.gate import (
     Tally,
 )
 from heimdallr_ray.listener.receive import Receiver
-from heimdallr_ray.listener.spool import Arrival
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,7 @@ Layout under the spool folder, all names made here (uuid hex), none received:
     ready/<name>.dcm       durable; may be acknowledged; becomes rows and a blob, then is unlinked
     quarantine/<name>.dcm  durable but not readable any more; <name>.json says why
 
-A file is a Part 10 file: zero preamble, our group 0002 and the data set bytes exactly as received. Private Information
-(0002,0102) holds what the association or upload knew, as JSON, so the row can be rebuilt from the file alone.
+What a file tells of itself: arrival.py.
 """
 
 from __future__ import annotations
@@ -24,38 +23,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
 
-from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import HeimdallrError, NotDicom, StorageFailed, StorageFull, TooLarge
-from heimdallr_ray.ids import NewId, Sha256, Uid, new_id
+from heimdallr_ray.ids import NewId, Sha256, new_id
 from heimdallr_ray.listener import part10
+from heimdallr_ray.listener.arrival import Arrival, encode_arrival, parse_arrival
 
-SPOOL_VERSION = 1
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_MAX_UID_TEXT = 64
 _READ_BYTES = 1 << 20
 _OPEN_ATTEMPTS = 8
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """What a door knows of one object before its data set is looked at.
-
-    `intake_id` is the association's or the upload's id. `sop_class_uid` and `sop_instance_uid` are the Affected UIDs of
-    the C-STORE request or those of the file meta, as sent (possibly blank or malformed).
-    """
-
-    intake_id: str
-    door: Door
-    received_at: datetime
-    transfer_syntax_uid: str
-    sop_class_uid: str = ""
-    sop_instance_uid: str = ""
-    calling_ae: str | None = None
-    address: str | None = None
-    source_implementation: str = ""
-    synthetic: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,11 +47,6 @@ class SpoolEntry:
     dataset_offset: int
     dataset_sha256: Sha256
     size: int
-
-
-def stand_in_sop_uid(spool_name: str) -> Uid:
-    """What group 0002 holds where the sender gave no valid SOP Instance UID; never taken for one of the sender."""
-    return Uid.derived("spool", spool_name)
 
 
 def storage_error(error: OSError) -> StorageFull | StorageFailed:
@@ -107,73 +78,6 @@ def _sync_folder(folder: Path) -> None:
         os.close(fd)
 
 
-def _private_information(name: str, arrival: Arrival) -> bytes:
-    document = {
-        "v": SPOOL_VERSION,
-        "spool_name": name,
-        "intake_id": arrival.intake_id,
-        "door": arrival.door.value,
-        "received_at": arrival.received_at.isoformat(),
-        "transfer_syntax_uid": arrival.transfer_syntax_uid,
-        "calling_ae": arrival.calling_ae,
-        "address": arrival.address,
-        "affected_sop_class_uid": arrival.sop_class_uid[:_MAX_UID_TEXT],
-        "affected_sop_instance_uid": arrival.sop_instance_uid[:_MAX_UID_TEXT],
-        "source_implementation": arrival.source_implementation[:_MAX_UID_TEXT],
-        "synthetic": arrival.synthetic,
-    }
-    return json.dumps(document, ensure_ascii=True, separators=(",", ":")).encode("ascii")
-
-
-def _meta_header(name: str, arrival: Arrival) -> bytes:
-    # A blank or malformed UID never goes into group 0002; the raw text stays in the JSON.
-    sop_class = Uid.parse_or_none(arrival.sop_class_uid) or ""
-    sop_instance = Uid.parse_or_none(arrival.sop_instance_uid) or stand_in_sop_uid(name)
-    return part10.encode_meta(
-        part10.FileMeta(
-            dataset_offset=0,
-            transfer_syntax_uid=arrival.transfer_syntax_uid,
-            sop_class_uid=sop_class,
-            sop_instance_uid=sop_instance,
-            implementation_class_uid=part10.IMPLEMENTATION_CLASS_UID,
-            implementation_version=part10.IMPLEMENTATION_VERSION,
-            source_ae=(arrival.calling_ae or "")[:16],
-            private_creator_uid=part10.PRIVATE_CREATOR_UID,
-            private_information=_private_information(name, arrival),
-        )
-    )
-
-
-def parse_arrival(head: bytes) -> tuple[str, Arrival, int]:
-    """Spool name, arrival facts and data set offset of a spooled file that begins with `head`.
-
-    Raises:
-        NotDicom: the file was not written by this spool, or its private information is damaged.
-    """
-    meta = part10.parse_meta(head)
-    if meta.private_creator_uid != part10.PRIVATE_CREATOR_UID:
-        raise NotDicom("not a file of this spool")
-    try:
-        fields = cast("dict[str, Any]", json.loads(meta.private_information.rstrip(b"\0")))
-        if fields["v"] != SPOOL_VERSION:
-            raise NotDicom(f"spool version {fields['v']} is not known")
-        arrival = Arrival(
-            intake_id=str(fields["intake_id"]),
-            door=Door(fields["door"]),
-            received_at=datetime.fromisoformat(fields["received_at"]),
-            transfer_syntax_uid=str(fields["transfer_syntax_uid"]),
-            sop_class_uid=str(fields["affected_sop_class_uid"]),
-            sop_instance_uid=str(fields["affected_sop_instance_uid"]),
-            calling_ae=cast("str | None", fields["calling_ae"]),
-            address=cast("str | None", fields["address"]),
-            source_implementation=str(fields["source_implementation"]),
-            synthetic=bool(fields["synthetic"]),
-        )
-        return str(fields["spool_name"]), arrival, meta.dataset_offset
-    except (KeyError, TypeError, ValueError) as error:
-        raise NotDicom("damaged spool information") from error
-
-
 class SpoolWriter:
     """One object on its way to the disk. Made by `Spool.writer`, which removes the file unless `commit` succeeded."""
 
@@ -198,7 +102,7 @@ class SpoolWriter:
 
     def start(self) -> None:
         """Group 0002 is written."""
-        header = _meta_header(self.name, self._arrival)
+        header = encode_arrival(self.name, self._arrival)
         self._write(header)
         self._offset = len(header)
 

@@ -13,9 +13,9 @@ from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.catalog.tables import EventRow
 from heimdallr_ray.errors import NotDicom, StorageFailed
 from heimdallr_ray.listener import receive
+from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.completion import CompletionWatcher
 from heimdallr_ray.listener.receive import Accepted, Receiver
-from heimdallr_ray.listener.spool import Arrival
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, wait_for
 
 STUDY = "1.2.826.0.1.3680043.9.9.77"

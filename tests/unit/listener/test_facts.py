@@ -9,8 +9,8 @@ from pydicom.uid import UID
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.ids import Sha256
+from heimdallr_ray.listener.arrival import Arrival, stand_in_sop_uid
 from heimdallr_ray.listener.facts import Identity, identify_instance
-from heimdallr_ray.listener.spool import Arrival, stand_in_sop_uid
 from tests.support.intake import ct_slice, file_bytes
 
 DIGEST = Sha256("ab" * 32)

@@ -11,7 +11,8 @@ import pytest
 
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import NotDicom, StorageFailed, StorageFull, TooLarge
-from heimdallr_ray.listener.spool import Arrival, Spool, parse_arrival
+from heimdallr_ray.listener.arrival import Arrival, parse_arrival
+from heimdallr_ray.listener.spool import Spool
 
 ARRIVAL = Arrival(
     intake_id="association-1",
