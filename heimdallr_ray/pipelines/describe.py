@@ -81,8 +81,8 @@ def series_decisions(selection: Selection, rows: Sequence[SeriesRow]) -> tuple[S
 
 
 def skipped_tasks(run: SegmentationRun) -> tuple[SkippedTask, ...]:
-    """Tasks that the plan left out, each with its code."""
-    return tuple(SkippedTask(one.task, str(one.code)) for one in run.plan.left_out)
+    """Tasks that the plan left out, each with its code and words."""
+    return tuple(SkippedTask(one.task, str(one.code), one.detail) for one in run.plan.left_out)
 
 
 def study_facts(study: StudyRow, rows: Sequence[SeriesRow], volume: Volume, epoch: int, manifest: str) -> StudyFacts:

@@ -80,10 +80,11 @@ class SeriesDecision:
 
 @dataclass(frozen=True)
 class SkippedTask:
-    """A segmentation task that was not run, and the planner's code for it."""
+    """A segmentation task that was not run, the planner's code for it, and what the planner saw, in words."""
 
     task: str
     reason: str
+    detail: str = ""
 
 
 def to_bytes(document: Mapping[str, Any]) -> bytes:

@@ -241,6 +241,7 @@ def test_reasons_are_sentences_with_their_code(page: Page, site: Site):
     expect(chosen).to_contain_text("The gantry was tilted. Positions and volumes take the tilt into account. tilt:12.0")
     left_out = page.get_by_test_id("left-out")
     expect(left_out).to_contain_text("Cerebral bleed")
+    expect(left_out).to_contain_text("brain 12 ml, needs 100 ml")
     expect(left_out).to_contain_text("Not run, because the image does not show the part of the body")
 
 

@@ -85,7 +85,7 @@ describe("results document", () => {
     for (const document of [null, undefined, 3, "x", [], {}, { measurements: 3 }, { measurements: [null, [], 3] }]) expect(measurementsOf(document)).toEqual([]);
   });
   it("reads the tasks that were left out", () => {
-    expect(leftOutOf({ skipped_tasks: [{ task: "cerebral_bleed", reason: "anatomy_absent" }, 3] })).toEqual([{ task: "cerebral_bleed", code: "anatomy_absent" }]);
+    expect(leftOutOf({ skipped_tasks: [{ task: "cerebral_bleed", reason: "anatomy_absent" }, 3] })).toEqual([{ task: "cerebral_bleed", code: "anatomy_absent", detail: "" }]);
     for (const document of [null, {}, { skipped_tasks: "x" }]) expect(leftOutOf(document)).toEqual([]);
   });
   it("reads findings", () => {

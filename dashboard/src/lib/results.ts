@@ -58,12 +58,14 @@ export function findingsOf(document: unknown): FindingRow[] {
 export interface LeftOutTask {
   task: string;
   code: string;
+  /** What the planner saw; empty in results of an older version. */
+  detail: string;
 }
 
 /** The segmentations that were not run for this result. */
 export function leftOutOf(document: unknown): LeftOutTask[] {
   if (!isObject(document) || !Array.isArray(document["skipped_tasks"])) return [];
-  return document["skipped_tasks"].filter(isObject).map((item) => ({ task: text(item["task"]), code: text(item["reason"]) }));
+  return document["skipped_tasks"].filter(isObject).map((item) => ({ task: text(item["task"]), code: text(item["reason"]), detail: text(item["detail"]) }));
 }
 
 const STATUS_WORDS: Record<string, string> = {

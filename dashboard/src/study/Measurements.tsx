@@ -37,7 +37,7 @@ export function LeftOut({ tasks }: { tasks: LeftOutTask[] }) {
     <section data-testid="left-out">
       <h2>Not run</h2>
       <dl className="left-out">
-        {tasks.map(({ task, code }) => <div key={task}><dt>{words(task)}</dt><dd><Why code={code} /></dd></div>)}
+        {tasks.map(({ task, code, detail }) => <div key={task}><dt>{words(task)}</dt><dd><Why code={code} detail={detail} /></dd></div>)}
       </dl>
     </section>
   );

@@ -40,7 +40,7 @@ def _results(
         assessment=assessment or assess(measurements),
         series=SERIES,
         models=(model("total"),),
-        skipped_tasks=(SkippedTask("tissue_types", "licence"),),
+        skipped_tasks=(SkippedTask("tissue_types", "licence", "needs a licence"),),
         stage_seconds={"segment": 4.25},
         software_version="0.1.0",
         synthetic=synthetic,
@@ -59,7 +59,7 @@ def test_results_hold_numbers_reasons_findings_selection_models_and_times():
     assert found["body_regions"] == ["head"]
     assert found["selection"][1]["reject_code"] == "localizer"
     assert found["models"][0]["model_id"] == "totalsegmentator/total"
-    assert found["skipped_tasks"] == [{"task": "tissue_types", "reason": "licence"}]
+    assert found["skipped_tasks"] == [{"task": "tissue_types", "reason": "licence", "detail": "needs a licence"}]
     assert found["stage_seconds"] == {"segment": 4.25}
     assert (found["synthetic"], "notice" in found) == (False, False)
     liver = next(one for one in found["measurements"] if one["id"] == "liver_volume")
