@@ -87,7 +87,7 @@ class ListenerActor:
             return "it does not answer"
         except ActorUnavailableError:
             return "it is being restarted"
-        except RayError as error:
+        except (RayError, ConnectionError) as error:
             return self._remake(error)
         self.answers = True
         return "" if status["healthy"] else "one of its threads has ended"
@@ -96,7 +96,10 @@ class ListenerActor:
         reason = f"it has ended: {_last_line(error)}"
         if time.monotonic() - self._made_at >= REMAKE_S:
             log.warning("listener made anew", extra={"reason": reason})
-            self._take()
+            try:
+                self._take()
+            except (RayError, OSError, ValueError) as failure:
+                log.warning("listener not made", extra={"code": type(failure).__name__, "detail": _last_line(failure)})
         return reason
 
     def restart(self) -> None:
