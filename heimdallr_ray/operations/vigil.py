@@ -23,7 +23,8 @@ LISTENER = "DICOM listener"
 APPLICATION = "Serve application"
 GRACE_S: Mapping[str, float] = {LISTENER: 20.0, APPLICATION: 60.0}
 """Longer than Ray's own restart: a listener is back within 2 to 10 s, a Segmenter has loaded its models after 30 s."""
-POLL_S = 5.0
+POLL_S = 10.0
+"""A look costs about 0.1 s of CPU, most of it in Ingress and in Serve's controller."""
 ANSWER_S = 2.0
 INTAKE = "intake"
 """The check that a draining stack fails on purpose."""

@@ -123,8 +123,8 @@ def test_a_look_notes_the_state_and_restarts_only_a_listener_that_answers(
     watch = Watch(load({}, data_dir=tmp_path), listener, said.append, lambda *state: noted.append(state))
     for now[0] in range(1, 60):
         watch.look(draining=False)
-    assert len(noted) == 12, "asked every 5 s"
-    assert noted[3] == ("ready", "")
+    assert len(noted) == 6, "asked every 10 s"
+    assert noted[1] == ("ready", "")
     assert noted[-1] == ("degraded", "DICOM listener: one of its threads has ended")
     assert listener.restarts == answers
     listener.reason = ""
