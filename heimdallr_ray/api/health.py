@@ -13,7 +13,7 @@ from heimdallr_ray import __version__
 from heimdallr_ray.api import models
 from heimdallr_ray.api.access import ANYONE, READER, SERVICES
 from heimdallr_ray.api.failures import documented
-from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.api.services import WELL, ApiServices
 from heimdallr_ray.catalog import worklist as catalog
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import Draining, HeimdallrError
@@ -80,7 +80,8 @@ def readiness(services: ApiServices) -> models.Readiness:
         _checked("intake", lambda: _intake(services)),
     ]
     components: Mapping[str, str] = services.components() if services.components else {}
-    return models.Readiness(ready=all(check.ok for check in checks), checks=checks, components=dict(components))
+    well = all(check.ok for check in checks) and WELL.issuperset(components.values())
+    return models.Readiness(ready=well, checks=checks, components=dict(components))
 
 
 def status_view(services: ApiServices) -> models.StatusView:

@@ -12,6 +12,13 @@ from heimdallr_ray.config import Settings
 from heimdallr_ray.listener.receive import Receiver
 from heimdallr_ray.storage.blobs import BlobStore
 
+READY = "ready"
+IDLE = "idle"
+"""No replica runs, and none has to: the first request starts one."""
+DRAINING = "draining"
+WELL = frozenset({READY, IDLE, DRAINING})
+"""Words of a part that works as it should."""
+
 
 @dataclass(frozen=True)
 class ApiServices:

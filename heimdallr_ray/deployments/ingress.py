@@ -10,14 +10,13 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from heimdallr_ray.api.services import DRAINING, READY
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.deployments.app import AppArgs
 from heimdallr_ray.deployments.readiness import (
     ABSENT,
     ANSWER_S,
-    DRAINING,
     LISTENER,
-    READY,
     UNHEALTHY,
     Components,
     word_of,

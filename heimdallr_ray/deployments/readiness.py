@@ -9,13 +9,9 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
+from heimdallr_ray.api.services import IDLE, READY
 from heimdallr_ray.clock import Clock
 
-READY = "ready"
-IDLE = "idle"
-"""No replica runs, and none has to: the first request starts one."""
-DRAINING = "draining"
-WELL = frozenset({READY, IDLE, DRAINING})
 STARTING = "starting"
 UNHEALTHY = "unhealthy"
 FAILED = "failed"

@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 import httpx
 
+from heimdallr_ray.api.services import WELL
 from heimdallr_ray.config import Settings
 from heimdallr_ray.deployments import readiness
 from heimdallr_ray.operations import application
@@ -84,7 +85,7 @@ def trouble_of(body: Mapping[str, Any], *, draining: bool) -> str:
     ]
     # The listener is asked by the supervisor itself, also while nothing answers HTTP.
     components = {name: word for name, word in components.items() if name != readiness.LISTENER}
-    found += [f"{name}: {word}" for name, word in sorted(components.items()) if word not in readiness.WELL]
+    found += [f"{name}: {word}" for name, word in sorted(components.items()) if word not in WELL]
     return "; ".join(found)
 
 

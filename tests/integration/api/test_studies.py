@@ -265,6 +265,14 @@ def test_status_and_readiness(client: TestClient, seeded: ApiServices):
     assert {check["name"]: check["ok"] for check in ready["checks"]}["database"] is True
 
 
+def test_not_ready_while_a_deployment_is_not(seeded: ApiServices):
+    from dataclasses import replace
+
+    for words, status in (({"Segmenter": "starting"}, 503), ({"Segmenter": "ready", "MedGemma": "idle"}, 200)):
+        answer = client_of(create_app(replace(seeded, components=lambda words=words: words))).get("/api/v1/ready")
+        assert (answer.status_code, answer.json()["components"]) == (status, words)
+
+
 def test_not_ready_without_room_on_the_disk(seeded: ApiServices):
     from dataclasses import replace
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import pytest
 import yaml
 
+from heimdallr_ray.api.services import WELL
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.deployments import readiness
 from heimdallr_ray.deployments.ingress import MAY_SLEEP
@@ -82,4 +83,4 @@ def test_answers_are_kept_for_a_moment() -> None:
 
 def test_well_are_only_the_words_of_parts_that_work() -> None:
     silent = {readiness.SILENT, readiness.STARTING, readiness.UNHEALTHY, readiness.FAILED, readiness.ABSENT}
-    assert not readiness.WELL & silent
+    assert not WELL & silent
