@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import nibabel as nib
 import numpy as np
-from isal import igzip
+from isal import isal_zlib
 from numpy.typing import NDArray
 
 from heimdallr_ray.volume import LabelMap, Volume
@@ -19,6 +19,9 @@ UNITS_MM = 2
 COMMENT = 6
 """NIFTI_ECODE_COMMENT: plain text in the header extension."""
 GZIP_LEVEL = 3
+"""isal's highest: 3 % larger than zlib's level 6 in a twentieth of its time (`python -m bench convert`)."""
+GZIP_WINDOW = 31
+"""Largest window in a gzip container (RFC 1952) whose header carries neither a time nor a name."""
 DISPLAY_MAX = 256
 """Most voxels per axis in the viewer: half resolution of a 512 matrix loads in under a second."""
 
@@ -44,9 +47,11 @@ def _nifti_gz(
         extension = size.to_bytes(4, "little") + COMMENT.to_bytes(4, "little") + payload.ljust(size - 8, b"\0")
     header["vox_offset"] = 352 + len(extension)
     little = header.as_byteswapped("<") if header.endianness != "<" else header
-    voxels = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes(order="F")
-    body = b"".join((little.binaryblock, bytes((1 if extension else 0, 0, 0, 0)), extension, voxels))
-    return cast(bytes, cast(Any, igzip).compress(body, GZIP_LEVEL, mtime=0))
+    # In C order from here on, slices first: the buffer is compressed where it lies, and copied only if it must be.
+    voxels = np.ascontiguousarray(array.T, dtype=array.dtype.newbyteorder("<"))
+    packer = cast(Any, isal_zlib).compressobj(GZIP_LEVEL, wbits=GZIP_WINDOW)
+    head = b"".join((little.binaryblock, bytes((1 if extension else 0, 0, 0, 0)), extension))
+    return b"".join((packer.compress(head), packer.compress(voxels.data), packer.flush()))
 
 
 def _names(label_map: LabelMap) -> str:
@@ -85,6 +90,11 @@ def _thinned(array: NDArray[Any], affine_ras: NDArray[np.float64]) -> tuple[NDAr
     affine[:3, :3] = affine_ras[:3, :3] * np.array(steps)
     i, j, k = (slice(start, None, step) for start, step in zip(first, steps, strict=True))
     return array[i, j, k], affine
+
+
+def volume_nifti(volume: Volume) -> bytes:
+    """The whole image as .nii.gz, every voxel as it is: int16 or float32, scl_slope 1."""
+    return _nifti_gz(volume.array, volume.affine_ras)
 
 
 def display_volume_nifti(volume: Volume) -> bytes:

@@ -10,7 +10,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from heimdallr_ray.render.nifti import display_label_map_nifti, display_volume_nifti, label_map_nifti
+from heimdallr_ray.render.nifti import display_label_map_nifti, display_volume_nifti, label_map_nifti, volume_nifti
 from heimdallr_ray.volume import LabelMap, Volume, VolumeSource
 from tests.unit.metrics.builders import TOTAL, model
 
@@ -54,6 +54,20 @@ def test_the_same_input_gives_the_same_bytes_with_no_clock_in_them():
     data = label_map_nifti(label_map)
     assert data == label_map_nifti(replace(label_map, array=np.asfortranarray(label_map.array)))
     assert data[4:8] == b"\0\0\0\0", "gzip MTIME (RFC 1952 2.3)"
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_the_archive_copy_holds_every_voxel_as_it_was(dtype: type, order: Any):
+    values = np.random.default_rng(2).normal(0, 900, (300, 6, 5)).astype(dtype)
+    data = volume_nifti(Volume(np.asarray(values, order=order), SHEARED, VolumeSource("CT")))
+    image = _load(data)
+    assert np.array_equal(np.asarray(image.dataobj), values)
+    assert image.get_data_dtype() == dtype
+    assert np.allclose(image.affine, SHEARED, atol=1e-5)
+    # RFC 1952 2.3: no flags (so no name), no time
+    assert data[3:8] == bytes(5)
+    assert data == volume_nifti(Volume(np.asarray(values, order="C"), SHEARED, VolumeSource("CT")))
 
 
 @pytest.mark.parametrize("shape", [(300, 10, 7), (256, 257, 3), (513, 4, 2), (1, 1, 1)])

@@ -1,0 +1,226 @@
+"""A folder of CT slices into a volume, and a volume into a compressed archive copy, against what others use for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import datetime
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench import convert_worker
+
+NAME = "convert"
+
+SLICES, MATRIX = 300, 512
+SPACING_MM = (0.703125, 0.703125, 1.25)
+REPEATS, REPEATS_FULL = 5, 9
+LIMIT_S = 300.0
+NOISE_HU = 14.0
+"""Of an abdomen at 1.25 mm with a soft kernel; neighbouring pixels are correlated as such a kernel leaves them."""
+RIGHT_MM = 0.01
+ORIGINAL = "dcm2niix -z y"
+DCM2NIIX = {ORIGINAL: "y", "dcm2niix -z n": "n"}
+
+
+def run(full: bool) -> Iterator[dict[str, object]]:
+    """Yield CPU seconds beside every peer's; all take turns, medians are compared."""
+    with tempfile.TemporaryDirectory(prefix="convert-") as name, ExitStack() as stack:
+        root = Path(name)
+        folder = root / "dicom"
+        hu, affine = chest_and_abdomen()
+        write_series(folder, hu, affine)
+        np.savez(root / "truth.npz", array=np.ascontiguousarray(hu.transpose(2, 1, 0)), affine=affine)
+        turns: dict[str, Callable[[], dict[str, float]]] = {
+            contender: stack.enter_context(Worker(contender, folder, root / "truth.npz")).turn
+            for contender in convert_worker.CONTENDERS
+        }
+        for peer, flag in DCM2NIIX.items():
+            turns[peer] = dcm2niix_turn(flag, folder, root / f"dcm2niix-{flag}", (hu, affine))
+        found: dict[str, list[dict[str, float]]] = {contender: [turn()] for contender, turn in turns.items()}
+        right = [who for who, first in found.items() if is_right(first[0])]
+        if "heimdallr" not in right:
+            raise ValueError(f"our own volume is wrong: {found['heimdallr']}")
+        for _ in range(REPEATS_FULL if full else REPEATS):
+            for contender, turn in turns.items():
+                found[contender].append(turn())
+    # The first turn of each is its warm-up.
+    cpu = {who: statistics.median(turn["cpu_s"] for turn in turns[1:]) for who, turns in found.items()}
+    wall = {who: statistics.median(turn["wall_s"] for turn in turns[1:]) for who, turns in found.items()}
+    ours = cpu["heimdallr"]
+    fastest = min((who for who in right if who != "heimdallr"), key=lambda who: cpu[who])
+    yield {
+        "figure": "convert.cpu_vs_dcm2niix_gz",
+        "value": round(cpu[ORIGINAL] / ours, 2),
+        "unit": f"times less CPU than {ORIGINAL}",
+        "bar": ">=8.0",
+    }
+    yield {
+        "figure": "convert.cpu_vs_fastest_right_peer",
+        "value": ours,
+        "unit": "CPU s",
+        "peer": fastest,
+        "peer_value": cpu[fastest],
+        "bar": "<=1.0",
+    }
+    for who in cpu:
+        geometry = "geometry right" if who in right else "geometry WRONG"
+        yield {"figure": f"convert.cpu_s {who}", "value": cpu[who], "unit": f"CPU s, {geometry}"}
+        yield {"figure": f"convert.wall_s {who}", "value": wall[who], "unit": "s"}
+    yield from archive(hu, affine, 3 if full else 1)
+
+
+def archive(hu: NDArray[np.int16], affine: NDArray[np.float64], repeats: int) -> Iterator[dict[str, object]]:
+    """The .nii.gz that the package writes, against zlib's usual level on the same uncompressed bytes."""
+    from heimdallr_ray.render.nifti import volume_nifti
+    from heimdallr_ray.volume import Volume, VolumeSource
+
+    volume = Volume(hu, affine, VolumeSource("CT", synthetic=True))
+    written = volume_nifti(volume)
+    plain = zlib.decompress(written, wbits=31)
+    ours, theirs, size = [], [], 0
+    for _ in range(repeats):
+        began = time.process_time()
+        volume_nifti(volume)
+        ours.append(time.process_time() - began)
+        began = time.process_time()
+        size = len(zlib.compress(plain, 6, wbits=31))
+        theirs.append(time.process_time() - began)
+    yield {
+        "figure": "archive.cpu_vs_zlib6",
+        "value": round(statistics.median(theirs) / statistics.median(ours), 2),
+        "unit": "times less CPU than zlib 6",
+        "bar": ">=10.0",
+    }
+    yield {
+        "figure": "archive.bytes_vs_zlib6",
+        "value": len(written),
+        "unit": "bytes",
+        "peer": "zlib 6",
+        "peer_value": size,
+        "bar": "<=1.10",
+    }
+    yield {"figure": "archive.cpu_s", "value": statistics.median(ours), "unit": "CPU s"}
+    yield {"figure": "archive.cpu_s zlib 6", "value": statistics.median(theirs), "unit": "CPU s"}
+
+
+def is_right(turn: dict[str, float]) -> bool:
+    """True where no voxel differs and no corner lies elsewhere."""
+    return turn["voxels_wrong"] == 0 and turn["corner_mm"] < RIGHT_MM
+
+
+def chest_and_abdomen() -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    """A trunk with lungs, spine and organs on a table, `[i, j, k]` in Fortran order, with a scanner's noise."""
+    from scipy import ndimage
+
+    rng = np.random.default_rng(300)
+    y, x = np.mgrid[:MATRIX, :MATRIX].astype(np.float32) - MATRIX / 2
+    smooth = cast(Any, ndimage).gaussian_filter
+    hu = np.empty((SLICES, MATRIX, MATRIX), np.int16)
+    for k in range(SLICES):
+        share = k / SLICES
+        plane = np.full((MATRIX, MATRIX), -1000.0, np.float32)
+        plane[(np.abs(y - 190) < 6) & (np.abs(x) < 210)] = -150
+        plane[(x / 225) ** 2 + (y / 165) ** 2 < 1] = -100
+        plane[(x / 205) ** 2 + (y / 147) ** 2 < 1] = 50
+        if share > 0.45:
+            for side in (-1, 1):
+                plane[((x + side * 100) / (75 + 10 * share)) ** 2 + ((y + 10) / 110) ** 2 < 1] = -850
+        else:
+            plane[((x + 90) / 85) ** 2 + ((y + 25) / 90) ** 2 < 1] = 60 + 50 * share
+            plane[((x - 110) / 55) ** 2 + ((y - 20) / 50) ** 2 < 1] = 110
+        plane[(x / 30) ** 2 + ((y - 95) / 24) ** 2 < 1] = 250 if k % 24 < 19 else 80
+        # Filtered back projection leaves noise of short range; its strength grows towards the centre of the body.
+        noise = smooth(rng.standard_normal((MATRIX, MATRIX), dtype=np.float32), 0.8)
+        noise *= NOISE_HU / float(noise.std()) * (1.3 - 0.6 * np.clip(np.hypot(x, y) / 256, 0, 1))
+        plane = smooth(plane, 0.9) + noise
+        # Outside the reconstruction circle the scanner writes its lowest value.
+        plane[np.hypot(x, y) > MATRIX / 2] = -1024
+        hu[k] = np.clip(np.rint(plane), -1024, 3071)
+    affine = np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2], 1.0])
+    affine[:3, 3] = (179.6484375, 163.1484375, -287.5)
+    return hu.transpose(2, 1, 0), affine
+
+
+def write_series(folder: Path, hu: NDArray[np.int16], affine: NDArray[np.float64]) -> None:
+    """One CT object per slice in `folder`."""
+    from heimdallr_ray.dicom.synthetic import write_ct_series
+    from heimdallr_ray.ids import Uid
+
+    folder.mkdir()
+    objects = write_ct_series(
+        hu,
+        affine,
+        study_uid=Uid.derived("bench convert", "study"),
+        series_uid=Uid.derived("bench convert", "series"),
+        patient_id="BENCH",
+        patient_name="SYNTHETIC^BENCH",
+        study_datetime=datetime(2026, 1, 1, 12),
+    )
+    for name, content in objects:
+        (folder / name).write_bytes(content)
+
+
+class Worker:
+    """A contender's warm process."""
+
+    def __init__(self, contender: str, folder: Path, truth: Path) -> None:
+        command = [sys.executable, str(Path(convert_worker.__file__)), contender, str(folder), str(truth)]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        )
+
+    def turn(self) -> dict[str, float]:
+        """One conversion."""
+        pipe_in, pipe_out = self._process.stdin, self._process.stdout
+        if pipe_in is None or pipe_out is None:
+            raise ValueError("the worker has no pipes")
+        pipe_in.write("go\n")
+        pipe_in.flush()
+        return cast("dict[str, float]", json.loads(pipe_out.readline()))
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate(timeout=LIMIT_S)
+
+
+def dcm2niix_turn(
+    flag: str, folder: Path, target: Path, truth: tuple[NDArray[Any], NDArray[np.float64]]
+) -> Callable[[], dict[str, float]]:
+    """One conversion by the program itself (not the wheel's Python entry point), read back outside the timed part."""
+    import dcm2niix
+    import nibabel as nib
+
+    program = str(cast(Any, dcm2niix).bin)
+    target.mkdir()
+
+    def turn() -> dict[str, float]:
+        for old in target.iterdir():
+            old.unlink()
+        command = [program, "-z", flag, "-b", "n", "-f", "volume", "-o", str(target), str(folder)]
+        began = time.perf_counter()
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            _, status, usage = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        wall_s = time.perf_counter() - began
+        (written,) = target.iterdir()
+        image = cast(Any, nib).load(written)
+        grid = np.asanyarray(image.dataobj), image.affine
+        spent = {"cpu_s": usage.ru_utime + usage.ru_stime, "wall_s": wall_s}
+        return {**spent, **convert_worker.compare(grid, truth)}
+
+    return turn
