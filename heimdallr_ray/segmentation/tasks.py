@@ -1,7 +1,6 @@
-"""The segmentation tasks, what each needs, and which of them a study is worth.
+"""The segmentation tasks by name, what each needs, and which of them a study is worth. Pure: no torch, no disk.
 
-Numbers, folders and trainers are those of TotalSegmentator 2.18 (`map_tasks_config.py`); a test compares this table
-with the installed package. Pure: no torch, no disk.
+The rows are in `task_table.py`.
 """
 
 from __future__ import annotations
@@ -12,154 +11,40 @@ from enum import StrEnum
 from typing import Final
 
 from heimdallr_ray.errors import ModalityNotSupported, NotFound
-
-
-@dataclass(frozen=True)
-class ModelSpec:
-    """One nnU-Net of TotalSegmentator.
-
-    Attributes:
-        dataset_id: number of the data set; the model's identity in provenance.
-        dataset_folder: exact name of its folder in the registry.
-        trainer: nnU-Net trainer class.
-        configuration: nnU-Net configuration.
-        plans: nnU-Net plans.
-        fold: the one fold that is used.
-    """
-
-    dataset_id: int
-    dataset_folder: str
-    trainer: str
-    configuration: str = "3d_fullres"
-    plans: str = "nnUNetPlans"
-    fold: int = 0
-
-    @property
-    def folder(self) -> str:
-        """Where plans.json and dataset.json are, relative to the registry."""
-        return f"{self.dataset_folder}/{self.trainer}__{self.plans}__{self.configuration}"
-
-    @property
-    def checkpoint(self) -> str:
-        """The file with the weights, relative to the registry."""
-        return f"{self.folder}/fold_{self.fold}/checkpoint_final.pth"
-
-    @property
-    def model_id(self) -> str:
-        """For `ModelRef.model_id`."""
-        return f"totalsegmentator/{self.dataset_id}"
-
-
-@dataclass(frozen=True)
-class CropSpec:
-    """The image is cut to structures of a rough segmentation before the model sees it.
-
-    Attributes:
-        task: the rough segmentation.
-        structures: what is kept.
-        margin_mm: added on each side; upstream always uses 20 mm with its default crop model.
-    """
-
-    task: str
-    structures: tuple[str, ...]
-    margin_mm: float = 20.0
-
-
-@dataclass(frozen=True)
-class TaskSpec:
-    """One row of the table.
-
-    Attributes:
-        name: ours; unique.
-        upstream_task: TotalSegmentator's task name, which also names the label table.
-        models: one, or the parts whose labels are merged in this order.
-        resample_mm: isotropic spacing that the image is brought to first, or None where nnU-Net does it.
-        modality: what the model reads.
-        fast, fastest: TotalSegmentator's mode flags for the same result.
-        tile_step: share of the patch between tiles (0.8 for `total` and `total_mr`, else 0.5).
-        crop: rough segmentation to crop to.
-        licence: True where TotalSegmentator's weights need a licence.
-    """
-
-    name: str
-    upstream_task: str
-    models: tuple[ModelSpec, ...]
-    resample_mm: float | None = None
-    modality: str = "CT"
-    fast: bool = False
-    fastest: bool = False
-    tile_step: float = 0.5
-    crop: CropSpec | None = None
-    licence: bool = False
-
-
-_TOTAL: Final = "nnUNetTrainer_4000epochs_NoMirroring"
-_TOTAL_MR: Final = "nnUNetTrainer_2000epochs_NoMirroring"
-_PARTS: Final = (
-    (291, "part1_organs_1559subj"),
-    (292, "part2_vertebrae_1532subj"),
-    (293, "part3_cardiac_1559subj"),
-    (294, "part4_muscles_1559subj"),
-    (295, "part5_ribs_1559subj"),
+from heimdallr_ray.segmentation.specs import CropSpec, ModelSpec, TaskSpec
+from heimdallr_ray.segmentation.task_table import (
+    BODY_FAST,
+    CEREBRAL_BLEED,
+    FIRST_PASS,
+    ROWS,
+    TISSUE_TYPES,
+    TOTAL_FAST,
+    TOTAL_MR_FAST,
 )
 
-FIRST_PASS: Final = "total_fastest"  # noqa: S105
-TOTAL_FAST: Final = "total_fast"
-TISSUE_TYPES: Final = "tissue_types"
-CEREBRAL_BLEED: Final = "cerebral_bleed"
-TOTAL_MR_FAST: Final = "total_mr_fast"
+__all__ = [
+    "BODY_FAST",
+    "CEREBRAL_BLEED",
+    "DEFAULT_WANTED",
+    "FIRST_PASS",
+    "TASKS",
+    "TISSUE_TYPES",
+    "TOTAL_FAST",
+    "TOTAL_MR_FAST",
+    "CropSpec",
+    "LeftOut",
+    "LeftOutCode",
+    "ModelSpec",
+    "Plan",
+    "TaskSpec",
+    "first_pass",
+    "models_of",
+    "plan",
+    "task_spec",
+]
 
-_ROWS: Final = (
-    TaskSpec(
-        FIRST_PASS,
-        "total",
-        (ModelSpec(298, "Dataset298_TotalSegmentator_total_6mm_1559subj", _TOTAL),),
-        resample_mm=6.0,
-        fastest=True,
-        tile_step=0.8,
-    ),
-    TaskSpec(
-        TOTAL_FAST,
-        "total",
-        (ModelSpec(297, "Dataset297_TotalSegmentator_total_3mm_1559subj", _TOTAL),),
-        resample_mm=3.0,
-        fast=True,
-        tile_step=0.8,
-    ),
-    TaskSpec(
-        "total",
-        "total",
-        tuple(
-            ModelSpec(number, f"Dataset{number}_TotalSegmentator_{name}", "nnUNetTrainerNoMirroring")
-            for number, name in _PARTS
-        ),
-        resample_mm=1.5,
-        tile_step=0.8,
-    ),
-    TaskSpec(
-        TISSUE_TYPES,
-        "tissue_types",
-        (ModelSpec(481, "Dataset481_tissue_1559subj", "nnUNetTrainer"),),
-        resample_mm=1.5,
-        licence=True,
-    ),
-    TaskSpec(
-        CEREBRAL_BLEED,
-        "cerebral_bleed",
-        (ModelSpec(150, "Dataset150_icb_v0", "nnUNetTrainer"),),
-        crop=CropSpec(FIRST_PASS, ("brain",)),
-    ),
-    TaskSpec(
-        TOTAL_MR_FAST,
-        "total_mr",
-        (ModelSpec(852, "Dataset852_TotalSegMRI_total_3mm_1088subj", _TOTAL_MR),),
-        resample_mm=3.0,
-        modality="MR",
-        fast=True,
-        tile_step=0.8,
-    ),
-)
-TASKS: Final[Mapping[str, TaskSpec]] = {row.name: row for row in _ROWS}
+
+TASKS: Final[Mapping[str, TaskSpec]] = {row.name: row for row in ROWS}
 
 DEFAULT_WANTED: Final = (TOTAL_FAST, CEREBRAL_BLEED, TISSUE_TYPES)
 """What a CT study is offered; the plan leaves out what its anatomy, licence or weights do not allow."""
@@ -212,9 +97,11 @@ def task_spec(name: str) -> TaskSpec:
 
 
 def models_of(name: str) -> tuple[ModelSpec, ...]:
-    """All models that a task needs, the rough segmentation's first."""
+    """All models that a task needs, each once, the rough segmentation's first."""
     spec = task_spec(name)
-    return (models_of(spec.crop.task) if spec.crop else ()) + spec.models
+    others = (spec.crop.task,) if spec.crop else ()
+    rough = tuple(model for other in others + spec.needs for model in models_of(other))
+    return tuple(dict.fromkeys(rough + spec.models))
 
 
 def first_pass(modality: str, available: Collection[str]) -> str | None:

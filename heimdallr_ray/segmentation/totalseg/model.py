@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from heimdallr_ray.errors import Broken, EmptyImage, OutOfMemory, WeightsTampered
+from heimdallr_ray.errors import Broken, OutOfMemory, WeightsMissing, WeightsTampered
 from heimdallr_ray.segmentation.engine import Timings
 from heimdallr_ray.segmentation.tasks import ModelSpec
 from heimdallr_ray.segmentation.totalseg import kernels
@@ -138,12 +138,15 @@ class ResidentModel:
         )
 
         dataset = _json(weights, f"{spec.folder}/dataset.json")
-        checkpoint = _checkpoint(weights.read(spec.checkpoint), spec.checkpoint)
-        if checkpoint["trainer_name"] != spec.trainer:
-            raise WeightsTampered(f"{spec.checkpoint} was made by another trainer than its folder says")
+        files = spec.checkpoints(weights.files)
+        if not files:
+            raise WeightsMissing(f"no fold of {spec.folder} is installed")
+        checkpoints = [_checkpoint(weights.read(name), name) for name in files]
+        checkpoint = checkpoints[0]
+        if any(one["trainer_name"] != spec.trainer for one in checkpoints):
+            raise WeightsTampered(f"{spec.folder} was made by another trainer than its folder says")
         self.spec, self.device, self.tile_step = spec, device, tile_step
         self.synthetic = is_synthetic(weights, spec)
-        self.weights_sha256 = str(weights.entry(spec.checkpoint).sha256)
         with upstream_call(spec.model_id):
             plans: Any = cast(Any, PlansManager)(_json(weights, f"{spec.folder}/plans.json"))
             self._configuration: Any = plans.get_configuration(checkpoint["init_args"]["configuration"])
@@ -157,8 +160,11 @@ class ResidentModel:
                 enable_deep_supervision=False,
             )
             network.load_state_dict(checkpoint["network_weights"])
+            # upstream sums the logits of the folds; one network takes their parameters in turn
+            self._folds = [one["network_weights"] for one in checkpoints] if len(checkpoints) > 1 else []
             self._preprocessor: Any = self._configuration.preprocessor_class(verbose=False)
-        if channels != 1 or any(self._configuration.use_mask_for_norm) or self._label_manager.has_regions:
+        self._masked = any(self._configuration.use_mask_for_norm)
+        if channels != 1 or self._label_manager.has_regions:
             raise Broken(f"{spec.model_id} is of a kind that the resident engine does not run")
         self.network = network.to(device).eval().requires_grad_(False)
         self.patch: tuple[int, ...] = tuple(int(n) for n in self._configuration.patch_size)
@@ -218,20 +224,20 @@ class ResidentModel:
             `[x, y, z]` uint8 (a view), and the parts preprocess, forward and assemble.
 
         Raises:
-            EmptyImage: all voxels are 0.
             OutOfMemory: the model did not fit.
             Broken: the network gave values that are not finite.
         """
         began = time.perf_counter()
         spacing_zyx = [float(mm) for mm in zooms_of(affine)[::-1]]
-        image = zyx.transpose(self._forward_axes)
+        # a copy of the whole, whose part is then normalised in place: numpy sums a view in another order than a copy
+        image = zyx.copy().transpose(self._forward_axes)
         spacing = [spacing_zyx[axis] for axis in self._forward_axes]
-        box = nonzero_box(image)
-        if box is None:
-            raise EmptyImage("all voxels of the image are 0 at the model's spacing")
+        # where nothing but 0 is left nnU-Net takes the whole
+        box = nonzero_box(image) or tuple((0, n) for n in image.shape)
         inside = tuple(slice(low, high) for low, high in box)
+        mask = self._outside(image)[inside][None] if self._masked else None
         try:
-            tensor, cropped = self._preprocessed(image[inside], spacing)
+            tensor, cropped = self._preprocessed(image[inside], mask, spacing)
             ready = time.perf_counter()
             part = self._labels(tensor, cropped, spacing)
         except torch.OutOfMemoryError as error:
@@ -249,14 +255,28 @@ class ResidentModel:
         )
         return labels.transpose(self._backward_axes).transpose(2, 1, 0), timings
 
-    def _preprocessed(self, image: NDArray[np.float32], spacing: list[float]) -> tuple[torch.Tensor, tuple[int, ...]]:
+    @staticmethod
+    def _outside(image: NDArray[np.float32]) -> NDArray[np.int8]:
+        """0 inside the filled body of voxels other than 0, -1 outside: what MR models normalise over."""
+        from nnunetv2.preprocessing.cropping.cropping import (
+            create_nonzero_mask,
+        )
+
+        inside = cast("NDArray[np.bool_]", cast(Any, create_nonzero_mask)(image[None]))
+        return np.where(inside, np.int8(0), np.int8(-1))
+
+    def _preprocessed(
+        self, image: NDArray[np.float32], mask: NDArray[np.int8] | None, spacing: list[float]
+    ) -> tuple[torch.Tensor, tuple[int, ...]]:
         from nnunetv2.preprocessing.resampling.default_resampling import (
             compute_new_shape,
         )
 
-        values = np.array(image[None], dtype=np.float32, order="C")
+        values = image[None]
         cropped = values.shape[1:]
-        values = self._preprocessor._normalize(values, [None], self._configuration, self._intensities)
+        values = self._preprocessor._normalize(
+            values, [None] if mask is None else mask, self._configuration, self._intensities
+        )
         shape = cast(Any, compute_new_shape)(cropped, spacing, self._spacing_zyx)
         values = self._resample_image(values, shape, spacing, self._spacing_zyx)
         tensor = torch.from_numpy(np.ascontiguousarray(cast("NDArray[np.float32]", values)))
@@ -265,17 +285,30 @@ class ResidentModel:
     @torch.inference_mode()
     def _labels(self, image: torch.Tensor, shape: tuple[int, ...], spacing: list[float]) -> NDArray[np.uint8]:
         resampled = tuple(image.shape[1:]) != tuple(shape)
-        if self._window is not None and not resampled:
+        if self._window is not None and not resampled and not self._folds:
             return self._window.labels(image, self.network)
-        if self._window is not None:
-            logits = self._window.logits(image, self.network)
-        else:
-            with upstream_call(self.spec.model_id):
-                logits = cast(torch.Tensor, cast(Any, self._predictor).predict_sliding_window_return_logits(image))
+        logits = self._averaged(image) if self._folds else self._logits(image)
         if not resampled:
             return _argmax_on_device(logits)
         full: Any = self._resample_logits(logits.cpu(), shape, self._spacing_zyx, spacing)
         return _argmax(np.asarray(full))
+
+    def _logits(self, image: torch.Tensor) -> torch.Tensor:
+        if self._window is not None:
+            return self._window.logits(image, self.network)
+        with upstream_call(self.spec.model_id):
+            return cast(torch.Tensor, cast(Any, self._predictor).predict_sliding_window_return_logits(image))
+
+    def _averaged(self, image: torch.Tensor) -> torch.Tensor:
+        """The mean of the folds' float16 logits, summed and divided on the host as nnU-Net does."""
+        total: torch.Tensor | None = None
+        for parameters in self._folds:
+            self.network.load_state_dict(parameters)
+            logits = self._logits(image).cpu()
+            total = logits if total is None else total.add_(logits)
+        if total is None:
+            raise Broken(f"{self.spec.model_id} has no folds")
+        return total.div_(len(self._folds))
 
 
 def _argmax_on_device(logits: torch.Tensor) -> NDArray[np.uint8]:

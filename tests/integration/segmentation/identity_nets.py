@@ -29,7 +29,7 @@ def _labels(spec: TaskSpec, model: ModelSpec) -> dict[int, str]:
 
 
 def _plans(spec: TaskSpec, model: ModelSpec) -> dict[str, Any]:
-    spacing = [spec.resample_mm] * 3 if spec.resample_mm else NATIVE_ZYX
+    spacing = list(reversed(spec.spacing_mm)) if spec.spacing_mm else NATIVE_ZYX
     stages = len(FEATURES)
     architecture = {
         "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
@@ -122,7 +122,7 @@ def write_model(folder: Path, spec: TaskSpec, model: ModelSpec, *, brain_bias: f
         "description": "SYNTHETIC random weights",
     }
     target = folder / model.folder
-    (target / f"fold_{model.fold}").mkdir(parents=True)
+    target.mkdir(parents=True)
     (target / "plans.json").write_text(json.dumps(plans))
     (target / "dataset.json").write_text(json.dumps(dataset))
     checkpoint = {
@@ -131,6 +131,7 @@ def write_model(folder: Path, spec: TaskSpec, model: ModelSpec, *, brain_bias: f
         "trainer_name": model.trainer,
         "inference_allowed_mirroring_axes": None,
     }
+    (folder / model.checkpoint).parent.mkdir()
     torch.save(checkpoint, folder / model.checkpoint)
 
 

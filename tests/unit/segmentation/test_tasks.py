@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-from typing import Any, cast
-
 import pytest
-from totalsegmentator import map_tasks_config
 
 from heimdallr_ray.errors import ModalityNotSupported, NotFound
 from heimdallr_ray.segmentation.tasks import (
@@ -17,9 +14,7 @@ from heimdallr_ray.segmentation.tasks import (
     TOTAL_FAST,
     TOTAL_MR_FAST,
     LeftOutCode,
-    TaskSpec,
     first_pass,
-    models_of,
     plan,
     task_spec,
 )
@@ -29,31 +24,6 @@ HEAD = {"brain": 1300.0, "skull": 600.0}
 ABDOMEN = {"liver": 1500.0, "vertebrae_L3": 50.0, "vertebrae_L2": 48.0}
 CHEST = {"lung_upper_lobe_left": 1200.0, "vertebrae_T6": 40.0, "brain": 6.0}
 CODE = LeftOutCode
-
-
-def upstream_config(spec: TaskSpec) -> dict[str, Any]:
-    """The installed package's own parameters for a row of ours."""
-    config = dict(map_tasks_config.DEFAULT_CONFIG)
-    row = cast("dict[str, Any]", map_tasks_config.TASK_CONFIGS[spec.upstream_task])
-    mode = "fast" if spec.fast else "fastest" if spec.fastest else "default"
-    config.update(row["sub_modes"][mode] if "sub_modes" in row else row)
-    return config
-
-
-@pytest.mark.parametrize("spec", TASKS.values(), ids=lambda spec: spec.name)
-def test_every_row_says_what_the_installed_totalsegmentator_says(spec: TaskSpec) -> None:
-    config = upstream_config(spec)
-    ids = config["task_id"] if isinstance(config["task_id"], list) else [config["task_id"]]
-    assert [model.dataset_id for model in spec.models] == ids
-    assert {model.trainer for model in spec.models} == {config["trainer"]}
-    assert {model.configuration for model in spec.models} == {config["model"]}
-    assert [model.fold for model in spec.models] == config["folds"] * len(ids)
-    assert spec.resample_mm == config["resample"]
-    assert spec.licence == config["commercial"]
-    assert (list(spec.crop.structures) if spec.crop else None) == config["crop"]
-    assert not config["robust_crop"] and config["crop_model"] is None and not config["cascade"]
-    for model in spec.models:
-        assert model.dataset_folder == map_tasks_config.TASK_ID_WEIGHTS_CONFIGS[model.dataset_id]["foldername"]
 
 
 @pytest.mark.parametrize(
@@ -113,10 +83,6 @@ def test_a_ct_task_asked_for_on_mr_is_left_out_by_name() -> None:
 def test_other_modalities_are_refused(modality: str) -> None:
     with pytest.raises(ModalityNotSupported):
         plan(ABDOMEN, modality, ALL, ALL)
-
-
-def test_a_cropping_task_needs_the_rough_model_too() -> None:
-    assert [model.dataset_id for model in models_of(CEREBRAL_BLEED)] == [298, 150]
 
 
 def test_an_unknown_task_is_refused() -> None:
