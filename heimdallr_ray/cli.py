@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import heimdallr_ray
+from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, err, failure, out, say, settings_of
+from heimdallr_ray.cli_models import models
 from heimdallr_ray.clock import SystemClock
-from heimdallr_ray.config import Settings, load
 from heimdallr_ray.errors import HeimdallrError, NotReady, WeightsMissing
 
 app = typer.Typer(
@@ -30,35 +29,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-models = typer.Typer(help="The registry of segmentation models.", no_args_is_help=True)
 app.add_typer(models, name="models")
-_err = Console(stderr=True, highlight=False)
-_out = Console(highlight=False)
-
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", help="heimdallr.toml; otherwise HEIMDALLR_CONFIG, otherwise none.")
-]
-DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Overrides the data folder.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
-
 DOWN_S = 20.0
-
-
-def _settings(config: Path | None, data_dir: Path | None = None, profile: str | None = None) -> Settings:
-    try:
-        return load(config_file=config, data_dir=data_dir, profile=profile)
-    except HeimdallrError as error:
-        raise _failure(error) from error
-
-
-def _failure(error: HeimdallrError, status: int = 1) -> typer.Exit:
-    # A detail may hold the name of a file, which is no markup.
-    _err.print(f"[red]{error.code}[/red]: {escape(error.detail)}", markup=True, soft_wrap=True)
-    return typer.Exit(status)
-
-
-def _say(message: str) -> None:
-    _err.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {message}", soft_wrap=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -67,7 +39,7 @@ def main_options(
 ) -> None:
     """A radiology pipeline on Ray."""
     if version:
-        _out.print(f"heimdallr {heimdallr_ray.__version__}")
+        out.print(f"heimdallr {heimdallr_ray.__version__}")
         raise typer.Exit(0)
 
 
@@ -77,24 +49,24 @@ def up(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Ann
     """Start everything and stay in the foreground: Ray head, DICOM listener, Serve application. Ctrl-C stops it."""
     from heimdallr_ray.operations import application, doctor, lock, neighbours, supervisor
 
-    settings = _settings(config, data_dir=data_dir, profile=profile)
+    settings = settings_of(config, data_dir=data_dir, profile=profile)
 
     def progress(message: str) -> None:
-        _say(message)
+        say(message)
         lock.note_step(settings.run_dir, message)
         if WeightsMissing.code in message:
-            _say(f"the weights folder of profile {settings.profile}: {doctor.weights_dir_of(settings)}")
-            _say(doctor.weights_hint(settings))
+            say(f"the weights folder of profile {settings.profile}: {doctor.weights_dir_of(settings)}")
+            say(doctor.weights_hint(settings))
         elif message.startswith("failed") and "is taken by" in message:
             for name, other in neighbours.on_our_ports(settings):
-                _say(f"{name} is held by {other.words}: {other.mend}")
+                say(f"{name} is held by {other.words}: {other.mend}")
         if message == "ready":
-            _say(f"pages and API  {application.server_url(settings)}" if settings.server_port else "ready")
-            _say(f"DICOM          {settings.ae_title}@{settings.dicom_host}:{settings.dicom_port}")
+            say(f"pages and API  {application.server_url(settings)}" if settings.server_port else "ready")
+            say(f"DICOM          {settings.ae_title}@{settings.dicom_host}:{settings.dicom_port}")
 
     exit_status = supervisor.run(settings, SystemClock(), progress)
     if exit_status == 0:
-        _say("stopped")
+        say("stopped")
     raise typer.Exit(exit_status)
 
 
@@ -110,27 +82,27 @@ def down(
     """Stop the stack of a data folder. Running work is abandoned and leased anew by the next start, or drained."""
     from heimdallr_ray.operations import lock, processes, rayhead
 
-    settings = _settings(config, data_dir=data_dir)
+    settings = settings_of(config, data_dir=data_dir)
     holder = lock.read_holder(settings.run_dir)
     if not lock.is_held(settings.run_dir) or holder is None:
         orphans = processes.remembered(rayhead.places(settings).processes_file)
         if orphans:
-            _say(f"the supervisor is gone; ending the {len(orphans)} processes that it left")
+            say(f"the supervisor is gone; ending the {len(orphans)} processes that it left")
             raise typer.Exit(1 if processes.end(orphans, term_s=0, kill_s=10) else 0)
-        _say(f"nothing runs on {settings.data_dir}")
+        say(f"nothing runs on {settings.data_dir}")
         raise typer.Exit(0)
     try:
         os.kill(holder.pid, signal.SIGUSR1 if drain else signal.SIGTERM)
     except ProcessLookupError as error:
-        _say(f"pid {holder.pid} has just ended")
+        say(f"pid {holder.pid} has just ended")
         raise typer.Exit(0) from error
     deadline = time.monotonic() + (timeout if drain else DOWN_S)
     while lock.is_held(settings.run_dir):
         if time.monotonic() > deadline:
-            _say(f"pid {holder.pid} is still there; `heimdallr down` without --drain stops it at once")
+            say(f"pid {holder.pid} is still there; `heimdallr down` without --drain stops it at once")
             raise typer.Exit(1)
         time.sleep(0.1)
-    _say("stopped")
+    say("stopped")
 
 
 @app.command()
@@ -138,7 +110,7 @@ def status(config: ConfigOption = None, data_dir: DataDirOption = None, as_json:
     """What runs on a data folder and what it is doing. Exit status 0 when ready, 3 when nothing runs, 1 otherwise."""
     from heimdallr_ray.operations import status as status_of
 
-    settings = _settings(config, data_dir=data_dir)
+    settings = settings_of(config, data_dir=data_dir)
     report = status_of.collect(settings)
     if as_json:
         print(json.dumps(report))  # noqa: T201
@@ -146,7 +118,7 @@ def status(config: ConfigOption = None, data_dir: DataDirOption = None, as_json:
         rows = list(status_of.flatten(report))
         width = max(len(key) for key, _ in rows)
         for key, value in rows:
-            _out.print(f"{key:<{width}}  {value}", soft_wrap=True, markup=False)
+            out.print(f"{key:<{width}}  {value}", soft_wrap=True, markup=False)
     raise typer.Exit(status_of.exit_status(report))
 
 
@@ -156,16 +128,16 @@ def doctor(config: ConfigOption = None, data_dir: DataDirOption = None, profile:
     """Check ports and listeners, disk, database, weights, GPU, versions and the Ray token; say how to mend each."""
     from heimdallr_ray.operations.doctor import examine
 
-    findings = examine(_settings(config, data_dir=data_dir, profile=profile))
+    findings = examine(settings_of(config, data_dir=data_dir, profile=profile))
     if as_json:
         print(json.dumps([finding.as_json() for finding in findings]))  # noqa: T201
     else:
         marks = {"ok": "[green]ok  [/green]", "note": "[yellow]NOTE[/yellow]", "mend": "[red]MEND[/red]"}
         for finding in findings:
             mark = marks[finding.level]
-            _out.print(f"{mark} {finding.name}: {finding.detail}", soft_wrap=True)
+            out.print(f"{mark} {finding.name}: {finding.detail}", soft_wrap=True)
             if finding.mend:
-                _out.print(f"     -> {finding.mend}", soft_wrap=True)
+                out.print(f"     -> {finding.mend}", soft_wrap=True)
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 
 
@@ -178,7 +150,7 @@ def demo(
     """Two synthetic CT studies travel the whole road, with demo weights, in a temporary folder."""
     from heimdallr_ray.operations import demo as demo_run
 
-    exit_status, document = demo_run.run(SystemClock(), _say, once=once, keep=keep)
+    exit_status, document = demo_run.run(SystemClock(), say, once=once, keep=keep)
     if as_json:
         print(json.dumps(document))  # noqa: T201
     raise typer.Exit(exit_status)
@@ -200,7 +172,7 @@ def send(
     from heimdallr_ray.operations.application import server_url
 
     logging.getLogger("heimdallr_ray.clients").addHandler(logging.NullHandler())
-    settings = _settings(config)
+    settings = settings_of(config)
     port = port or settings.dicom_port
     base = wording.local_base(host, port, settings.dicom_host, settings.dicom_port, server_url(settings))
     with _bar("images") as bar:
@@ -215,9 +187,9 @@ def send(
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         except NotReady as error:
-            raise _failure(NotReady(f"{error.detail}; is the listener up? `heimdallr status` tells")) from error
+            raise failure(NotReady(f"{error.detail}; is the listener up? `heimdallr status` tells")) from error
         except HeimdallrError as error:
-            raise _failure(error) from error
+            raise failure(error) from error
     _report(report.as_json(), wording.of_send(report, base), as_json)
     raise typer.Exit(0 if not report.failed else 1)
 
@@ -236,7 +208,7 @@ def upload(
     from heimdallr_ray.clients.upload import upload_zip
     from heimdallr_ray.operations.application import server_url
 
-    settings = _settings(config)
+    settings = settings_of(config)
     url = url or server_url(settings)
     token = settings.upload_token.get_secret_value() or settings.api_token.get_secret_value()
     with _bar("bytes") as bar:
@@ -249,7 +221,7 @@ def upload(
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
         except HeimdallrError as error:
-            raise _failure(error) from error
+            raise failure(error) from error
     _report(outcome.as_json(), wording.of_upload(outcome, wording.page_base(url)), as_json)
 
 
@@ -266,7 +238,7 @@ def retry(
     from heimdallr_ray.catalog.retrying import retry_study
     from heimdallr_ray.ids import Uid
 
-    settings = _settings(config, data_dir=data_dir)
+    settings = settings_of(config, data_dir=data_dir)
     try:
         uid = Uid.parse(study_uid)
         database = Database(settings.resolved_database_url)
@@ -279,51 +251,14 @@ def retry(
                 actor=f"cli:{getpass.getuser()}",
             )
     except HeimdallrError as error:
-        raise _failure(error) from error
-    _say("queued")
-
-
-@models.command("verify")
-def models_verify(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Annotated[
-        str | None, typer.Option(help="demo or site.")] = None) -> None:  # fmt: skip
-    """Check every model file of the registry against its manifest."""
-    from heimdallr_ray.operations import doctor
-    from heimdallr_ray.segmentation.weights import any_synthetic, verify
-
-    settings = _settings(config, data_dir=data_dir, profile=profile)
-    folder = doctor.weights_dir_of(settings)
-    where = f"{folder} (profile {settings.profile})"
-    try:
-        found = verify(folder)
-        note = ", DEMO WEIGHTS" if any_synthetic(found) else ""
-    except HeimdallrError as error:
-        failure = _failure(error)
-        _err.print(f"in {where}\n-> {doctor.weights_hint(settings)}", soft_wrap=True, markup=False)
-        raise failure from error
-    _out.print(f"{where}: {len(found.files)} files, unchanged{note}", soft_wrap=True)
-
-
-@models.command("manifest")
-def models_manifest(
-    folder: Annotated[
-        Path, typer.Argument(exists=True, file_okay=False, help="Folder with TotalSegmentator's model folders.")
-    ],
-) -> None:
-    """Write manifest.json for model folders that you trust: from then on a changed byte is refused."""
-    from heimdallr_ray.segmentation.weights import read_manifest, write_manifest
-
-    try:
-        path = write_manifest(folder, synthetic=False)
-        note = ": DEMO WEIGHTS, refused by the profile `site`" if read_manifest(folder).synthetic else ""
-    except HeimdallrError as error:
-        raise _failure(error) from error
-    _out.print(f"{path}{note}", soft_wrap=True)
+        raise failure(error) from error
+    say("queued")
 
 
 def _bar(unit: str) -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
-        console=_err,
+        console=err,
     )  # fmt: skip
 
 
@@ -333,7 +268,7 @@ def _report(values: dict[str, Any], lines: Iterable[str], as_json: bool) -> None
     else:
         for line in lines:
             # Names of files are no markup.
-            _out.print(line, soft_wrap=True, markup=False)
+            out.print(line, soft_wrap=True, markup=False)
 
 
 def main() -> None:
@@ -341,7 +276,7 @@ def main() -> None:
     try:
         app()
     except HeimdallrError as error:
-        _failure(error)
+        failure(error)
         sys.exit(1)
 
 
