@@ -138,6 +138,8 @@ _STUDY_ROWS = (
 
 _SERIES_ROWS = (
     _row("outranked", "It could be measured, but another series of this study is better suited.", _SERIES),
+    _row("other_chosen", "Not measured, because a person chose another series of this study.", _SERIES),
+    _row("wrong_modality", "Another kind of image than the one that is measured for this purpose.", _SERIES),
     _row("localizer", "A planning image (localizer, scout), not a volume.", _SERIES),
     _row(
         "not_volume_sop", "Not CT or MR slices: a report, a dose record, a capture or another kind of object.", _SERIES

@@ -9,8 +9,9 @@ import re
 import sys
 from pathlib import Path
 
-from heimdallr_ray.dicom import geometry, selection
+from heimdallr_ray.dicom import geometry
 from heimdallr_ray.dicom.kernels import Sharpness, sharpness
+from heimdallr_ray.dicom.rules import default_rules
 from heimdallr_ray.metrics import (
     gates,
     intracranial_hemorrhage_volume,
@@ -62,12 +63,13 @@ def organs() -> str:
 
 def limits() -> str:
     """Every number that decides whether something is measured."""
-    most = selection.MAX_THICKNESS_MM
-    sharp = [name for name in SHARP_EXAMPLES if sharpness(name) is Sharpness.SHARP]
+    rules = default_rules().file
+    ct, mr = rules.profiles["ct_volume"], rules.profiles["mr_volume"]
+    sharp = [name for name in SHARP_EXAMPLES if sharpness(name, rules.kernels) is Sharpness.SHARP]
     low, high = organ.PLAUSIBLE_HU
     rows = [
-        ("fewest slices of a series", f"{selection.MIN_SLICES}", "too_few_slices"),
-        ("thickest slices of a series", f"CT {most['CT']:g} mm, MR {most['MR']:g} mm", "too_thick"),
+        ("fewest slices of a series", f"{ct.min_slices}", "too_few_slices"),
+        ("thickest slices of a series", f"CT {ct.max_thickness_mm:g} mm, MR {mr.max_thickness_mm:g} mm", "too_thick"),
         ("kernels that are refused on CT, for example", ", ".join(sharp), "sharp_kernel"),
         (
             "slices off the regular grid",
