@@ -86,6 +86,13 @@ class Settings(BaseSettings):
     min_free_mib: int = Field(1024, ge=0, description="Intake is refused while less than this is free in `data_dir`.")
 
     max_parallel_cases: int = Field(1, ge=1, le=64, description="Studies that one consumer replica works on at once.")
+    decoder_processes: int = Field(
+        0,
+        ge=0,
+        le=16,
+        description="Child processes in which one consumer replica decodes compressed images; 0: as many as cores, "
+        "at most 4.",
+    )
     lease_seconds: float = Field(
         20.0, gt=0, description="How long a claimed job belongs to its worker without renewal."
     )

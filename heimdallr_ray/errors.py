@@ -200,6 +200,18 @@ class EngineUnavailable(Retryable):
     code = "engine_unavailable"
 
 
+class DecoderUnavailable(Retryable):
+    """No process for decoding compressed images can be started at the moment."""
+
+    code = "decoder_unavailable"
+
+
+class DownloadFailed(Retryable):
+    """Weights could not be downloaded; what arrived is kept for the next attempt."""
+
+    code = "download_failed"
+
+
 class StaleLease(Retryable):
     """Another worker holds the lease; this one's work is thrown away."""
 

@@ -22,6 +22,7 @@ class StudyConsumer:
     def __init__(self, args: AppArgs, segmenter: DeploymentHandle[Any]) -> None:
         """Open database and blobs, start the worker threads."""
         from heimdallr_ray.catalog.database import Database
+        from heimdallr_ray.dicom import isolated
         from heimdallr_ray.metrics import kernels
         from heimdallr_ray.pipelines.study import StudyRunner
         from heimdallr_ray.pipelines.worker import StudyWorker
@@ -36,6 +37,7 @@ class StudyConsumer:
         runner = StudyRunner(database, blobs, queue, RemoteSegmenter(segmenter), clock, args.build)
         self._worker = StudyWorker(database, queue, runner.run, settings, owner_name())
         kernels.warm_up()
+        isolated.configure(settings.decoder_processes)
         self._worker.start()
 
     def stop(self, grace_s: float = STOP_S) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from heimdallr_ray.dicom import geometry
 from heimdallr_ray.dicom.checks import checked_slices, rescale_of
-from heimdallr_ray.dicom.decode import stored_pixels
+from heimdallr_ray.dicom.decode import stored_ahead, stored_pixels
 from heimdallr_ray.dicom.grouping import IndexedInstance, Series, Slice, stack_of
 from heimdallr_ray.dicom.header import Header
 from heimdallr_ray.errors import NotAVolume
@@ -85,6 +86,14 @@ class _PixelReader:
         found: NDArray[Any] = self._frames[item.plane.frame]
         return found
 
+    def each(self, ordered: Sequence[Slice]) -> Iterator[tuple[Slice, NDArray[Any]]]:
+        """Every slice with its stored values, in order; compressed objects are decoded ahead, side by side."""
+        runs = [list(run) for _, run in groupby(ordered, key=lambda item: item.instance.locator)]
+        wanted = [(run[0].instance.locator, run[0].instance.header) for run in runs]
+        for run, frames in zip(runs, stored_ahead(wanted, self._read), strict=True):
+            for item in run:
+                yield item, frames[item.plane.frame]
+
     def rescalable(self, item: Slice) -> NDArray[np.float64]:
         """Rescaled values `[row, column]` in float64."""
         slope, intercept = rescale_of(item)
@@ -99,8 +108,8 @@ def _filled(
     shape = found.slices, first.rows or 0, first.columns or 0
     integer = all(value == int(value) for item in ordered for value in rescale_of(item))
     buffer: NDArray[Any] = np.empty(shape, np.int16 if integer else np.float32)
-    for done, (place, item) in enumerate(zip(found.grid_index, ordered, strict=True), start=1):
-        stored = pixels.stored(item)
+    each = zip(found.grid_index, pixels.each(ordered), strict=True)
+    for done, (place, (item, stored)) in enumerate(each, start=1):
         slope, intercept = rescale_of(item)
         if buffer.dtype == np.int16 and not _rescale_int16(stored, int(slope), int(intercept), buffer[place], item):
             wide = np.empty(shape, np.float32)

@@ -1,12 +1,14 @@
-"""Stored pixel values of one object, any common transfer syntax; sizes are compared before anything is allocated.
+"""Stored pixel values of objects, any common transfer syntax; sizes are compared before anything is allocated.
 
-Frames are decoded one after the other: the RLE, JPEG-LS and JPEG 2000 codecs were measured to hold the interpreter lock
-for a whole frame, so threads gain nothing.
+Everything compressed is decoded in child processes (`isolated`), several frames per request and several children side
+by side: the codecs hold the interpreter lock for a whole frame, so threads would gain nothing.
 """
 
 from __future__ import annotations
 
-import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any, Final
 
 import numpy as np
@@ -14,8 +16,9 @@ from numpy.typing import NDArray
 
 from heimdallr_ray.dicom import limits
 from heimdallr_ray.dicom.codestream import frames_of, jpeg2000_size, jpeg_size
+from heimdallr_ray.dicom.decoder import INFLATE, Job, Options
 from heimdallr_ray.dicom.header import Header, PixelLocation
-from heimdallr_ray.dicom.isolated import DECODER_ERRORS, Options, decoded, decoded_in_child
+from heimdallr_ray.dicom.isolated import Frame, decoded_frames, pool
 from heimdallr_ray.dicom.read import DEFLATED_LE, EXPLICIT_BE, EXPLICIT_LE, IMPLICIT_LE, data_set_offset
 from heimdallr_ray.errors import BlobMissing, NotAVolume, TooLarge, TruncatedObject
 
@@ -38,7 +41,8 @@ JPEG2000: Final = frozenset(
 )
 """JPEG 2000 and High-Throughput JPEG 2000 (PS3.5 sections A.4.4, A.4.9)."""
 NATIVE: Final = frozenset({IMPLICIT_LE, EXPLICIT_LE, EXPLICIT_BE, DEFLATED_LE})
-SUPPORTED: Final = NATIVE | frozenset(JPEG) | JPEG2000 | {RLE}
+COMPRESSED: Final = frozenset(JPEG) | JPEG2000 | {RLE}
+SUPPORTED: Final = NATIVE | COMPRESSED
 """Transfer syntaxes whose pixels can be decoded here."""
 
 
@@ -76,22 +80,89 @@ def stored_pixels(source: bytes, header: Header) -> NDArray[Any]:
 
     Raises:
         NotAVolume: as `check_pixels`; `undecodable_pixels`.
-        TooLarge: as `check_pixels`; a deflated object that inflates beyond its own pixels.
+        TooLarge: as `check_pixels`; a compressed object that cannot hold what it claims.
         TruncatedObject: fewer pixels than declared.
         BlobMissing: `source` is not the object that `header` was read from.
+        DecoderUnavailable: no child process can be started.
     """
+    if header.transfer_syntax_uid in NATIVE:
+        return _native(source, header)
+    frames = _frames(source, header)
+    stored = np.empty((len(frames), *frames[0][1].shape), frames[0][1].dtype)
+
+    def keep(index: int, pixels: NDArray[Any]) -> None:
+        stored[index] = pixels
+
+    decoded_frames(frames, keep)
+    return stored
+
+
+def stored_ahead(wanted: Iterable[tuple[str, Header]], read_bytes: Callable[[str], bytes]) -> Iterator[NDArray[Any]]:
+    """`stored_pixels` of each object of `wanted` (locator, header), in order.
+
+    Compressed single-frame objects are decoded ahead, as many batches of them as there are decoders. `read_bytes` is
+    called once per object, in order, in the caller's thread.
+
+    Raises:
+        HeimdallrError: as `stored_pixels`, when the object's turn comes.
+    """
+    using = pool()
+    waiting: deque[Future[list[NDArray[Any]]]] = deque()
+    batch: list[Frame] = []
+    try:
+        for locator, header in wanted:
+            frames = _frames_ahead(read_bytes, locator, header)
+            if isinstance(frames, bytes):
+                if batch:
+                    waiting.append(using.submit(batch))
+                    batch = []
+                while waiting:
+                    yield from _single(waiting.popleft())
+                yield stored_pixels(frames, header)
+                continue
+            batch += frames
+            if len(batch) < limits.DECODE_BATCH_FRAMES and _decoded_bytes(batch) < limits.DECODE_BATCH_BYTES:
+                continue
+            waiting.append(using.submit(batch))
+            batch = []
+            if len(waiting) > using.processes:
+                yield from _single(waiting.popleft())
+        if batch:
+            waiting.append(using.submit(batch))
+        while waiting:
+            yield from _single(waiting.popleft())
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def _frames_ahead(read_bytes: Callable[[str], bytes], locator: str, header: Header) -> list[Frame] | bytes:
+    """The one frame of a compressed single-frame object; any other object as its bytes."""
+    source = read_bytes(locator)
+    ahead = header.number_of_frames == 1 and header.transfer_syntax_uid in COMPRESSED
+    return _frames(source, header) if ahead else source
+
+
+def _single(future: Future[list[NDArray[Any]]]) -> Iterator[NDArray[Any]]:
+    for pixels in future.result():
+        yield pixels[np.newaxis]
+
+
+def _decoded_bytes(frames: Sequence[Frame]) -> int:
+    return sum(job.decoded_bytes for _, job in frames)
+
+
+def _checked_source(source: bytes, header: Header) -> tuple[PixelLocation, tuple[int, int, int]]:
     check_pixels(header)
     location, rows, columns = header.pixels, header.rows, header.columns
     if location is None or rows is None or columns is None:
         raise NotAVolume("no_pixels", "the object holds no image")
-    shape = header.number_of_frames, rows, columns
-    if header.transfer_syntax_uid == DEFLATED_LE:
-        source = _inflated(source, header, location)
-    if source[location.tag_offset : location.tag_offset + 4] not in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
+    return location, (header.number_of_frames, rows, columns)
+
+
+def _check_tag(source: bytes | memoryview, at: int) -> None:
+    if source[at : at + 4] not in (b"\xe0\x7f\x10\x00", b"\x7f\xe0\x00\x10"):
         raise BlobMissing("the bytes are not those that were indexed")
-    if header.transfer_syntax_uid in NATIVE:
-        return _significant(_native(source, header, location, shape), header)
-    return _significant(_compressed(source, header, location, shape), header)
 
 
 def _dtype(header: Header) -> np.dtype[Any]:
@@ -99,17 +170,24 @@ def _dtype(header: Header) -> np.dtype[Any]:
     return np.dtype(f"{order}{'i' if header.signed else 'u'}{header.bits_allocated // 8}")
 
 
-def _native(source: bytes, header: Header, location: PixelLocation, shape: tuple[int, int, int]) -> NDArray[Any]:
+def _native(source: bytes, header: Header) -> NDArray[Any]:
+    location, shape = _checked_source(source, header)
     dtype = _dtype(header)
     if location.length is None:
         raise NotAVolume("undecodable_pixels", "uncompressed pixels without a length")
     if header.transfer_syntax_uid == EXPLICIT_BE and dtype.itemsize == 1:
         raise NotAVolume("unsupported_pixels", "8-bit pixels in big endian words")
-    needed = header.native_pixel_bytes
-    if min(location.length, len(source) - location.offset) < needed:
+    needed, offset = header.native_pixel_bytes, location.offset
+    if location.length < needed:
         raise TruncatedObject(f"pixel data hold less than the {needed} bytes of their image")
-    stored = np.frombuffer(source, dtype, needed // dtype.itemsize, location.offset).reshape(shape)
-    return stored if dtype.isnative else stored.astype(dtype.newbyteorder("="))
+    content: bytes | memoryview = source
+    if header.transfer_syntax_uid == DEFLATED_LE:
+        content, offset = _inflated(source, header, location), location.offset - location.tag_offset
+    _check_tag(content, offset - (location.offset - location.tag_offset))
+    if len(content) - offset < needed:
+        raise TruncatedObject(f"pixel data hold less than the {needed} bytes of their image")
+    stored = np.frombuffer(content, dtype, needed // dtype.itemsize, offset).reshape(shape)
+    return _significant(stored if dtype.isnative else stored.astype(dtype.newbyteorder("=")), header)
 
 
 def _significant(stored: NDArray[Any], header: Header) -> NDArray[Any]:
@@ -129,30 +207,28 @@ def _significant(stored: NDArray[Any], header: Header) -> NDArray[Any]:
     return stored & stored.dtype.type(mask) if high > mask else stored
 
 
-def _inflated(source: bytes, header: Header, location: PixelLocation) -> bytes:
+def _inflated(source: bytes, header: Header, location: PixelLocation) -> memoryview:
+    """From the pixels' tag to the end of the pixels."""
     needed = location.offset + header.native_pixel_bytes
     at = data_set_offset(source)
     if needed > limits.MAX_INFLATED_BYTES or needed > (len(source) - at) * limits.MAX_INFLATE_RATIO:
         raise TruncatedObject(f"{len(source)} deflated bytes cannot hold {needed}")
-    try:
-        found = zlib.decompressobj(-zlib.MAX_WBITS).decompress(source[at:], needed)
-    except zlib.error as error:
-        raise NotAVolume("undecodable_pixels", "the deflated data set is damaged") from error
-    if len(found) < needed:
-        raise TruncatedObject(f"{len(found)} of {needed} inflated bytes")
-    return found
+    skip = location.tag_offset
+    job = Job(DEFLATED_LE, INFLATE, {"skip": skip}, len(source) - at, "|u1", (needed - skip,))
+    (found,) = pool().decode([(source[at:], job)])
+    return found.data
 
 
-def _compressed(source: bytes, header: Header, location: PixelLocation, shape: tuple[int, int, int]) -> NDArray[Any]:
+def _frames(source: bytes, header: Header) -> list[Frame]:
+    """The compressed frames, each with what its decoder must know; nothing is decoded yet."""
+    location, shape = _checked_source(source, header)
+    _check_tag(source, location.tag_offset)
     if location.length is not None:
         raise NotAVolume("undecodable_pixels", "compressed pixels that are not encapsulated")
     if header.native_pixel_bytes > limits.MAX_COMPRESSION_RATIO * max(1, len(source) - location.offset):
         raise TooLarge(f"{len(source)} compressed bytes cannot hold {header.native_pixel_bytes}")
-    frames = frames_of(source, location.offset, header.number_of_frames)
-    stored = np.empty(shape, _dtype(header).newbyteorder("="))
-    for index, frame in enumerate(frames):
-        stored[index] = _decoded_frame(frame, header, shape[1:])
-    return stored
+    parts = frames_of(source, location.offset, header.number_of_frames)
+    return [(part, _job(part, header, (shape[1], shape[2]))) for part in parts]
 
 
 _PLUGINS: Final = {
@@ -166,7 +242,7 @@ _PLUGINS: Final = {
 """The one decoder per syntax (pylibjpeg for the rest), named so that what else is installed changes nothing."""
 
 
-def _decoded_frame(frame: bytes, header: Header, shape: tuple[int, int]) -> NDArray[Any]:
+def _job(frame: bytes, header: Header, shape: tuple[int, int]) -> Job:
     syntax = header.transfer_syntax_uid
     if syntax != RLE:
         size = jpeg2000_size(frame) if syntax in JPEG2000 else jpeg_size(frame, JPEG[syntax])
@@ -185,11 +261,5 @@ def _decoded_frame(frame: bytes, header: Header, shape: tuple[int, int]) -> NDAr
         "photometric_interpretation": header.photometric or "MONOCHROME2",
         "pixel_keyword": "PixelData",
     }
-    plugin = _PLUGINS.get(syntax, "pylibjpeg")
-    try:
-        found = (decoded_in_child if plugin == "gdcm" else decoded)(frame, syntax, plugin, options)
-    except DECODER_ERRORS as error:
-        raise NotAVolume("undecodable_pixels", f"{type(error).__name__} from the decoder") from error
-    if found.shape != shape:
-        raise NotAVolume("undecodable_pixels", f"the decoder returned shape {found.shape}")
-    return found
+    dtype = _dtype(header).newbyteorder("=").str
+    return Job(syntax, _PLUGINS.get(syntax, "pylibjpeg"), options, len(frame), dtype, shape)

@@ -57,7 +57,23 @@ MAX_SERIES_PARTS: Final = 64
 """Stacks that one series is split into (sizes, orientations, echoes, phases); the rest form one unusable part."""
 
 DECODE_TIMEOUT_S: Final = 30.0
-"""One frame in the decoder's child process; a 4,096 x 4,096 frame takes under 2 s."""
+"""One frame in a decoder's child process; a 4,096 x 4,096 frame takes under 2 s."""
+
+DECODER_START_S: Final = 60.0
+"""Until a new child process has loaded the codecs; half a second on an idle core, more on a crowded machine."""
 
 DECODER_MEMORY_BYTES: Final = 8 << 30
-"""Address space of the decoder's child process: the largest frame in, decoded and copied, and the libraries."""
+"""Address space of a decoder's child process beyond what it has when it starts, whatever the frames are."""
+
+DECODER_MEMORY_BASE_BYTES: Final = 256 << 20
+DECODER_MEMORY_FACTOR: Final = 16
+"""The same by the frames at hand: a base for tables and thread stacks, the batch itself, and so many times its largest
+frame. JPEG 2000 works on 32-bit samples with a copy or two: 8 bytes for each decoded byte of an 8-bit image."""
+
+DECODE_BATCH_FRAMES: Final = 8
+DECODE_BATCH_BYTES: Final = 4 << 20
+"""Frames, and decoded bytes, of one request to a child process, so that what a request costs is shared; one frame may
+be larger than that."""
+
+MAX_DECODER_PROCESSES: Final = 16
+"""Child processes that decode side by side; each holds about 70 MB."""

@@ -174,5 +174,5 @@ def test_a_jpeg_that_kills_its_decoder_is_refused_and_the_next_one_decoded(data_
     expected = stored_pixels(content, header)
     with pytest.raises(NotAVolume) as caught:
         stored_pixels(damaged, header)
-    assert caught.value.detail == "the decoder's process ended or answered nonsense"
+    assert caught.value.detail == "the decoder's process ended"
     assert np.array_equal(stored_pixels(content, header), expected)
