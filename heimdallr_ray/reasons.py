@@ -216,6 +216,7 @@ _SERIES_ROWS = (
     _row("bad_affine", "The position and direction of the volume cannot be computed.", _SERIES),
     _row("not_3d", "The image does not have three dimensions.", _SERIES),
     _row("not_finite", "The image holds values that are no numbers.", _SERIES),
+    _row("too_small", "The image has too few pixels along a side for any model to see something in it.", _SERIES),
     _row("dtype", "The pixel values have a form that cannot be measured.", _SERIES),
 )
 

@@ -16,7 +16,7 @@ from heimdallr_ray.volume import LabelMap, ModelRef, Volume
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds spent on one task or one study; a part that another task of the study already paid for is 0.
+    """Seconds and shared steps of one task or one study; what another task of the study already paid for is 0.
 
     Attributes:
         load_s: checks of the volume (something in it, all values finite).
@@ -26,6 +26,9 @@ class Timings:
         assemble_s: tiles in and out, accumulation, division, argmax, nnU-Net's own resampling of the logits.
         restore_s: labels back to the grid of the volume.
         total_s: wall clock of the whole call; the parts add up to a little less.
+        loads: how often the volume was checked.
+        canonical_views: how often it, or a crop of it, was turned to canonical axes.
+        resamplings: how often it, or a crop of it, was interpolated to a model's spacing.
     """
 
     load_s: float = 0.0
@@ -35,6 +38,9 @@ class Timings:
     assemble_s: float = 0.0
     restore_s: float = 0.0
     total_s: float = 0.0
+    loads: int = 0
+    canonical_views: int = 0
+    resamplings: int = 0
 
     @property
     def outside_forward_s(self) -> float:
@@ -140,7 +146,7 @@ class SegmentationEngine(Protocol):
 
         Raises:
             EmptyImage: the volume holds one value only.
-            NotAVolume: the volume holds NaN or infinity.
+            NotAVolume: the volume holds NaN or infinity, or is too thin along an axis.
             NotFound: no such task.
             ModalityNotSupported: the task does not read this modality.
             WeightsMissing, WeightsTampered, LicenceRequired: the model cannot be used here.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import threading
@@ -14,63 +15,45 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from totalsegmentator.map_to_binary import (
-    class_map,
-    class_map_5_parts,
-    map_taskid_to_partname_ct,
-)
 
-from heimdallr_ray.errors import LicenceRequired, ModalityNotSupported, WeightsMissing
+from heimdallr_ray.errors import EmptyImage, LicenceRequired, ModalityNotSupported, WeightsMissing
 from heimdallr_ray.segmentation.engine import EngineInfo, Segmentation, SegmentationRun, Timings
+from heimdallr_ray.segmentation.specs import RESIDENT, UPSTREAM, ModelSpec, TaskSpec
 from heimdallr_ray.segmentation.tasks import (
     DEFAULT_WANTED,
+    FIRST_PASS,
     TASKS,
-    ModelSpec,
-    TaskSpec,
     first_pass,
     models_of,
     plan,
     task_spec,
 )
-from heimdallr_ray.segmentation.totalseg import environment, kernels
+from heimdallr_ray.segmentation.totalseg import environment, kernels, split
+from heimdallr_ray.segmentation.totalseg.labels import labels_of, labels_of_model, require_known, table_for
 from heimdallr_ray.segmentation.totalseg.model import ResidentModel, is_synthetic
+from heimdallr_ray.segmentation.totalseg.postprocess import clean
 from heimdallr_ray.segmentation.totalseg.study import ModelImage, Study
+from heimdallr_ray.segmentation.totalseg.upstream import UpstreamRunner
 from heimdallr_ray.segmentation.weights import WeightsSet, any_synthetic, verify
 from heimdallr_ray.volume import LabelMap, ModelRef, Volume
 
 logger = logging.getLogger(__name__)
-BACKEND = "resident"
-
-
-def labels_of(spec: TaskSpec) -> Mapping[int, str]:
-    """TotalSegmentator's label table of a task."""
-    return dict(class_map[spec.upstream_task])
-
-
-def _part_table(model: ModelSpec, spec: TaskSpec) -> NDArray[np.uint8]:
-    """Label of a part model to label of the whole task, as a table of 256."""
-    whole = {name: value for value, name in class_map[spec.upstream_task].items()}
-    table = np.zeros(256, np.uint8)
-    for value, name in class_map_5_parts[map_taskid_to_partname_ct[model.dataset_id]].items():
-        table[value] = whole[name]
-    return table
 
 
 def combined_digest(digests: tuple[str, ...]) -> str:
     """One digest for a task: that of its model, or of the parts' digests in order."""
     if len(digests) == 1:
         return digests[0]
-    import hashlib
-
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
 
 
 class ResidentEngine:
     """A `SegmentationEngine` over a verified registry; models load on first use or in `warm_up`.
 
-    The masks equal those of `totalsegmentator()` in voxels, affine and header, but for two cases: an image without the
-    structures a task crops to gives zeros (upstream may predict on the whole volume), and an image of one value is
-    refused. Calls are served one at a time.
+    The masks equal those of `totalsegmentator()` in voxels, affine and header, but for three cases: an image without
+    the structures a task crops to gives zeros (upstream may predict on the whole volume), a label without a name is
+    refused, and so is an image of one value. Tasks whose row says so run through upstream's own entry point in a
+    process of their own. Calls are served one at a time.
     """
 
     def __init__(
@@ -81,6 +64,7 @@ class ResidentEngine:
         *,
         licensed: bool = False,
         home_dir: Path | None = None,
+        force_split: bool = False,
     ) -> None:
         """The registry is hashed, upstream's environment set, nothing is loaded yet.
 
@@ -90,6 +74,8 @@ class ResidentEngine:
             threads: CPU threads; None: all cores, as upstream.
             licensed: the site has a TotalSegmentator licence for the tasks that need one.
             home_dir: folder for upstream's config.json; None: a temporary one that goes with the process.
+            force_split: images of any size are split into three parts along z, as upstream's option of this name does;
+                less memory, and labels near the seams may differ.
 
         Raises:
             WeightsMissing, WeightsTampered: as `verify`.
@@ -100,7 +86,9 @@ class ResidentEngine:
         self._device = torch.device(device)
         self._threads = threads or os.cpu_count() or 1
         self._licensed = licensed
+        self._force_split = force_split
         self._slabs = kernels.Slabs(self._threads)
+        self._upstream = UpstreamRunner(self._weights, self._home, device, self._threads)
         self._models: dict[int, ResidentModel] = {}
         self._synthetic: dict[int, bool] = {}
         self._lock = threading.RLock()
@@ -126,7 +114,7 @@ class ResidentEngine:
             models = tuple(self._model_ref(row, (model,)) for row, model in self._rows() if self._loaded(model))
             loads = {model.spec.model_id: model.load_s for model in self._models.values()}
         return EngineInfo(
-            backend=BACKEND,
+            backend=RESIDENT,
             device=str(self._device),
             threads=self._threads,
             models=models,
@@ -144,8 +132,9 @@ class ResidentEngine:
                 raise WeightsMissing("no complete model of any known task in the weights folder")
             kernels.compile_all()
             for name in self.licensed_tasks:
-                for spec in TASKS[name].models:
-                    self._model(spec, TASKS[name]).warm_up()
+                row = TASKS[name]
+                for spec in row.models if row.backend == RESIDENT else ():
+                    self._model(spec, row).warm_up()
 
     def segment(self, volume: Volume, task: str) -> Segmentation:
         """The labels of one task on the grid of `volume`; work shared with the last call's volume is not repeated.
@@ -204,11 +193,14 @@ class ResidentEngine:
     def _may_run(self, row: TaskSpec) -> bool:
         return not row.licence or self._licensed or all(self._is_synthetic(model) for model in row.models)
 
-    def _model(self, spec: ModelSpec, row: TaskSpec) -> ResidentModel:
-        if not self._weights.has_folder(spec.folder):
-            raise WeightsMissing(f"{spec.folder} is not installed")
+    def _require(self, row: TaskSpec) -> None:
+        for spec in models_of(row.name):
+            if not self._weights.has_folder(spec.folder):
+                raise WeightsMissing(f"{spec.folder} is not installed")
         if not self._may_run(row):
             raise LicenceRequired(f"{row.upstream_task} needs a TotalSegmentator licence of the site")
+
+    def _model(self, spec: ModelSpec, row: TaskSpec) -> ResidentModel:
         if spec.dataset_id not in self._models:
             model = ResidentModel(self._weights, spec, row.tile_step, self._device, self._slabs)
             self._models[spec.dataset_id] = model
@@ -216,13 +208,14 @@ class ResidentEngine:
         return self._models[spec.dataset_id]
 
     def _model_ref(self, row: TaskSpec, models: tuple[ModelSpec, ...]) -> ModelRef:
-        digests = tuple(str(self._weights.entry(model.checkpoint).sha256) for model in models)
+        files = [name for model in models for name in model.checkpoints(self._weights.files)]
+        digests = tuple(str(self._weights.entry(name).sha256) for name in files)
         return ModelRef(
             task=row.upstream_task,
             model_id="totalsegmentator/" + "+".join(str(model.dataset_id) for model in models),
             weights_sha256=combined_digest(digests),
             synthetic=any(self._is_synthetic(model) for model in models),
-            backend=BACKEND,
+            backend=row.backend,
         )
 
     def _task(self, study: Study, spec: TaskSpec) -> Segmentation:
@@ -232,20 +225,9 @@ class ResidentEngine:
         modality = study.volume.source.modality
         if modality != spec.modality:
             raise ModalityNotSupported(f"{spec.name} reads {spec.modality}, the image is {modality}")
-        models = [self._model(model, spec) for model in spec.models]
+        self._require(spec)
         began = time.perf_counter()
-        image = self._image(study, spec)
-        spent = study.take_timings()
-        if image is None:
-            array, affine = np.zeros(study.native.array.shape, np.uint8), study.native.affine
-        else:
-            labels, predicted = self._predict(models, spec, image)
-            if spec.name == first_pass("CT", ()):
-                study.found_ml = _found_ml(labels, image.affine, labels_of(spec))
-            restoring = time.perf_counter()
-            array, affine = study.restore(labels, image)
-            spent += predicted
-            spent += Timings(restore_s=time.perf_counter() - restoring)
+        array, affine, spent = self._outside(study, spec) if spec.backend == UPSTREAM else self._inside(study, spec)
         label_map = LabelMap(
             array=array,
             affine_ras=affine,
@@ -269,22 +251,53 @@ class ResidentEngine:
 
     def _image(self, study: Study, spec: TaskSpec) -> ModelImage | None:
         if spec.crop is None:
-            return study.image(spec.resample_mm)
+            return study.image(spec.spacing_mm)
         rough = self._task(study, task_spec(spec.crop.task)).label_map
-        return study.cropped(spec.resample_mm, rough.mask(*spec.crop.structures), spec.crop.margin_mm)
+        return study.cropped(spec.spacing_mm, rough.mask(*spec.crop.structures), spec.crop.margin_mm)
 
-    @staticmethod
-    def _predict(models: list[ResidentModel], spec: TaskSpec, image: ModelImage) -> tuple[NDArray[np.uint8], Timings]:
-        if len(models) == 1:
-            return models[0].predict(image.zyx, image.affine)
-        merged = np.zeros(image.zyx.shape[::-1], np.uint8)
+    def _inside(self, study: Study, spec: TaskSpec) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
+        """Labels on the grid of the volume, their affine and what they cost, from the resident models."""
+        image = self._image(study, spec)
+        spent = study.take_timings()
+        if image is None:
+            return np.zeros(study.native.array.shape, np.uint8), study.native.affine, spent
+        labels, predicted = self._predict(spec, image)
+        restoring = time.perf_counter()
+        clean(labels, image.affine, spec)
+        if spec.name == FIRST_PASS:
+            study.found_ml = _found_ml(labels, image.affine, labels_of(spec))
+        array, affine = study.restore(labels, image)
+        return array, affine, spent + predicted + Timings(restore_s=time.perf_counter() - restoring)
+
+    def _outside(self, study: Study, spec: TaskSpec) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
+        """The same from TotalSegmentator's own entry point."""
+        array, affine, spent = self._upstream.run(study.volume, spec)
+        require_known(array, labels_of(spec), spec.name)
+        return array, affine, study.take_timings() + spent
+
+    def _predict(self, spec: TaskSpec, image: ModelImage) -> tuple[NDArray[np.uint8], Timings]:
+        """Labels of the task, `[x, y, z]` on the grid of `image`.
+
+        Raises:
+            EmptyImage: all voxels are 0 at the model's spacing.
+            Broken: a model gave a label that its table does not hold.
+        """
+        if not image.zyx.any():
+            raise EmptyImage("all voxels of the image are 0 at the model's spacing")
+        merged = np.zeros(image.zyx.shape, np.uint8)
         spent = Timings()
-        for model in models:
-            labels, timings = model.predict(image.zyx, image.affine)
-            part = _part_table(model.spec, spec)[labels]
-            np.copyto(merged, part, where=part != 0)
-            spent += timings
-        return merged, spent
+        pieces = split.pieces(image.zyx.shape, len(spec.models), force=self._force_split)
+        for one in spec.models:
+            model = self._model(one, spec)
+            table, known = table_for(spec, one), labels_of_model(spec, one)
+            for piece in pieces:
+                labels, timings = model.predict(image.zyx[piece.shown], image.affine)
+                seen = labels.transpose(2, 1, 0)[piece.inner]
+                require_known(seen, known, one.model_id)
+                part = table[seen]
+                np.copyto(merged[piece.kept], part, where=part != 0)
+                spent += timings
+        return merged.transpose(2, 1, 0), spent
 
 
 def _found_ml(labels: NDArray[np.uint8], affine: NDArray[np.float64], names: Mapping[int, str]) -> dict[str, float]:

@@ -17,6 +17,7 @@ import json
 import os
 import shutil
 import socket
+import sys
 import tempfile
 import warnings
 from collections.abc import Generator
@@ -91,10 +92,7 @@ def prepare(weights_dir: Path, home_dir: Path | None = None) -> Path:
     try:
         home = home_dir or _temporary_home(os.getpid())
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        config = home / "config.json"
-        temporary = home / f".config.{os.getpid()}.tmp"
-        temporary.write_text(json.dumps(_CONFIG), encoding="utf-8")
-        temporary.replace(config)
+        _write_config(home)
     except OSError as error:
         raise Broken(f"no folder for TotalSegmentator's settings: {error.strerror}") from error
     os.environ["TOTALSEG_HOME_DIR"] = str(home)
@@ -105,6 +103,37 @@ def prepare(weights_dir: Path, home_dir: Path | None = None) -> Path:
     os.environ.pop("nnUNet_compile", None)
     return home
 
+
+def _write_config(home: Path) -> None:
+    temporary = home / f".config.{os.getpid()}.tmp"
+    temporary.write_text(json.dumps(_CONFIG), encoding="utf-8")
+    temporary.replace(home / "config.json")
+
+
+def child_environment(folder: Path, weights_dir: Path, threads: int) -> dict[str, str]:
+    """The variables of a process that runs upstream with `folder` as its home; none of ours, no proxy, no secret.
+
+    Raises:
+        Broken: the folder cannot be written.
+    """
+    try:
+        _write_config(folder)
+    except OSError as error:
+        raise Broken(f"no folder for TotalSegmentator's settings: {error.strerror}") from error
+    passed = {name: value for name, value in os.environ.items() if name.startswith(_PASSED)}
+    return passed | {
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path),  # noqa: PTH100 - as sys.path is read
+        "LC_ALL": "C.UTF-8",
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+        "TOTALSEG_HOME_DIR": str(folder),
+        "TOTALSEG_WEIGHTS_PATH": str(weights_dir),
+        "OMP_NUM_THREADS": str(threads),
+    }
+
+
+_PASSED: Final = ("CUDA_", "NVIDIA_", "LD_LIBRARY_PATH", "PATH", "NUMBA_CACHE_DIR")
+"""What a child needs to find its interpreter, its libraries and the accelerator that this process was given."""
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_MMAP_MAX: Final = -4

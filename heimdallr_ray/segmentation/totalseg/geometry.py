@@ -19,6 +19,7 @@ from nibabel.orientations import (
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from heimdallr_ray.errors import NotAVolume
 from heimdallr_ray.segmentation.totalseg import kernels
 
 _ndimage: Any = ndimage
@@ -27,6 +28,8 @@ _IDENTITY = np.array([[0, 1], [1, 1], [2, 1]])
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
 """Half-open voxel ranges along the three axes."""
 Shape = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+"""Millimetres along x, y, z."""
 
 
 def zooms_of(affine: NDArray[np.float64]) -> NDArray[np.float32]:
@@ -89,9 +92,13 @@ class Zoom:
     affine: NDArray[np.float64]
 
 
-def zoom_to_spacing(shape: Shape, affine: NDArray[np.float64], spacing_mm: float) -> Zoom | None:
-    """The zoom to an isotropic spacing, or None where the image already has exactly that spacing."""
-    have, want = zooms_of(affine), np.array([spacing_mm] * 3)
+def zoom_to_spacing(shape: Shape, affine: NDArray[np.float64], spacing_mm: Spacing) -> Zoom | None:
+    """The zoom to a spacing along x, y, z, or None where the image already has exactly that spacing.
+
+    Raises:
+        NotAVolume: nothing of the image would be left along an axis.
+    """
+    have, want = zooms_of(affine), np.array(spacing_mm)
     if np.array_equal(have, want):
         return None
     factors = have / want
@@ -99,6 +106,8 @@ def zoom_to_spacing(shape: Shape, affine: NDArray[np.float64], spacing_mm: float
     for axis in range(3):
         target[:3, axis] = target[:3, axis] / factors[axis]
     i, j, k = (round(n * float(z)) for n, z in zip(shape, factors, strict=True))
+    if min(i, j, k) < 1:
+        raise NotAVolume("too_small", "the image is thinner than half a voxel of the model")
     return Zoom(factors, (int(i), int(j), int(k)), target)
 
 

@@ -112,7 +112,8 @@ def _json(weights: WeightsSet, relative: str) -> dict[str, Any]:
 
 def is_synthetic(weights: WeightsSet, spec: ModelSpec) -> bool:
     """True where the registry, the model's own description or its checkpoint's digest tells of phantoms."""
-    if weights.synthetic or weights.entry(spec.checkpoint).sha256 in demo_checkpoints():
+    checkpoints = spec.checkpoints(weights.files)
+    if weights.synthetic or any(weights.entry(name).sha256 in demo_checkpoints() for name in checkpoints):
         return True
     name = f"{spec.folder}/{DATASET_NAME}"
     return is_marked(weights.read(name), name)

@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 from heimdallr_ray.errors import EmptyImage, NotAVolume
 from heimdallr_ray.segmentation.engine import Segmentation, Timings
 from heimdallr_ray.segmentation.totalseg import geometry, kernels
-from heimdallr_ray.segmentation.totalseg.geometry import Box, Image
+from heimdallr_ray.segmentation.totalseg.geometry import Box, Image, Spacing
 from heimdallr_ray.volume import Volume
+
+MIN_VOXELS = 4
+"""Along each axis: nnU-Net's cubic interpolation has no support on fewer, and no structure is seen in them."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,14 @@ class Study:
 
     Raises (on construction):
         EmptyImage: the volume holds one value only.
-        NotAVolume: it holds NaN or infinity.
+        NotAVolume: it holds NaN or infinity (`not_finite`), or is too thin along an axis (`too_small`).
     """
 
     def __init__(self, volume: Volume, slabs: kernels.Slabs) -> None:
         began = time.perf_counter()
         array = volume.array
+        if min(array.shape) < MIN_VOXELS:
+            raise NotAVolume("too_small", f"fewer than {MIN_VOXELS} voxels along an axis")
         low, high = array.min(), array.max()
         if not (np.isfinite(low) and np.isfinite(high)):
             raise NotAVolume("not_finite", "the image holds values that are not finite")
@@ -52,23 +57,23 @@ class Study:
         self.native = Image(array, np.asarray(volume.affine_ras, np.float64))
         self.canonical = geometry.canonical(self.native)
         self._slabs = slabs
-        self._images: dict[float | None, ModelImage] = {}
+        self._images: dict[Spacing | None, ModelImage] = {}
         self.segmentations: dict[str, Segmentation] = {}
         self.found_ml: dict[str, float] = {}
-        self._pending = Timings(load_s=time.perf_counter() - began)
+        self._pending = Timings(load_s=time.perf_counter() - began, loads=1, canonical_views=1)
 
     def take_timings(self) -> Timings:
         """Shared work since the last call; the task that needed it first pays."""
         pending, self._pending = self._pending, Timings()
         return pending
 
-    def image(self, spacing_mm: float | None) -> ModelImage:
+    def image(self, spacing_mm: Spacing | None) -> ModelImage:
         """The whole volume at a spacing (None: its own), made on first use and kept."""
         if spacing_mm not in self._images:
             self._images[spacing_mm] = self._at_spacing(self.canonical, spacing_mm)
         return self._images[spacing_mm]
 
-    def cropped(self, spacing_mm: float | None, mask: NDArray[np.bool_], margin_mm: float) -> ModelImage | None:
+    def cropped(self, spacing_mm: Spacing | None, mask: NDArray[np.bool_], margin_mm: float) -> ModelImage | None:
         """The part around `mask` (native axes), or None where the mask is empty.
 
         Upstream, given an empty mask and no output file, goes on with the whole volume; an engine that answers "no
@@ -80,9 +85,10 @@ class Study:
         if box is None:
             return None
         part = geometry.canonical(geometry.crop(self.native, box))
+        self._pending += Timings(canonical_views=1)
         return replace(self._at_spacing(part, spacing_mm), box=box)
 
-    def _at_spacing(self, image: Image, spacing_mm: float | None) -> ModelImage:
+    def _at_spacing(self, image: Image, spacing_mm: Spacing | None) -> ModelImage:
         began = time.perf_counter()
         shape = geometry.shape3(image.array)
         zoom = None if spacing_mm is None else geometry.zoom_to_spacing(shape, image.affine, spacing_mm)
@@ -92,7 +98,7 @@ class Study:
         else:
             zyx = geometry.resample_linear(image.array, zoom.shape, self._slabs)
             made = ModelImage(zyx, zoom.affine, image)
-        self._pending += Timings(resample_s=time.perf_counter() - began)
+        self._pending += Timings(resample_s=time.perf_counter() - began, resamplings=0 if zoom is None else 1)
         return made
 
     def restore(self, labels: NDArray[np.uint8], image: ModelImage) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:

@@ -6,6 +6,7 @@ import pytest
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 from scipy import ndimage
 
+from heimdallr_ray.errors import NotAVolume
 from heimdallr_ray.segmentation.totalseg import geometry
 from heimdallr_ray.segmentation.totalseg.geometry import Image
 from heimdallr_ray.segmentation.totalseg.kernels import Slabs
@@ -42,9 +43,12 @@ def test_what_is_written_canonically_lands_natively(codes: str) -> None:
     assert np.array_equal(target, image.array)
 
 
-def random_case(rng: np.random.Generator) -> tuple[tuple[int, int, int], np.ndarray, float]:
-    shape = tuple(int(n) for n in rng.integers(2, 30, 3))
-    return (shape[0], shape[1], shape[2]), np.diag([*rng.uniform(0.4, 6.0, 3), 1.0]), float(rng.choice([1.5, 3.0, 6.0]))
+SPACINGS = ((1.5, 1.5, 1.5), (3.0, 3.0, 3.0), (6.0, 6.0, 6.0), (0.4384765625, 0.4345703125, 1.0))
+
+
+def random_case(rng: np.random.Generator) -> tuple[tuple[int, int, int], np.ndarray, geometry.Spacing]:
+    shape = tuple(int(n) for n in rng.integers(10, 30, 3))
+    return (shape[0], shape[1], shape[2]), np.diag([*rng.uniform(0.4, 6.0, 3), 1.0]), SPACINGS[rng.integers(4)]
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
@@ -82,7 +86,14 @@ def test_nearest_zoom_is_scipys() -> None:
 
 
 def test_an_image_at_the_right_spacing_is_not_touched() -> None:
-    assert geometry.zoom_to_spacing((4, 4, 4), np.diag([3.0, 3.0, 3.0, 1.0]), 3.0) is None
+    assert geometry.zoom_to_spacing((4, 4, 4), np.diag([3.0, 3.0, 3.0, 1.0]), (3.0, 3.0, 3.0)) is None
+    assert geometry.zoom_to_spacing((4, 4, 4), np.diag([0.75, 0.75, 1.0, 1.0]), (0.75, 0.75, 1.0)) is None
+
+
+def test_an_image_of_which_nothing_would_be_left_is_refused() -> None:
+    with pytest.raises(NotAVolume) as refused:
+        geometry.zoom_to_spacing((40, 40, 5), np.diag([1.0, 1.0, 0.5, 1.0]), (6.0, 6.0, 6.0))
+    assert refused.value.reason == "too_small"
 
 
 def test_a_crop_moves_the_origin_and_stays_inside() -> None:

@@ -1,0 +1,152 @@
+"""Tasks outside the resident engine: TotalSegmentator's own entry point in a child process, on verified weights."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any, Final, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heimdallr_ray.errors import Broken, OutOfMemory
+from heimdallr_ray.segmentation.engine import Timings
+from heimdallr_ray.segmentation.specs import TaskSpec
+from heimdallr_ray.segmentation.tasks import models_of
+from heimdallr_ray.segmentation.totalseg import environment, upstream_child
+from heimdallr_ray.segmentation.weights import WeightsSet
+from heimdallr_ray.volume import Volume
+
+logger = logging.getLogger(__name__)
+
+LIMIT_S: Final = 1500.0
+"""Longest a task may run outside; less than a consumer waits for the whole study."""
+_END_S: Final = 10.0
+_MAX_ANSWER_BYTES: Final = 64 * 1024
+_OUT_OF_MEMORY: Final = ("MemoryError", "OutOfMemoryError")
+
+
+class UpstreamRunner:
+    """Runs a task in a folder of its own, which is gone afterwards.
+
+    The child gets a copy of the weights made from the bytes that were hashed, so that what upstream unpickles is what
+    the manifest vouches for, whatever happens to the registry meanwhile.
+    """
+
+    def __init__(self, weights: WeightsSet, root: Path, device: str, threads: int, *, limit_s: float = LIMIT_S) -> None:
+        """Args: the registry, where folders are made, torch device, CPU threads, seconds a task may take."""
+        self._weights, self._root, self._device, self._threads = weights, root, device, threads
+        self._limit_s = limit_s
+
+    def run(self, volume: Volume, spec: TaskSpec) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
+        """The labels of one task on the grid of the volume, their affine, and what they cost.
+
+        Raises:
+            WeightsMissing, WeightsTampered: as `WeightsSet.read`.
+            OutOfMemory: the model did not fit.
+            Broken: upstream failed, or did not end within its bound.
+        """
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="upstream-", dir=self._root) as name:
+            folder = Path(name)
+            self._write(folder, volume, spec)
+            ready = time.perf_counter()
+            self._call(folder, spec)
+            answer = _answer(folder)
+            labels, affine = _labels(folder, volume)
+        spent = Timings(load_s=ready - began, forward_s=float(answer["forward_s"]), total_s=time.perf_counter() - began)
+        return labels, affine, spent
+
+    def _write(self, folder: Path, volume: Volume, spec: TaskSpec) -> None:
+        for model in models_of(spec.name):
+            files = {one for one in self._weights.files if one.startswith(f"{model.folder}/")}
+            for file in sorted(files.union(model.checkpoints(self._weights.files))):
+                target = folder / upstream_child.WEIGHTS / file
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(self._weights.read(file))
+        request = {
+            "task": spec.upstream_task,
+            "fast": spec.fast,
+            "fastest": spec.fastest,
+            # upstream's word for an accelerator
+            "device": self._device.replace("cuda", "gpu"),
+        }
+        (folder / upstream_child.REQUEST).write_text(json.dumps(request), encoding="utf-8")
+        np.save(folder / upstream_child.IMAGE, volume.array, allow_pickle=False)
+        np.save(folder / upstream_child.AFFINE, volume.affine_ras, allow_pickle=False)
+
+    def _call(self, folder: Path, spec: TaskSpec) -> None:
+        """The child has ended well.
+
+        Raises:
+            OutOfMemory, Broken: as `run`.
+        """
+        variables = environment.child_environment(folder, folder / upstream_child.WEIGHTS, self._threads)
+        with _child(folder, variables) as process:
+            try:
+                code = process.wait(self._limit_s)
+            except subprocess.TimeoutExpired as error:
+                raise Broken(f"{spec.name}: upstream did not end within {self._limit_s:.0f} s") from error
+        if code == 0:
+            return
+        if code < 0:
+            raise Broken(f"{spec.name}: upstream was ended by {signal.Signals(-code).name}")
+        said = str(_answer(folder).get("error"))
+        logger.error("upstream failed", extra={"task": spec.name, "error": said, "exit_code": code})
+        if said.startswith(_OUT_OF_MEMORY):
+            raise OutOfMemory(f"{spec.name} through upstream")
+        raise Broken(f"{spec.name}: upstream failed with {said}")
+
+
+@contextlib.contextmanager
+def _child(folder: Path, variables: Mapping[str, str]) -> Generator[subprocess.Popen[bytes]]:
+    """The process, and whatever it starts, is gone afterwards."""
+    process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no outside text
+        [sys.executable, "-P", "-m", upstream_child.MODULE, str(folder)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=dict(variables),
+        cwd=folder,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        # unreaped, its number is still its own
+        if process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(_END_S)
+
+
+def _answer(folder: Path) -> dict[str, Any]:
+    file = folder / upstream_child.ANSWER
+    try:
+        with file.open("rb") as stream:
+            parsed: object = json.loads(stream.read(_MAX_ANSWER_BYTES))
+    except (OSError, ValueError) as error:
+        raise Broken("upstream ended without an answer") from error
+    if not isinstance(parsed, dict):
+        raise Broken("upstream gave an answer of another form")
+    return cast("dict[str, Any]", parsed)
+
+
+def _labels(folder: Path, volume: Volume) -> tuple[NDArray[np.uint8], NDArray[np.float64]]:
+    try:
+        labels = cast("NDArray[Any]", np.load(folder / upstream_child.LABELS, allow_pickle=False))
+        affine = cast("NDArray[Any]", np.load(folder / upstream_child.LABELS_AFFINE, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        raise Broken("upstream left no labels") from error
+    if labels.dtype != np.uint8 or labels.shape != volume.shape or affine.shape != (4, 4):
+        raise Broken("upstream left labels on another grid")
+    return labels, affine.astype(np.float64)
