@@ -175,7 +175,9 @@ def add_result(session: Session, made: ApiServices, study: StudyRow, *, head: bo
         assessment=assessment,
         series=(),
         models=[one.model for one in maps.values()],
-        skipped_tasks=() if head else (documents.SkippedTask("cerebral_bleed", "anatomy_absent", "brain 12 ml, needs 100 ml"),),
+        skipped_tasks=()
+        if head
+        else (documents.SkippedTask("cerebral_bleed", "anatomy_absent", "brain 12 ml, needs 100 ml"),),
         stage_seconds=STEPS,
         software_version="0.1.0",
         synthetic=True,
