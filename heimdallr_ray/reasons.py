@@ -190,6 +190,7 @@ _SERIES_ROWS = (
         "variable_spacing",
         "The distance between slices varies, so a volume would be wrong. Send an evenly spaced reconstruction.",
         _SERIES,
+        _IMAGE,
         _MEASUREMENT,
     ),
     _row(
@@ -222,6 +223,7 @@ _SERIES_ROWS = (
 
 _IMAGE_ROWS = (
     _row("tilt", "The gantry was tilted. Positions and volumes take the tilt into account.", _IMAGE),
+    _row("deskewed", "The tilt of the gantry was taken out of the images before they were analysed.", _IMAGE),
     _row("uneven_spacing", "The distance between slices varies a little, within what is tolerated.", _IMAGE),
     _row("duplicate_slices", "Slices were sent twice with equal pixels; each counts once.", _IMAGE),
     _row("monochrome1", "The images are stored for inverted display; their values are used as they are.", _IMAGE),

@@ -25,6 +25,15 @@ def spacing_mm_of(affine_ras: NDArray[np.float64]) -> tuple[float, float, float]
     return float(i), float(j), float(k)
 
 
+def shear_of(affine_ras: NDArray[np.float64]) -> tuple[float, float]:
+    """Voxels along i and j that the grid moves within its planes from one k to the next; 0, 0 where k stands upright.
+
+    The first two axes are taken to be at a right angle, as those of an image are.
+    """
+    i, j, k = affine_ras[:3, :3].T
+    return float(k @ i / (i @ i)), float(k @ j / (j @ j))
+
+
 def _checked_affine(affine_ras: NDArray[np.float64]) -> NDArray[np.float64]:
     affine = np.array(affine_ras, dtype=np.float64)
     if affine.shape != (4, 4) or not np.isfinite(affine).all():
@@ -69,12 +78,16 @@ class Volume:
         affine_ras: 4 x 4 float64, voxel index to RAS millimetres.
         source: where it came from.
         flags: what the assembler noticed: `tilt`, `variable_spacing`, `missing_slices:2`, ...
+        slice_places: where the array was resampled from unevenly spaced slices, the place of each source slice on the
+            k axis, `[slice]`, ascending from 0 to shape[2] - 1; empty where each k is a slice. `labels_on_slices`
+            takes labels back.
     """
 
     array: NDArray[Any]
     affine_ras: NDArray[np.float64]
     source: VolumeSource
     flags: tuple[str, ...] = ()
+    slice_places: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if self.array.ndim != 3 or min(self.array.shape) < 1:
@@ -82,6 +95,14 @@ class Volume:
         if self.array.dtype not in (np.dtype(np.int16), np.dtype(np.float32)):
             raise NotAVolume("dtype", f"expected int16 or float32, got {self.array.dtype}")
         object.__setattr__(self, "affine_ras", _checked_affine(self.affine_ras))
+        places = np.array(self.slice_places, dtype=np.float64)
+        if places.size and not (
+            np.isfinite(places).all()
+            and places[0] == 0
+            and places[-1] == self.array.shape[2] - 1
+            and (np.diff(places) > 0).all()
+        ):
+            raise NotAVolume("bad_geometry", "places of source slices do not ascend from the first plane to the last")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -152,6 +173,29 @@ class LabelMap:
         """Boolean `[i, j, k]` mask of the union of the named structures; names the map cannot hold are ignored."""
         values = [value for value in map(self.value_of, names) if value is not None]
         return np.isin(self.array, values)
+
+
+def labels_on_slices(labels: LabelMap, volume: Volume) -> NDArray[Any]:
+    """`[i, j, slice]` labels on the slices that `volume` was made from; a view where each k is a slice already.
+
+    Each slice takes the plane nearest to its true place, straight along the normal, so no label moves by more than half
+    a step of the grid and half a pixel.
+
+    Raises:
+        GeometryMismatch: the labels are not those of this volume.
+    """
+    require_same_grid(volume, labels)
+    if not volume.slice_places:
+        return labels.array
+    columns, rows, _ = volume.shape
+    along_i, along_j = shear_of(volume.affine_ras)
+    found = np.empty((columns, rows, len(volume.slice_places)), labels.array.dtype, order="F")
+    for number, place in enumerate(volume.slice_places):
+        plane = round(place)
+        i = (np.arange(columns) + round((place - plane) * along_i)).clip(0, columns - 1)
+        j = (np.arange(rows) + round((place - plane) * along_j)).clip(0, rows - 1)
+        found[:, :, number] = labels.array[:, :, plane][np.ix_(i, j)]
+    return found
 
 
 def require_same_grid(volume: Volume, label_map: LabelMap) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -15,14 +15,21 @@ from heimdallr_ray.dicom.checks import checked_slices, rescale_of
 from heimdallr_ray.dicom.decode import stored_ahead, stored_pixels
 from heimdallr_ray.dicom.grouping import IndexedInstance, Series, Slice, stack_of
 from heimdallr_ray.dicom.header import Header
+from heimdallr_ray.dicom.resample import resampled
 from heimdallr_ray.errors import NotAVolume
-from heimdallr_ray.volume import Volume, VolumeSource
+from heimdallr_ray.volume import Volume, VolumeSource, shear_of
 
 _INT16: Final = np.iinfo(np.int16)
 Progress = Callable[[int, int], None]
 
 
-def assemble(series: Series, read_bytes: Callable[[str], bytes], *, progress: Progress | None = None) -> Volume:
+def assemble(
+    series: Series,
+    read_bytes: Callable[[str], bytes],
+    *,
+    progress: Progress | None = None,
+    resample: bool = False,
+) -> Volume:
     """The volume of one series: rescaled values on a regular grid.
 
     The array is `[i, j, k]` = [column, row, slice], slices ascending along the normal, in Fortran order: each
@@ -34,10 +41,16 @@ def assemble(series: Series, read_bytes: Callable[[str], bytes], *, progress: Pr
     Up to `geometry.MAX_MISSING_SLICES` gaps are filled by linear interpolation (flag `missing_slices:n`, places in
     `source.attributes["interpolated_slices"]`). Slices repeated with equal pixels count once (`duplicate_slices:n`).
 
+    Unevenly spaced slices, and stacks with more gaps, are refused. With `resample` they become a regular grid as fine
+    as their smallest distance, linear between neighbouring slices along their normal, a tilt kept as shear, with the
+    flag `variable_spacing:smallest-largest` in mm, on which volumes are not counted; `Volume.slice_places` keeps the
+    true place of each slice and `volume.labels_on_slices` takes labels back.
+
     Args:
         series: from `group`.
         read_bytes: the bytes of a locator; called once per instance, in slice order.
         progress: told (slices done, slices in all).
+        resample: accept uneven spacing as said above.
 
     Raises:
         NotAVolume: `reason` names the rule; see `checks.checked_slices`, `grouping.stack_of`, `geometry.stack`,
@@ -45,7 +58,7 @@ def assemble(series: Series, read_bytes: Callable[[str], bytes], *, progress: Pr
         TooLarge, TruncatedObject, BlobMissing: as `decode.stored_pixels`.
     """
     slices = checked_slices(series)
-    found, iop, spacing = stack_of(slices)
+    found, iop, spacing = stack_of(slices, resample=resample)
     affine = geometry.affine_ras(found, iop, spacing)
     ordered = [slices[index] for index in found.order]
     pixels = _PixelReader(read_bytes)
@@ -53,21 +66,38 @@ def assemble(series: Series, read_bytes: Callable[[str], bytes], *, progress: Pr
         if not np.array_equal(pixels.rescalable(slices[kept]), pixels.rescalable(slices[dropped])):
             raise NotAVolume("conflicting_duplicates", "two slices at one position differ")
     buffer = _filled(ordered, found, pixels, progress)
-    _interpolate(buffer, found)
+    if found.places:
+        along_i, along_j = shear_of(affine)
+        buffer = resampled(buffer, found.places, (along_j, along_i))
+    else:
+        _interpolate(buffer, found)
     return Volume(
         array=buffer.transpose(2, 1, 0),
         affine_ras=affine,
         source=_source(series, ordered, found),
         flags=(*found.flags, *_flags(slices)),
+        slice_places=found.places,
     )
 
 
-def manifest_sha256(instances: Sequence[IndexedInstance]) -> str:
+def manifest_sha256(instances: Sequence[IndexedInstance], frames: Mapping[str, Sequence[int]] | None = None) -> str:
     """Digest over the instances in slice order, one line each: the digest of the data set, else the locator.
 
-    The same images give the same digest, whenever and by whichever door they came.
+    Where only some `frames` (by locator) of an instance were used, their numbers stand behind it. The same images give
+    the same digest, whenever and by whichever door they came.
     """
-    return hashlib.sha256("\n".join(one.content_sha256 or one.locator for one in instances).encode()).hexdigest()
+    lines = [
+        " ".join([one.content_sha256 or one.locator, *map(str, (frames or {}).get(one.locator, ()))])
+        for one in instances
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def _frames(series: Series) -> dict[str, tuple[int, ...]]:
+    if not series.frame_sets:
+        return {}
+    pairs = zip(series.instances, series.frame_sets, strict=True)
+    return {one.locator: used for one, used in pairs if len(used) < one.header.number_of_frames}
 
 
 class _PixelReader:
@@ -105,7 +135,7 @@ def _filled(
 ) -> NDArray[Any]:
     """`[slice, row, column]`; int16 where rescale is integer, float32 from the first value that does not fit."""
     first = ordered[0].instance.header
-    shape = found.slices, first.rows or 0, first.columns or 0
+    shape = found.grid_index[-1] + 1, first.rows or 0, first.columns or 0
     integer = all(value == int(value) for item in ordered for value in rescale_of(item))
     buffer: NDArray[Any] = np.empty(shape, np.int16 if integer else np.float32)
     each = zip(found.grid_index, pixels.each(ordered), strict=True)
@@ -177,13 +207,14 @@ def _source(series: Series, ordered: Sequence[Slice], found: geometry.Stack) -> 
         study_uid=header.study_uid or "",
         series_uid=series.uid,
         frame_of_reference_uid=header.frame_of_reference_uid or "",
-        manifest_sha256=manifest_sha256(list(instances.values())),
+        manifest_sha256=manifest_sha256(list(instances.values()), _frames(series)),
         synthetic=any(instance.header.synthetic for instance in series.instances),
         attributes={
             "kvp": header.kvp,
             "kernel": header.kernel,
             "slice_thickness_mm": header.slice_thickness_mm,
             "slice_spacing_mm": round(found.spacing_mm, 6),
+            "largest_gap_mm": round(found.gaps_mm[1], 6),
             "contrast_agent": header.contrast_agent,
             "manufacturer": header.manufacturer,
             "body_part": header.body_part,

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
-import numpy as np
-
 from heimdallr_ray.dicom import geometry, limits
 from heimdallr_ray.dicom.header import Cosines, FramePlane, Header
+from heimdallr_ray.dicom.splitting import Image, Part, parts_of
 from heimdallr_ray.errors import NotAVolume
 from heimdallr_ray.ids import Uid
 
@@ -30,7 +28,7 @@ VOLUME_SOPS: Final = {
 LOCALIZER_WORDS: Final = frozenset({"LOCALIZER", "SCOUT", "REF_SURVIEW", "TOPOGRAM", "SURVIEW"})
 
 MAX_PHASES: Final = 8
-"""Positions repeated more often are a perfusion or functional series, whose phases are no volumes to measure."""
+"""A series with more phases is a perfusion or functional one, whose phases are no volumes to measure."""
 
 _ORIENTATION_TOLERANCE: Final = 0.01
 _SPACING_TOLERANCE_MM: Final = 1e-3
@@ -63,6 +61,8 @@ class Series:
         uid: Series Instance UID, or one derived from shared attributes where the sender left it blank.
         part: number of this part, where a series was split (localizers, sizes, orientations, phases).
         phase: which phase of a time series, from 1; None where there is one only.
+        phases: phases in all.
+        frame_sets: for each instance the frames that belong to this stack; empty where all of all do.
     """
 
     uid: Uid
@@ -71,6 +71,8 @@ class Series:
     part: int = 0
     parts: int = 1
     phase: int | None = None
+    phases: int = 1
+    frame_sets: tuple[tuple[int, ...], ...] = ()
 
     @property
     def header(self) -> Header:
@@ -84,7 +86,9 @@ class Series:
 
     @property
     def frames(self) -> int:
-        """Images in all instances."""
+        """Images in all instances, as far as they belong to this stack."""
+        if self.frame_sets:
+            return sum(map(len, self.frame_sets))
         return sum(instance.header.number_of_frames for instance in self.instances)
 
 
@@ -134,16 +138,17 @@ def slices_of(series: Series) -> list[Slice]:
         NotAVolume: `multiframe_without_groups`.
     """
     found: list[Slice] = []
-    for instance in series.instances:
+    for number, instance in enumerate(series.instances):
         header = instance.header
         if len(header.planes) != header.number_of_frames:
             raise NotAVolume("multiframe_without_groups", "frames without a plane of their own")
-        found += [Slice(instance, plane) for plane in header.planes]
+        frames = series.frame_sets[number] if series.frame_sets else range(header.number_of_frames)
+        found += [Slice(instance, header.planes[frame]) for frame in frames]
     return found
 
 
-def stack_of(slices: Sequence[Slice]) -> tuple[geometry.Stack, Cosines, tuple[float, float]]:
-    """The stack of all `slices`, with their orientation and pixel spacing.
+def stack_of(slices: Sequence[Slice], *, resample: bool = False) -> tuple[geometry.Stack, Cosines, tuple[float, float]]:
+    """The stack of all `slices`, with their orientation and pixel spacing; `resample` as in `geometry.stack`.
 
     Raises:
         NotAVolume: `no_geometry`, `not_parallel`, and those of `geometry.stack`.
@@ -158,7 +163,7 @@ def stack_of(slices: Sequence[Slice]) -> tuple[geometry.Stack, Cosines, tuple[fl
             raise NotAVolume("no_geometry", "position, orientation or pixel spacing is missing or unreadable")
         if not _same_plane(item.plane, first):
             raise NotAVolume("not_parallel", "slices differ in orientation or pixel spacing")
-    return geometry.stack(positions, iop), iop, spacing
+    return geometry.stack(positions, iop, resample=resample), iop, spacing
 
 
 def _instance_order(instance: IndexedInstance) -> tuple[int, str]:
@@ -197,37 +202,68 @@ def _parts(uid: Uid, instances: Iterable[IndexedInstance]) -> Iterable[Series]:
         if kind is not Kind.STACK:
             yield Series(uid, kind, tuple(members))
             continue
-        for part in _stacks(members):
-            phases = _phases(part)
-            for number, phase in enumerate(phases, start=1):
-                yield Series(uid, kind, tuple(phase), phase=number if len(phases) > 1 else None)
+        for bucket in _stacks(members):
+            slices = [Slice(instance, plane) for instance, plane in bucket if plane is not None]
+            if len(slices) < len(bucket):
+                yield Series(uid, kind, tuple(dict.fromkeys(instance for instance, _ in bucket)))
+                continue
+            images = [Image(item.instance.header, item.plane, item.instance.locator) for item in slices]
+            for part in parts_of(images):
+                yield _series_of(uid, [slices[index] for index in part.members], part)
 
 
-def _stacks(instances: Sequence[IndexedInstance]) -> list[list[IndexedInstance]]:
-    """Buckets of one size, echo, orientation and spacing; beyond MAX_SERIES_PARTS the rest stays together."""
-    buckets: list[list[IndexedInstance]] = []
-    by_exact: dict[tuple[object, ...], list[list[IndexedInstance]]] = defaultdict(list)
+def _series_of(uid: Uid, slices: Sequence[Slice], part: Part) -> Series:
+    frames: dict[str, list[int]] = defaultdict(list)
+    for item in slices:
+        frames[item.instance.locator].append(item.plane.frame)
+    instances = {item.instance.locator: item.instance for item in slices}
+    whole = all(len(frames[locator]) == one.header.number_of_frames for locator, one in instances.items())
+    return Series(
+        uid,
+        Kind.STACK,
+        tuple(instances.values()),
+        phase=part.phase,
+        phases=part.phases,
+        frame_sets=() if whole else tuple(tuple(frames[locator]) for locator in instances),
+    )
+
+
+def _stacks(instances: Sequence[IndexedInstance]) -> list[list[tuple[IndexedInstance, FramePlane | None]]]:
+    """Buckets of one size, frame of reference, echo, orientation and spacing, frame by frame.
+
+    Frames that do not say where they lie have no plane and stay together. Beyond MAX_SERIES_PARTS the rest stays
+    together too.
+    """
+    buckets: list[list[tuple[IndexedInstance, FramePlane | None]]] = []
+    by_exact: dict[tuple[object, ...], list[list[tuple[IndexedInstance, FramePlane | None]]]] = defaultdict(list)
     for instance in instances:
         header = instance.header
-        exact = (header.rows, header.columns, header.samples_per_pixel, header.echo_time_ms, header.b_value)
+        shared = (header.rows, header.columns, header.samples_per_pixel, header.echo_time_ms, header.b_value)
+        shared = (*shared, header.frame_of_reference_uid)
         if header.number_of_frames > 1:
-            exact = (*exact, instance.locator)
+            shared = (*shared, header.concatenation_uid or instance.locator)
         if modality_of(header) == "MR":
-            exact = (*exact, header.image_type)
-        candidates = by_exact[exact]
-        plane = header.plane
-        for bucket in candidates:
-            other = bucket[0].header.plane
-            if plane is None or other is None or _same_plane(plane, other):
-                bucket.append(instance)
-                break
-        else:
-            if len(buckets) >= limits.MAX_SERIES_PARTS:
-                buckets[-1].append(instance)
-                continue
-            candidates.append([instance])
-            buckets.append(candidates[-1])
+            shared = (*shared, header.image_type)
+        described = len(header.planes) == header.number_of_frames
+        for plane in header.planes if described else (None,):
+            candidates = by_exact[shared if plane is None else (*shared, *_told_by_frame(header, plane))]
+            for bucket in candidates:
+                other = bucket[0][1]
+                if plane is None or other is None or _same_plane(plane, other):
+                    bucket.append((instance, plane))
+                    break
+            else:
+                if len(buckets) >= limits.MAX_SERIES_PARTS:
+                    buckets[-1].append((instance, plane))
+                    continue
+                candidates.append([(instance, plane)])
+                buckets.append(candidates[-1])
     return buckets
+
+
+def _told_by_frame(header: Header, plane: FramePlane) -> tuple[object, ...]:
+    kind = plane.frame_type if modality_of(header) == "MR" else bool(LOCALIZER_WORDS.intersection(plane.frame_type))
+    return plane.stack_id, plane.echo_time_ms, plane.b_value, kind
 
 
 def _same_plane(a: FramePlane, b: FramePlane) -> bool:
@@ -237,48 +273,3 @@ def _same_plane(a: FramePlane, b: FramePlane) -> bool:
         max(abs(x - y) for x, y in zip(a.iop, b.iop, strict=True)) <= _ORIENTATION_TOLERANCE
         and max(abs(x - y) for x, y in zip(a.pixel_spacing, b.pixel_spacing, strict=True)) <= _SPACING_TOLERANCE_MM
     )
-
-
-_PHASE_KEYS: Final[tuple[Callable[[Header], object], ...]] = (
-    lambda header: header.temporal_position,
-    lambda header: header.acquisition_number,
-    lambda header: header.trigger_time_ms,
-    lambda header: header.acquisition_time,
-    lambda header: header.content_time,
-)
-"""What may tell phases apart, the standard's own attribute first."""
-
-
-def _phases(instances: list[IndexedInstance]) -> list[list[IndexedInstance]]:
-    """One list per phase where every position was imaged equally often and one attribute tells the phases apart."""
-    positions = [instance.header.ipp for instance in instances if instance.header.ipp is not None]
-    iop = instances[0].header.iop
-    if iop is None or len(positions) < len(instances):
-        return [instances]
-    try:
-        distances = geometry.distances_mm(positions, iop)
-    except NotAVolume:
-        return [instances]
-    counts = set(geometry.repeats(distances))
-    times = next(iter(counts))
-    if len(counts) != 1 or not 1 < times <= MAX_PHASES or len(instances) == times:
-        return [instances]
-    for key in _PHASE_KEYS:
-        phases: dict[object, list[int]] = defaultdict(list)
-        for index, instance in enumerate(instances):
-            phases[key(instance.header)].append(index)
-        whole = len(instances) // times
-        if len(phases) == times and all(
-            len(members) == whole and set(geometry.repeats(distances[np.array(members)])) == {1}
-            for members in phases.values()
-        ):
-            return [[instances[index] for index in phases[value]] for value in sorted(phases, key=_phase_order)]
-    return [instances]
-
-
-def _phase_order(value: object) -> tuple[float, str]:
-    number = re.sub(r"[^0-9.\-]", "", str(value))
-    try:
-        return float(number), str(value)
-    except ValueError:
-        return 0.0, str(value)

@@ -42,6 +42,20 @@ class FramePlane:
     intercept: float | None
     phase: int | None = None
     """Temporal Position Index (0020,9128)."""
+    stack_id: str = ""
+    echo_time_ms: float | None = None
+    b_value: float | None = None
+    frame_type: tuple[str, ...] = ()
+    """Frame Type (0008,9007) of a described frame."""
+    acquisition_number: int | None = None
+    acquired_at: str = ""
+    """Frame Acquisition DateTime (0018,9074)."""
+    time_offset_s: float | None = None
+    """Temporal Position Time Offset (0020,930D)."""
+    trigger_time_ms: float | None = None
+    """Nominal Cardiac Trigger Delay Time (0020,9153)."""
+    cardiac_phase_percent: float | None = None
+    """Nominal Percentage of Cardiac Phase (0020,9241)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +72,8 @@ class Header:
     study_uid: Uid | None
     series_uid: Uid | None
     frame_of_reference_uid: Uid | None
+    concatenation_uid: Uid | None
+    """Shared by multi-frame objects that are pieces of one (PS3.3 section C.7.6.16.2.2.4)."""
     modality: str
     image_type: tuple[str, ...]
     manufacturer: str
@@ -67,6 +83,7 @@ class Header:
     body_part: str
     instance_number: int | None
     acquisition_number: int | None
+    acquisition_date: str
     acquisition_time: str
     content_time: str
     temporal_position: int | None

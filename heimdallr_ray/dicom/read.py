@@ -186,6 +186,7 @@ def _header(v: Values, meta: Values, syntax: str, pixels: PixelLocation | None) 
         study_uid=v.uid(0x0020000D),
         series_uid=v.uid(0x0020000E),
         frame_of_reference_uid=v.uid(0x00200052),
+        concatenation_uid=v.uid(0x00209161),
         modality=v.text(0x00080060, 16).upper(),
         image_type=v.words(0x00080008, 16, 32),
         manufacturer=manufacturer,
@@ -195,6 +196,7 @@ def _header(v: Values, meta: Values, syntax: str, pixels: PixelLocation | None) 
         body_part=v.text(0x00180015, 16),
         instance_number=v.integer(0x00200013, "instance_number"),
         acquisition_number=v.integer(0x00200012, "acquisition_number"),
+        acquisition_date=v.date(0x00080022) or v.text(0x0008002A, 26)[:8],
         acquisition_time=v.text(0x00080032, 16) or v.text(0x0008002A, 26)[8:],
         content_time=v.text(0x00080033, 16),
         temporal_position=v.integer(0x00200100, "temporal_position"),
@@ -252,6 +254,10 @@ def _plane(v: Values) -> FramePlane:
         pixel_spacing=v.pair(0x00280030, "pixel_spacing"),
         slope=v.number(0x00281053, "rescale_slope"),
         intercept=v.number(0x00281052, "rescale_intercept"),
+        phase=v.uint32(0x00209128, "phase"),
+        time_offset_s=v.float64(0x0020930D, "time_offset"),
+        trigger_time_ms=v.float64(0x00209153, "trigger_time"),
+        cardiac_phase_percent=v.float32(0x00209241, "cardiac_phase"),
     )
 
 
@@ -267,6 +273,9 @@ def _described_planes(v: Values) -> tuple[FramePlane, ...]:
 
         position, orientation = group(0x00209113), group(0x00209116)
         measures, rescale, content = group(0x00289110), group(0x00289145), group(0x00209111)
+        temporal, cardiac = group(0x00209310), group(0x00189118)
+        echo, diffusion = group(0x00189114), group(0x00189117)
+        kind = group(0x00189226) if group(0x00189226) is not _EMPTY else group(0x00189329)
         planes.append(
             FramePlane(
                 frame=frame,
@@ -276,9 +285,18 @@ def _described_planes(v: Values) -> tuple[FramePlane, ...]:
                 slope=rescale.number(0x00281053, "rescale_slope"),
                 intercept=rescale.number(0x00281052, "rescale_intercept"),
                 phase=content.uint32(0x00209128, "phase"),
+                stack_id=content.text(0x00209056, 16),
+                echo_time_ms=echo.float64(0x00189082, "echo_time"),
+                b_value=diffusion.float64(0x00189087, "b_value"),
+                frame_type=kind.words(0x00089007, 8, 32),
+                acquisition_number=content.unsigned(0x00209156, "acquisition_number"),
+                acquired_at=content.text(0x00189074, 26),
+                time_offset_s=temporal.float64(0x0020930D, "time_offset"),
+                trigger_time_ms=cardiac.float64(0x00209153, "trigger_time"),
+                cardiac_phase_percent=cardiac.float32(0x00209241, "cardiac_phase"),
             )
         )
-        for part in (position, orientation, measures, rescale, content):
+        for part in (position, orientation, measures, rescale, content, temporal, cardiac, echo, diffusion):
             v.malformed.extend(part.malformed)
     return tuple(planes)
 

@@ -127,6 +127,18 @@ class Values:
         found = self.float64s(tag, 1, name)
         return found[0] if found else None
 
+    def float32(self, tag: int, name: str) -> float | None:
+        """One finite FL value."""
+        element = self._elements.get(tag)
+        raw = self.raw(tag)
+        if element is None or not raw:
+            return None
+        found = struct.unpack("<f" if element.encoding.little else ">f", raw)[0] if len(raw) == 4 else math.nan
+        if not math.isfinite(found):
+            self.malformed.append(name)
+            return None
+        return float(found)
+
     def float64s(self, tag: int, count: int, name: str) -> tuple[float, ...] | None:
         """Exactly `count` finite FD values, or None."""
         element = self._elements.get(tag)
