@@ -85,6 +85,9 @@ class Settings(BaseSettings):
     scan_seconds: float = Field(1.0, gt=0, le=60, description="How often the listener looks for idle studies.")
     min_free_mib: int = Field(1024, ge=0, description="Intake is refused while less than this is free in `data_dir`.")
 
+    series_rules: Path | None = Field(
+        None, description="The site's own file of rules for the choice of series (TOML); empty: the package's own."
+    )
     max_parallel_cases: int = Field(1, ge=1, le=64, description="Studies that one consumer replica works on at once.")
     decoder_processes: int = Field(
         0,
@@ -147,6 +150,12 @@ class Settings(BaseSettings):
     def _named(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
         """An empty part of a list names nobody and is dropped."""
         return tuple(part.strip() for part in parts if part.strip())
+
+    @field_validator("series_rules")
+    @classmethod
+    def _absolute(cls, path: Path | None) -> Path | None:
+        """The replicas work in other folders than the one in which the stack is started."""
+        return None if path is None else path.expanduser().absolute()
 
     @model_validator(mode="after")
     def _secure(self) -> Self:

@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, select
 
+from heimdallr_ray.catalog.choosing import job_payload, standing_choice
 from heimdallr_ray.catalog.jobs import STUDY_JOB, insert_job
 from heimdallr_ray.catalog.priority import ordered_class, urgency_class
 from heimdallr_ray.catalog.recording import OPEN
@@ -71,7 +72,7 @@ def close_study(session: Session, study_id: str, *, now: datetime, max_attempts:
         # A study that was urgent before its late images came is not queued behind routine ones.
         priority=min(ordered_class(study.ordered_priority), urgency_class(study.urgency)),
         max_attempts=max_attempts,
-        payload={"manifest_sha256": study.manifest_sha256},
+        payload=job_payload(study.manifest_sha256, standing_choice(session, study.id)),
     )
 
 

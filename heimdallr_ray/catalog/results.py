@@ -45,6 +45,8 @@ class SeriesChoice:
     reason: str | None = None
     geometry: Mapping[str, Any] | None = None
     """JSON: shape, spacing_mm, flags of the assembled volume."""
+    selection: Mapping[str, Any] | None = None
+    """JSON: the rules, and every line of each part."""
 
 
 def commit_result(
@@ -143,6 +145,7 @@ def record_selection(session: Session, study_id: str, selection: Sequence[Series
         row.reject_code = choice.reject_code
         row.reason = choice.reason
         row.geometry = None if choice.geometry is None else dict(choice.geometry)
+        row.selection = None if choice.selection is None else dict(choice.selection)
         session.add(row)
 
 

@@ -1,4 +1,4 @@
-"""A person asks for a study to be worked on again: a fresh job for the same images."""
+"""A person asks for a study to be worked on again, as it is or with another series: a fresh job for the same images."""
 
 from __future__ import annotations
 
@@ -6,24 +6,35 @@ from datetime import datetime
 
 from sqlmodel import Session, col, func, select
 
+from heimdallr_ray.catalog.choosing import (
+    MAX_NAME,
+    MAX_REASON,
+    SeriesChosen,
+    job_payload,
+    record_choice,
+    require_choosable,
+    standing_choice,
+)
 from heimdallr_ray.catalog.closing import manifest_sha256
 from heimdallr_ray.catalog.events import record_event
 from heimdallr_ray.catalog.jobs import STUDY_JOB, insert_job
 from heimdallr_ray.catalog.priority import ordered_class, urgency_class
 from heimdallr_ray.catalog.states import StudyState
 from heimdallr_ray.catalog.studies import study_by_uid
-from heimdallr_ray.catalog.tables import JobRow
+from heimdallr_ray.catalog.tables import JobRow, StudyRow
 from heimdallr_ray.catalog.transitions import lock_study_uid, locked_study, transition
-from heimdallr_ray.errors import NotFound, NotRetryable
+from heimdallr_ray.errors import BadIdentifier, NotFound, NotRetryable
 
 RETRYABLE = frozenset({StudyState.FAILED, StudyState.NOT_APPLICABLE, StudyState.CANCELLED})
 """States without a result in which nothing happens any more by itself."""
+CHOOSABLE = RETRYABLE | {StudyState.DONE}
+"""States in which a person may choose another series."""
 
 
 def retry_study(session: Session, study_uid: str, *, now: datetime, max_attempts: int, actor: str) -> JobRow:
     """The study waits in the queue with a fresh job, in the caller's transaction; the history says who asked.
 
-    The job has all its attempts. The epoch stays: the images are the same.
+    The job has all its attempts. The epoch stays: the images are the same. A series that a person chose stays chosen.
 
     Args:
         session: Of `Database.write()`.
@@ -36,11 +47,7 @@ def retry_study(session: Session, study_uid: str, *, now: datetime, max_attempts
         NotFound: there is no such study.
         NotRetryable: it is not failed, not applicable or cancelled; says what it is.
     """
-    lock_study_uid(session, study_uid)
-    found = study_by_uid(session, study_uid)
-    if found is None:
-        raise NotFound("there is no such study")
-    study = locked_study(session, found.id)
+    study = _locked(session, study_uid)
     state = StudyState(study.state)
     if state not in RETRYABLE:
         raise NotRetryable(f"the study is {state.value}; only failed, not_applicable and cancelled ones can be retried")
@@ -55,6 +62,69 @@ def retry_study(session: Session, study_uid: str, *, now: datetime, max_attempts
         reason=study.reason,
         payload={"epoch": study.epoch, "reason_code": study.reason_code},
     )
+    choice = standing_choice(session, study.id)
+    return _queued(session, study, choice, now=now, max_attempts=max_attempts, actor=actor)
+
+
+def choose_series(
+    session: Session,
+    study_uid: str,
+    series_uid: str | None,
+    part: int | None = None,
+    *,
+    reason: str,
+    chosen_by: str,
+    now: datetime,
+    max_attempts: int,
+    actor: str,
+) -> JobRow:
+    """The study waits in the queue to be measured on the series that a person names, in the caller's transaction.
+
+    Its results, if it has any, stand until the new ones are there. The history says who chose, when and why.
+
+    Args:
+        session: Of `Database.write()`.
+        study_uid: StudyInstanceUID.
+        series_uid: Series Instance UID; None: the rules choose again.
+        part: of a series that was split; None: the best of its parts.
+        reason: why, in the person's words; not blank.
+        chosen_by: the person's name, as far as known.
+        now: UTC.
+        max_attempts: Of the fresh job.
+        actor: Who asked, for the history.
+
+    Raises:
+        NotFound: there is no such study, series or part.
+        NotAVolume: the last selection found that the series is no volume; names the rule.
+        NotRetryable: the study is still being received or worked on; says what it is.
+        BadIdentifier: the reason is blank, or it or the name is too long.
+    """
+    why, who = reason.strip(), chosen_by.strip()
+    if not why or len(why) > MAX_REASON or len(who) > MAX_NAME:
+        raise BadIdentifier(f"a reason of 1 to {MAX_REASON} letters and a name of at most {MAX_NAME} are needed")
+    study = _locked(session, study_uid)
+    state = StudyState(study.state)
+    if state not in CHOOSABLE:
+        raise NotRetryable(f"the study is {state.value}; a series can be chosen once it has ended")
+    choice = None
+    if series_uid is not None:
+        require_choosable(session, study, series_uid, part)
+        choice = SeriesChosen(series_uid, part, who or actor, now.isoformat(), why)
+    record_choice(session, study, choice, now=now, actor=actor, reason=why)
+    return _queued(session, study, choice, now=now, max_attempts=max_attempts, actor=actor)
+
+
+def _locked(session: Session, study_uid: str) -> StudyRow:
+    lock_study_uid(session, study_uid)
+    found = study_by_uid(session, study_uid)
+    if found is None:
+        raise NotFound("there is no such study")
+    return locked_study(session, found.id)
+
+
+def _queued(
+    session: Session, study: StudyRow, choice: SeriesChosen | None, *, now: datetime, max_attempts: int, actor: str
+) -> JobRow:
     study = transition(session, study.id, StudyState.QUEUED, now=now, actor=actor)
     if study.manifest_sha256 is None or study.closed_at is None:
         # It was cancelled before its images were complete; what is there is what there is.
@@ -71,5 +141,5 @@ def retry_study(session: Session, study_uid: str, *, now: datetime, max_attempts
         epoch=study.epoch,
         priority=min(ordered_class(study.ordered_priority), urgency_class(study.urgency)),
         max_attempts=max_attempts,
-        payload={"manifest_sha256": study.manifest_sha256},
+        payload=job_payload(study.manifest_sha256, choice),
     )

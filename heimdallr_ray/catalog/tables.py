@@ -79,6 +79,8 @@ class SeriesRow(SQLModel, table=True):
     reason: str | None = Field(default=None, sa_column=Column(Text))
     geometry: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
     """JSON: shape, spacing_mm, flags of the assembled volume."""
+    selection: dict[str, Any] | None = Field(default=None, sa_column=Column(JSON))
+    """JSON: `rules` (id, version, sha256, purpose) and `parts`: code, reason and every line of each."""
 
 
 class InstanceRow(SQLModel, table=True):

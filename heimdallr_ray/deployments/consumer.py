@@ -23,6 +23,7 @@ class StudyConsumer:
         """Open database and blobs, start the worker threads."""
         from heimdallr_ray.catalog.database import Database
         from heimdallr_ray.dicom import isolated
+        from heimdallr_ray.dicom.rules import load_rules
         from heimdallr_ray.metrics import kernels
         from heimdallr_ray.pipelines.study import StudyRunner
         from heimdallr_ray.pipelines.worker import StudyWorker
@@ -34,7 +35,8 @@ class StudyConsumer:
         database = Database(settings.resolved_database_url)
         queue = LeaseQueue(database, clock, settings.lease_seconds)
         blobs = LocalBlobStore(settings.blob_dir)
-        runner = StudyRunner(database, blobs, queue, RemoteSegmenter(segmenter), clock, args.build)
+        rules = load_rules(settings.series_rules)
+        runner = StudyRunner(database, blobs, queue, RemoteSegmenter(segmenter), clock, args.build, rules)
         self._worker = StudyWorker(database, queue, runner.run, settings, owner_name())
         kernels.warm_up()
         isolated.configure(settings.decoder_processes)

@@ -162,6 +162,20 @@ def check_weights(settings: Settings) -> Iterator[Check]:
                 "profile `site` refuses synthetic weights: set HEIMDALLR_WEIGHTS_DIR" if wrong else "")  # fmt: skip
 
 
+def check_series_rules(settings: Settings) -> Iterator[Check]:
+    """The rules that choose the series are valid."""
+    from heimdallr_ray.dicom.rules import load_rules
+
+    name = "series rules"
+    try:
+        rules = load_rules(settings.series_rules)
+    except HeimdallrError as error:
+        yield Check(name, False, error.detail, "correct the file, or unset HEIMDALLR_SERIES_RULES")
+        return
+    where = "the package's own" if settings.series_rules is None else str(settings.series_rules)
+    yield Check(name, True, f"{rules.file.rules_id} version {rules.file.version}, {rules.sha256[:12]}: {where}")
+
+
 def check_device(settings: Settings) -> Iterator[Check]:
     """The accelerator, as the driver reports it."""
     driver = Path("/proc/driver/nvidia/gpus")
@@ -208,6 +222,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
     check_disk,
     check_database,
     check_weights,
+    check_series_rules,
     check_device,
     check_ports,
     check_listeners,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
+from heimdallr_ray.catalog.choosing import SeriesChosen
 from heimdallr_ray.catalog.results import SeriesChoice
 from heimdallr_ray.catalog.tables import SeriesRow, StudyRow
-from heimdallr_ray.dicom.series import Selection
+from heimdallr_ray.dicom.series import Override, Selection
 from heimdallr_ray.dicom.series import SeriesDecision as DicomDecision
+from heimdallr_ray.ids import Uid
 from heimdallr_ray.pipelines.documents import SeriesDecision, SkippedTask, StudyFacts
 from heimdallr_ray.segmentation.engine import SegmentationRun
 from heimdallr_ray.volume import Volume
@@ -41,10 +44,63 @@ def series_choices(selection: Selection, volume: Volume | None) -> list[SeriesCh
     by_uid: dict[str, list[DicomDecision]] = {}
     for decision in selection.decisions:
         by_uid.setdefault(str(decision.series_uid), []).append(decision)
-    return [_choice(series_uid, parts, geometry) for series_uid, parts in by_uid.items()]
+    rules = None if selection.rules is None else asdict(selection.rules)
+    return [_choice(series_uid, parts, geometry, rules) for series_uid, parts in by_uid.items()]
 
 
-def _choice(series_uid: str, parts: Sequence[DicomDecision], geometry: Mapping[str, Any] | None) -> SeriesChoice:
+def override_of(choice: SeriesChosen | None) -> Override | None:
+    """A person's choice as the selection takes it.
+
+    Raises:
+        BadIdentifier: its series is named by no UID.
+    """
+    if choice is None:
+        return None
+    return Override(Uid.parse(choice.series_uid), choice.part, choice.chosen_by, choice.chosen_at, choice.reason)
+
+
+def selection_facts(selection: Selection) -> dict[str, Any]:
+    """Which rules decided, what a person chose, and who stood for the contrast phase model, as JSON."""
+    return {
+        "rules": None if selection.rules is None else asdict(selection.rules),
+        "chosen_by": next((one.chosen_by for one in selection.decisions if one.accepted), None),
+        "override": None if selection.override is None else asdict(selection.override),
+        "finalists": [
+            {
+                "series_uid": str(one.series.uid),
+                "part": one.series.part,
+                "header_phase": str(one.header_phase.phase),
+                "reasons": list(one.header_phase.reasons),
+            }
+            for one in selection.finalists
+        ],
+        "converter_for": selection.fallback_code or None,
+    }
+
+
+def explained(decision: DicomDecision) -> dict[str, Any]:
+    """One decision with every line, as JSON."""
+    phase = decision.header_phase
+    return {
+        "part": decision.part,
+        "code": decision.code,
+        "reason": decision.reason,
+        "instances": decision.instances,
+        "accepted": decision.accepted,
+        "chosen_by": decision.chosen_by or None,
+        "can_be_chosen": decision.can_be_chosen,
+        "header_phase": None if phase is None else {"phase": str(phase.phase), "reasons": list(phase.reasons)},
+        "score": dict(decision.score),
+        "lines": [asdict(line) for line in decision.lines],
+    }
+
+
+def _choice(
+    series_uid: str,
+    parts: Sequence[DicomDecision],
+    geometry: Mapping[str, Any] | None,
+    rules: Mapping[str, Any] | None,
+) -> SeriesChoice:
     """A series that was split into parts is one row: chosen where any part is, the reasons of all parts kept."""
     accepted = next((part for part in parts if part.accepted), None)
     leading = accepted or max(parts, key=lambda part: part.instances)
@@ -55,6 +111,7 @@ def _choice(series_uid: str, parts: Sequence[DicomDecision], geometry: Mapping[s
         reject_code=None if accepted else leading.code,
         reason="; ".join([leading.reason, *others]),
         geometry=geometry if accepted else None,
+        selection={"rules": rules, "parts": [explained(part) for part in parts]},
     )
 
 
@@ -74,7 +131,7 @@ def series_decisions(selection: Selection, rows: Sequence[SeriesRow]) -> tuple[S
                 description=row.series_description if row else None,
                 modality=row.modality if row else None,
                 n_instances=decision.instances,
-                details={"part": decision.part, "code": decision.code, "score": dict(decision.score)},
+                details=explained(decision),
             )
         )
     return tuple(made)

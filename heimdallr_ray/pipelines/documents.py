@@ -158,6 +158,7 @@ def results_document(
     software_version: str,
     synthetic: bool,
     volume_facts: Mapping[str, Any] | None = None,
+    selection_facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """results.json: every number with its reason and provenance, the findings, and how they came about.
 
@@ -172,6 +173,7 @@ def results_document(
         software_version: of this package.
         synthetic: True where any part is; also set where a model or a measurement says so.
         volume_facts: JSON: shape, spacing and flags of the image that was measured.
+        selection_facts: JSON: the rules that chose the series, and whether a person did.
     """
     synthetic = synthetic or any(m.synthetic for m in models) or any(m.provenance.synthetic for m in measurements)
     urgency = assessment.urgency
@@ -196,6 +198,7 @@ def results_document(
         },
         "findings": [{**asdict(one), "urgency": one.urgency.value} for one in assessment.findings],
         "selection": [asdict(one) for one in series],
+        "selection_facts": dict(selection_facts) if selection_facts is not None else None,
         "models": [asdict(one) for one in models],
         "skipped_tasks": [asdict(one) for one in skipped_tasks],
         "stage_seconds": dict(stage_seconds),

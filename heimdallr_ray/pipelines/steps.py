@@ -14,7 +14,16 @@ from typing import Protocol
 
 from heimdallr_ray.dicom.assemble import assemble
 from heimdallr_ray.dicom.read import read_header
-from heimdallr_ray.dicom.series import IndexedInstance, Selection, SeriesDecision, group, select
+from heimdallr_ray.dicom.series import (
+    IndexedInstance,
+    Override,
+    Purpose,
+    Selection,
+    SeriesDecision,
+    SeriesRules,
+    group,
+    select,
+)
 from heimdallr_ray.errors import NoUsableSeries
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.metrics.catalogue import measure_all
@@ -62,8 +71,22 @@ class Artifact:
     meta: Mapping[str, object]
 
 
-def choose_series(instances: Iterable[StoredInstance], path_of: Callable[[str], Path]) -> Selection:
+def choose_series(
+    instances: Iterable[StoredInstance],
+    path_of: Callable[[str], Path],
+    *,
+    purpose: Purpose = "volume",
+    rules: SeriesRules | None = None,
+    override: Override | None = None,
+) -> Selection:
     """The series to measure and the written reason for each other one; headers only, no pixel is read.
+
+    Args:
+        instances: of one study.
+        path_of: where the bytes of a locator lie.
+        purpose: what the volume is for.
+        rules: the package's own where None.
+        override: a person's choice, which is followed where its series is a volume.
 
     Raises:
         HeimdallrError: an instance that was accepted cannot be read any more.
@@ -75,7 +98,7 @@ def choose_series(instances: Iterable[StoredInstance], path_of: Callable[[str], 
         # Blank identifiers were derived once, at the door; the catalog's are the ones that count.
         header = replace(header, study_uid=instance.study_uid, series_uid=instance.series_uid, sop_uid=instance.sop_uid)
         indexed.append(IndexedInstance(header, instance.locator, path.stat().st_size, instance.dataset_sha256))
-    return select(group(indexed))
+    return select(group(indexed), purpose, rules=rules, override=override)
 
 
 def require_chosen(decisions: Sequence[SeriesDecision]) -> NoUsableSeries:

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from heimdallr_ray.catalog.choosing import chosen_in
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.results import NewArtifact, commit_result, record_selection
 from heimdallr_ray.catalog.states import StudyState, Urgency
 from heimdallr_ray.catalog.studies import instances_of, require_study, series_rows_of, set_step, transition
 from heimdallr_ray.catalog.tables import StudyRow
 from heimdallr_ray.clock import Clock
-from heimdallr_ray.dicom.series import Selection
+from heimdallr_ray.dicom.series import Selection, SeriesRules
 from heimdallr_ray.errors import HeimdallrError, ModalityNotSupported, NoUsableSeries, StaleLease
 from heimdallr_ray.ids import Sha256, Uid
 from heimdallr_ray.metrics.result import Measurement
@@ -53,14 +54,19 @@ class StudyRunner:
         segmenter: StudySegmenter,
         clock: Clock,
         build: str,
+        rules: SeriesRules | None = None,
     ) -> None:
-        """`segmenter` is a resident engine or the deployment; `build` goes into the provenance."""
+        """`segmenter` is a resident engine or the deployment; `build` goes into the provenance.
+
+        `rules` choose the series; None: the package's own.
+        """
         self._database = database
         self._blobs = blobs
         self._queue = queue
         self._segmenter = segmenter
         self._clock = clock
         self._build = build
+        self._rules = rules
 
     def run(self, lease: Lease, lost: threading.Event) -> None:
         """The study is `done` with one result, or `not_applicable` with its reason.
@@ -89,7 +95,8 @@ class StudyRunner:
         self, lease: Lease, lost: threading.Event, study: StudyRow, seconds: dict[str, float]
     ) -> tuple[_Made, list[Artifact]]:
         with self._step(lease, lost, "select", seconds):
-            selection = steps.choose_series(self._instances(lease), self._path_of)
+            override = describe.override_of(chosen_in(lease.payload))
+            selection = steps.choose_series(self._instances(lease), self._path_of, rules=self._rules, override=override)
             self._record_choices(lease, study, selection, None)
         with self._step(lease, lost, "prepare", seconds):
             volume = steps.prepare(selection, self._read)
@@ -186,6 +193,7 @@ class StudyRunner:
             software_version=self._build,
             synthetic=synthetic,
             volume_facts=describe.volume_facts(made.volume),
+            selection_facts=describe.selection_facts(made.selection),
         )
         artifacts = [
             steps.json_artifact(

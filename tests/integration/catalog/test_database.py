@@ -161,7 +161,7 @@ def test_migrating_again_changes_nothing_and_one_step_back_works(empty_url: str)
     assert _kinds(database) == ["kept"]
     with database.engine.begin() as connection:
         migrate.downgrade(connection, "-1")
-        assert "lost" not in {column["name"] for column in inspect(connection).get_columns("job")}
+        assert "selection" not in {column["name"] for column in inspect(connection).get_columns("series")}
         assert connection.execute(text("SELECT kind FROM event")).scalars().all() == ["kept"]
         migrate.downgrade(connection, "base")
         assert not TABLES & set(inspect(connection).get_table_names())

@@ -13,6 +13,8 @@ import pytest
 from pydicom import dcmread
 
 from heimdallr_ray.catalog.database import Database
+from heimdallr_ray.catalog.results import current_result
+from heimdallr_ray.catalog.retrying import choose_series
 from heimdallr_ray.catalog.studies import close_idle_studies, record_instances, series_rows_of, study_by_uid
 from heimdallr_ray.catalog.worklist import event_history, steps_of
 from heimdallr_ray.errors import StaleLease
@@ -65,12 +67,15 @@ class Site:
         self.blobs, self.segmenter = BlobsWithHook(folder / "blobs"), SegmenterWithHook()
         self.queue = LeaseQueue(database, self.clock, LEASE_S, database_time=False)
         self.runner = StudyRunner(database, self.blobs, self.queue, self.segmenter, self.clock, "test")
-        batch = [self._stored(number, content) for number, content in enumerate(ct_study(24), start=1)]
+        batch = [self._stored(number, content) for number, content in enumerate(self._batch(), start=1)]
         with database.write() as session:
             record_instances(session, batch, self.clock.now())
         with database.write() as session:
             close_idle_studies(session, self.clock.advance(31), 30, (), 3, "test")
         self.study_uid = str(batch[0].study_uid)
+
+    def _batch(self) -> list[bytes]:
+        return ct_study(24)
 
     def _stored(self, number: int, content: bytes) -> Any:
         header = dcmread(io.BytesIO(content), stop_before_pixels=True)
@@ -155,3 +160,81 @@ def test_a_takeover_measures_its_own_steps(site: Site) -> None:
         site.runner.run(site.claim("third"), lost)
     steps = [(row["step"], row["fence"], row["attempt"]) for row in site.content()[2]]
     assert steps == [("select", 1, 1), ("prepare", 1, 1), ("select", 3, 1), ("prepare", 3, 1), ("segment", 3, 1)]
+
+
+class TwoSeries(Site):
+    """A study with a soft and a bone reconstruction, done with the soft one."""
+
+    def __init__(self, database: Database, folder: Path) -> None:
+        self._more = ct_study(
+            24,
+            seed="bone",
+            ConvolutionKernel="BONE",
+            SeriesDescription="bone",
+            StudyInstanceUID=str(Uid.derived("study")),
+        )
+        super().__init__(database, folder)
+
+    def _batch(self) -> list[bytes]:
+        return [*super()._batch(), *self._more]
+
+    def choose(self, series_uid: str | None, reason: str = "the other one moved") -> None:
+        with self.database.write() as session:
+            choose_series(
+                session,
+                self.study_uid,
+                series_uid,
+                reason=reason,
+                chosen_by="Dr. Who",
+                now=self.clock.now(),
+                max_attempts=3,
+                actor="api",
+            )
+
+    def work(self) -> dict[str, Any]:
+        self.runner.run(self.claim(), threading.Event())
+        with self.database.read() as session:
+            study = study_by_uid(session, self.study_uid)
+            assert study is not None
+            assert study.state == "done", study.reason
+            found = current_result(session, study.id)
+            assert found is not None
+            return {"version": found.version, **found.document}
+
+
+def test_a_persons_choice_is_followed_and_shown_in_a_new_version_of_the_result(
+    database: Database, folder: Path
+) -> None:
+    site = TwoSeries(database, folder)
+    soft, bone = (str(Uid.derived(seed, "series")) for seed in ("study", "bone"))
+    first = site.work()
+    facts = first["selection_facts"]
+    assert (first["version"], facts["chosen_by"], facts["override"]) == (1, "rules", None)
+    assert (facts["rules"]["rules_id"], facts["rules"]["purpose"]) == ("heimdallr-series", "volume")
+    assert first["volume"]["series_uid"] == soft
+    assert {one["reject_code"] for one in first["selection"]} == {None, "sharp_kernel"}
+    assert all(one["details"]["lines"] for one in first["selection"])
+
+    site.choose(bone)
+    second = site.work()
+    facts = second["selection_facts"]
+    assert (second["version"], facts["chosen_by"], second["volume"]["series_uid"]) == (2, "person", bone)
+    override = facts["override"]
+    assert (override["chosen_by"], override["reason"], override["series_uid"]) == (
+        "Dr. Who",
+        "the other one moved",
+        bone,
+    )
+    with site.database.read() as session:
+        study = study_by_uid(session, site.study_uid)
+        assert study is not None
+        rows = {row.series_uid: row for row in series_rows_of(session, study.id)}
+    assert (rows[bone].chosen, rows[soft].chosen, rows[soft].reject_code) == (True, False, "other_chosen")
+    assert (rows[bone].reason or "").startswith("chosen by a person: Dr. Who")
+    kept = rows[bone].selection
+    assert kept is not None
+    assert kept["rules"]["sha256"] == facts["rules"]["sha256"]
+    assert [line["rule"] for line in kept["parts"][0]["lines"] if line["effect"] == "overruled"] == ["sharp_kernel"]
+
+    site.choose(None, "as it was")
+    assert site.work()["volume"]["series_uid"] == soft

@@ -6,6 +6,7 @@ import json
 import shutil
 import socket
 from collections.abc import Callable, Iterator
+from importlib import resources
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -111,6 +112,19 @@ def test_a_changed_model_file_is_found(tmp_path: Path, registry: Path) -> None:
     (registry / "Dataset298" / "trainer" / "dataset.json").write_text("{}")
     found = finding(doctor.check_weights, of(tmp_path, profile="demo", weights_dir=registry), "weights")
     assert not found.ok and "weights_tampered" in found.detail and "manifest" in found.mend
+
+
+def test_series_rules_of_a_site_are_checked(tmp_path: Path) -> None:
+    path = tmp_path / "series.toml"
+    path.write_text('rules_id = "ward-7"')
+    found = finding(doctor.check_series_rules, of(tmp_path, series_rules=path), "series rules")
+    assert not found.ok and "profiles" in found.detail and "HEIMDALLR_SERIES_RULES" in found.mend
+    own = (resources.files("heimdallr_ray.dicom") / "series_rules.toml").read_text(encoding="utf-8")
+    path.write_text(own.replace("heimdallr-series", "ward-7"))
+    assert (
+        "ward-7 version 1" in finding(doctor.check_series_rules, of(tmp_path, series_rules=path), "series rules").detail
+    )
+    assert "the package's own" in finding(doctor.check_series_rules, of(tmp_path), "series rules").detail
 
 
 @pytest.mark.parametrize("said", [True, False])
