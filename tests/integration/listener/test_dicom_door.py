@@ -14,6 +14,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.data import get_testdata_file
 
+from heimdallr_ray.clients.files import Outgoing
 from heimdallr_ray.clients.send import send_folder
 from tests.support.intake import (
     Intake,
@@ -296,7 +297,6 @@ def test_an_object_whose_header_cannot_be_read_is_refused_before_success(intake:
     from pynetdicom.sop_class import CTImageStorage  # pyright: ignore[reportAttributeAccessIssue]
 
     from heimdallr_ray.clients import send
-from heimdallr_ray.clients.files import Outgoing
 
     good = write_study(tmp_path / "study", 1)[0].read_bytes()
     broken = tmp_path / "broken.dcm"
@@ -307,7 +307,7 @@ from heimdallr_ray.clients.files import Outgoing
     with intake.listening() as service:
         association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
         # Our client would not send such a file, so the request is put together by hand.
-        item = Outgoing(broken, CTImageStorage, "1.2.3", "1.2.840.10008.1.2.1", len(good) - len(body))
+        item = Outgoing(broken, CTImageStorage, "1.2.3", "", "1.2.840.10008.1.2.1", len(good) - len(body))
         assert send._store(association, item, 1, 1) == 0xC000
         association.release()
     assert intake.instances() == []
