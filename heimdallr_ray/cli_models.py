@@ -2,15 +2,187 @@
 
 from __future__ import annotations
 
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
-from heimdallr_ray.cli_common import ConfigOption, DataDirOption, ProfileOption, err, failure, out, settings_of
-from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.cli_common import (
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    ProfileOption,
+    err,
+    failure,
+    out,
+    say,
+    settings_of,
+)
+from heimdallr_ray.clock import SystemClock
+from heimdallr_ray.errors import BadSetting, HeimdallrError
+
+if TYPE_CHECKING:
+    from heimdallr_ray.operations.models import Telling
+    from heimdallr_ray.segmentation.archives import Archive
+    from heimdallr_ray.segmentation.install import Installed
 
 models = typer.Typer(help="The registry of segmentation models.", no_args_is_help=True)
+
+IntoOption = Annotated[
+    Path | None, typer.Option("--into", help="The registry; default: HEIMDALLR_WEIGHTS_DIR, or the data folder's.")
+]
+DigestOption = Annotated[
+    list[str] | None,
+    typer.Option("--sha256", help="The digest that you know an archive by: HEX, or FOLDER=HEX; may be repeated."),
+]
+ReplaceOption = Annotated[
+    bool, typer.Option("--replace", help="A model that is there with other bytes gives way to the new one.")
+]
+
+
+@models.command("list")
+def models_list(
+    into: IntoOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every task: whether its models are installed, their size, digest and licence, and what is measured from it."""
+    from heimdallr_ray.operations import doctor
+    from heimdallr_ray.operations.models import listing
+
+    settings = settings_of(config, data_dir=data_dir, profile=profile)
+    folder = into or doctor.weights_dir_of(settings)
+    try:
+        rows = listing(folder)
+    except HeimdallrError as error:
+        raise failure(error) from error
+    if as_json:
+        print(json.dumps({"folder": str(folder), "profile": settings.profile, "tasks": rows}))  # noqa: T201
+        return
+    out.print(f"{folder} (profile {settings.profile})", soft_wrap=True, markup=False)
+    for row in rows:
+        size = f"{row['size_bytes'] / 2**20:.1f} MiB" if row["size_bytes"] else "-"
+        out.print(f"{row['task']:<28} {row['state']:<10} {size:>12}  {row['licence']}", markup=False, soft_wrap=True)
+        for model in row["models"]:
+            digest = f"sha256 {model['sha256'][:16]}" if model["sha256"] else "missing"
+            out.print(f"    {model['folder']}  {digest}  {model['terms']}", markup=False, soft_wrap=True)
+        if row["measurements"]:
+            out.print(f"    for {', '.join(row['measurements'])}", markup=False, soft_wrap=True)
+        if row["command"]:
+            out.print(f"    -> {row['command']}", markup=False, soft_wrap=True)
+
+
+@models.command("fetch")
+def models_fetch(
+    names: Annotated[list[str], typer.Argument(metavar="TASK...", help="Tasks of `heimdallr models list`.")],
+    accept: Annotated[
+        bool, typer.Option("--accept-licence", help="You have read the terms; nothing is asked.")
+    ] = False,
+    mirror: Annotated[
+        str | None, typer.Option("--from", help="Folder of a mirror (https) that holds upstream's ZIPs.")
+    ] = None,
+    sha256: DigestOption = None,
+    replace: ReplaceOption = False,
+    into: IntoOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Download TotalSegmentator's weights of these tasks and install them. Interrupted, it goes on where it was."""
+    from heimdallr_ray.operations import models as work
+    from heimdallr_ray.segmentation.licence import require_licence
+
+    settings = settings_of(config, data_dir=data_dir, profile=profile)
+    try:
+        archives = work.wanted_archives(names)
+        folder = work.registry_folder(settings, into)
+        digests = work.parse_digests(sha256 or [], archives)
+        require_licence(archives, licensed=work.has_licence(settings))
+        _agree(archives, accept=accept)
+        with _bytes_bar() as bar:
+            _tell(
+                work.fetch(
+                    settings, archives, folder, _telling(bar), SystemClock(), mirror=mirror, digests=digests,
+                    replacing=replace,
+                )
+            )  # fmt: skip
+    except HeimdallrError as error:
+        raise failure(error) from error
+    _after(folder)
+
+
+@models.command("import")
+def models_import(
+    source: Annotated[
+        Path, typer.Argument(exists=True, help="A ZIP of TotalSegmentator, or a folder of models or ZIPs.")
+    ],
+    accept: Annotated[
+        bool, typer.Option("--accept-licence", help="You have read the terms; nothing is asked.")
+    ] = False,
+    sha256: DigestOption = None,
+    replace: ReplaceOption = False,
+    into: IntoOption = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    profile: ProfileOption = None,
+) -> None:
+    """Install weights from a file or a folder, without a network: upstream's own ZIPs, unpacked models, a registry."""
+    from heimdallr_ray.ids import Sha256
+    from heimdallr_ray.operations import models as work
+
+    settings = settings_of(config, data_dir=data_dir, profile=profile)
+    try:
+        folder = work.registry_folder(settings, into)
+        if sha256 and (len(sha256) > 1 or not source.is_file()):
+            raise BadSetting("--sha256 is for one ZIP")
+        digest = Sha256.parse(sha256[0].rpartition("=")[2].lower()) if sha256 else None
+        _agree([], accept=accept)
+        with _bytes_bar() as bar:
+            _tell(
+                work.bring_in(settings, source, folder, _telling(bar), SystemClock(), digest=digest, replacing=replace)
+            )
+    except HeimdallrError as error:
+        raise failure(error) from error
+    _after(folder)
+
+
+@models.command("licence")
+def models_licence(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """The terms of each task's weights, and whether this site has set a licence number. The number is never shown."""
+    from heimdallr_ray.operations import models as work
+    from heimdallr_ray.segmentation.licence import LICENSED, OPEN
+
+    settings = settings_of(config, data_dir=data_dir, profile=profile)
+    rows, present = work.licences(settings), work.has_licence(settings)
+    if as_json:
+        print(json.dumps({"licence_set": present, "tasks": rows}))  # noqa: T201
+        return
+    for row in rows:
+        may = "may run" if row["may_run"] else "needs a licence of the site"
+        out.print(f"{row['task']:<28} {', '.join(row['terms']):<26} {may}", markup=False, soft_wrap=True)
+    out.print(f"A licence number {'is' if present else 'is not'} set.", markup=False)
+    for terms in (OPEN, LICENSED):
+        out.print(terms.words, markup=False, soft_wrap=True)
 
 
 @models.command("verify")
@@ -47,3 +219,61 @@ def models_manifest(
     except HeimdallrError as error:
         raise failure(error) from error
     out.print(f"{path}{note}", soft_wrap=True)
+
+
+def _agree(archives: Sequence[Archive], *, accept: bool) -> None:
+    """The person has seen the terms and agreed, or has said before that it does."""
+    from heimdallr_ray.operations.models import terms_of_all
+    from heimdallr_ray.segmentation.licence import LICENSED, OPEN
+
+    for terms, folders in terms_of_all(archives).items():
+        err.print(f"{', '.join(folders)}\n  {terms.words}", markup=False, soft_wrap=True)
+    if not archives:
+        for terms in (OPEN, LICENSED):
+            err.print(terms.words, markup=False, soft_wrap=True)
+    if accept:
+        return
+    if not sys.stdin.isatty():
+        raise BadSetting("nobody is there to agree to the terms: say --accept-licence once you have read them")
+    if not typer.confirm("Do you accept these terms?", err=True):
+        raise typer.Abort
+
+
+def _bytes_bar() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(binary_units=True), TransferSpeedColumn(),
+        TimeRemainingColumn(), console=err,
+    )  # fmt: skip
+
+
+def _telling(bar: Progress) -> Telling:
+    from heimdallr_ray.operations.models import Telling
+
+    rows: dict[str, TaskID] = {}
+
+    def on_bytes(name: str, done: int, total: int | None) -> None:
+        if name not in rows:
+            rows[name] = bar.add_task(name, total=total)
+        bar.update(rows[name], completed=done, total=total)
+
+    return Telling(say=say, on_bytes=on_bytes, sleep=time.sleep)
+
+
+def _tell(installed: Iterable[Installed]) -> None:
+    for one in installed:
+        size = f"{one.files} files, {one.size_bytes / 2**20:.1f} MiB"
+        how = ", already there" if one.unchanged else ""
+        made = f", {one.rewritten} checkpoints rewritten to be read without running them" if one.rewritten else ""
+        out.print(f"{one.folder}: {size}{how}{made}", markup=False, soft_wrap=True)
+
+
+def _after(folder: Path) -> None:
+    from heimdallr_ray.operations.models import weights_at
+    from heimdallr_ray.segmentation.registry import fetch_command, missing_needed
+
+    words = [f"installed in {folder}; a running stack takes them up when it is started anew"]
+    absent = missing_needed(weights_at(folder))
+    if absent:
+        words.append(f"CT studies need {', '.join(absent)} too: {fetch_command(absent, folder)}")
+    for line in words:
+        out.print(line, markup=False, soft_wrap=True)

@@ -1,6 +1,7 @@
 """The weights registry: a folder, and a manifest that says which bytes belong in it.
 
 `manifest.json`: {"format": 1, "synthetic": bool, "files": {"relative/path": {"sha256": "...", "size": n}}, ...}.
+`imported` in it says of each data set where it came from and pins the digests of upstream's own files (`install`).
 `synthetic` alone is not believed: the marker in a model's own dataset.json counts as well, and so do the digests of the
 packaged demo checkpoints, which an edited dataset.json does not change (`any_synthetic`).
 Nothing is loaded whose bytes differ from its entry: a checkpoint is a pickle, and a pickle is a program.
@@ -20,12 +21,16 @@ from typing import Any, cast
 from heimdallr_ray.errors import BadIdentifier, WeightsMissing, WeightsTampered
 from heimdallr_ray.ids import Sha256
 from heimdallr_ray.segmentation.demo import weights_dir
+from heimdallr_ray.segmentation.disk import fsync_folder
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
 DATASET_NAME = "dataset.json"
 """nnU-Net's description of a model, in each model's folder."""
 CHECKPOINT_SUFFIX = ".pth"
+PINS_KEY = "imported"
+WORK_FOLDER = ".incoming"
+"""Inside a registry, for what is not in it yet. Hidden names are never listed, and so never loaded."""
 _MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 _MAX_DATASET_BYTES = 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
@@ -103,13 +108,7 @@ def _entry_of(relative: str, value: object) -> FileEntry:
     return FileEntry(digest, size)
 
 
-def read_manifest(folder: Path) -> WeightsSet:
-    """The registry as its manifest describes it; no file is hashed yet.
-
-    Raises:
-        WeightsMissing: no manifest.
-        WeightsTampered: malformed, of another format, or naming a path outside the folder.
-    """
+def _parsed(folder: Path) -> dict[str, Any]:
     try:
         with (folder / MANIFEST_NAME).open("rb") as stream:
             content = stream.read(_MAX_MANIFEST_BYTES + 1)
@@ -123,7 +122,57 @@ def read_manifest(folder: Path) -> WeightsSet:
         raise WeightsTampered(f"{MANIFEST_NAME} is not JSON") from error
     if not isinstance(parsed, dict):
         raise WeightsTampered(f"{MANIFEST_NAME} is not an object")
-    document = cast("dict[str, Any]", parsed)
+    return cast("dict[str, Any]", parsed)
+
+
+def empty_document() -> dict[str, Any]:
+    """A manifest that lists nothing."""
+    return {"format": MANIFEST_FORMAT, "synthetic": False, "files": {}, PINS_KEY: {}}
+
+
+def read_document(folder: Path) -> dict[str, Any]:
+    """The manifest of `folder` as JSON, every key of it, for whoever changes it.
+
+    Raises:
+        WeightsMissing, WeightsTampered: as `read_manifest`.
+    """
+    read_manifest(folder)
+    document = _parsed(folder)
+    pins = document.setdefault(PINS_KEY, {})
+    if not isinstance(pins, dict) or not all(
+        isinstance(pin, dict) and isinstance(cast("dict[str, Any]", pin).get("originals"), dict)
+        for pin in cast("dict[str, object]", pins).values()
+    ):
+        raise WeightsTampered(f"{MANIFEST_NAME}: malformed {PINS_KEY}")
+    return document
+
+
+def store_document(folder: Path, document: Mapping[str, Any]) -> Path:
+    """The manifest of `folder` is `document`, on the disk, in one step; its path.
+
+    Raises:
+        OSError: it could not be written; then the old one stands.
+    """
+    target = folder / MANIFEST_NAME
+    temporary = folder / f".{MANIFEST_NAME}.tmp"
+    with temporary.open("w", encoding="utf-8") as stream:
+        json.dump(document, stream, indent=1, sort_keys=True)
+        stream.write("\n")
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(target)
+    fsync_folder(folder)
+    return target
+
+
+def read_manifest(folder: Path) -> WeightsSet:
+    """The registry as its manifest describes it; no file is hashed yet.
+
+    Raises:
+        WeightsMissing: no manifest.
+        WeightsTampered: malformed, of another format, or naming a path outside the folder.
+    """
+    document = _parsed(folder)
     files, synthetic = document.get("files"), document.get("synthetic")
     if document.get("format") != MANIFEST_FORMAT or not isinstance(files, dict) or not isinstance(synthetic, bool):
         raise WeightsTampered(f"{MANIFEST_NAME} has another form than format {MANIFEST_FORMAT}")
@@ -131,7 +180,12 @@ def read_manifest(folder: Path) -> WeightsSet:
     return WeightsSet(folder, synthetic, entries)
 
 
-def _digest(file: Path) -> tuple[str, int]:
+def digest_of(file: Path) -> tuple[str, int]:
+    """sha256 and size of a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     digest, size = hashlib.sha256(), 0
     with file.open("rb") as stream:
         while chunk := stream.read(_CHUNK_BYTES):
@@ -150,7 +204,7 @@ def verify(folder: Path) -> WeightsSet:
     weights = read_manifest(folder)
     for relative, entry in weights.files.items():
         try:
-            digest, size = _digest(folder / relative)
+            digest, size = digest_of(folder / relative)
         except OSError as error:
             raise WeightsMissing(f"{relative} cannot be read: {error.strerror}") from error
         if (digest, size) != (entry.sha256, entry.size_bytes):
@@ -215,25 +269,16 @@ def write_manifest(folder: Path, *, synthetic: bool, extra: Mapping[str, Any] | 
     Raises:
         WeightsTampered: a dataset.json is not a JSON object.
     """
-    synthetic = synthetic or any(_marked_on_disk(file) for file in sorted(folder.rglob(DATASET_NAME)))
+    listed = [file for file in sorted(folder.rglob("*")) if not file.relative_to(folder).parts[0].startswith(".")]
+    synthetic = synthetic or any(_marked_on_disk(file) for file in listed if file.name == DATASET_NAME)
     files: dict[str, dict[str, str | int]] = {}
-    for file in sorted(folder.rglob("*")):
+    for file in listed:
         if file.is_file() and file.name != MANIFEST_NAME:
-            digest, size = _digest(file)
+            digest, size = digest_of(file)
             files[file.relative_to(folder).as_posix()] = {"sha256": digest, "size": size}
             synthetic = synthetic or digest in demo_checkpoints()
     document = {**(extra or {}), "format": MANIFEST_FORMAT, "synthetic": synthetic, "files": files}
-    target = folder / MANIFEST_NAME
-    temporary = folder / f".{MANIFEST_NAME}.tmp"
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(document, stream, indent=1, sort_keys=True)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(target)
-    directory = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
-    return target
+    if (folder / MANIFEST_NAME).exists():
+        kept = read_document(folder)[PINS_KEY]
+        document[PINS_KEY] = {name: pin for name, pin in kept.items() if any(f.startswith(f"{name}/") for f in files)}
+    return store_document(folder, document)

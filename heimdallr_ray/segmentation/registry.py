@@ -1,0 +1,200 @@
+"""What a registry holds of each task, what is missing, and the command that brings it. Pure but for the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from heimdallr_ray.errors import NotFound, WeightsMissing
+from heimdallr_ray.segmentation.archives import Archive, archive_named, archive_of
+from heimdallr_ray.segmentation.licence import Terms, terms_of
+from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS, TOTAL_FAST, TOTAL_MR_FAST, ModelSpec, models_of
+from heimdallr_ray.segmentation.weights import (
+    CHECKPOINT_SUFFIX,
+    DATASET_NAME,
+    WeightsSet,
+    demo_checkpoints,
+    is_marked,
+    read_manifest,
+)
+
+NEEDED: Final = (FIRST_PASS, TOTAL_FAST)
+"""Without these two no CT study can be measured, so a Segmenter without them is not ready."""
+FETCH: Final = "heimdallr models fetch"
+
+
+class ModelState(StrEnum):
+    """What a registry has of a task or of a model."""
+
+    INSTALLED = "installed"
+    MISSING = "missing"
+    SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """One model in a registry.
+
+    Attributes:
+        dataset_id: number of the data set.
+        folder: of the data set.
+        state: whether the manifest lists it, and whether it was made from phantoms.
+        size_bytes: of its files; 0 where it is missing.
+        sha256: of its first checkpoint; empty where it is missing.
+        terms: that its weights come under.
+    """
+
+    dataset_id: int
+    folder: str
+    state: ModelState
+    size_bytes: int
+    sha256: str
+    terms: Terms
+
+
+@dataclass(frozen=True)
+class TaskEntry:
+    """One task and the models that it needs, the rough one for cropping included."""
+
+    task: str
+    models: tuple[ModelEntry, ...]
+    licence: bool
+    """It may run only with a licence of the site."""
+
+    @property
+    def state(self) -> ModelState:
+        """Missing where any model is; synthetic where any is."""
+        states = {model.state for model in self.models}
+        for state in (ModelState.MISSING, ModelState.SYNTHETIC):
+            if state in states:
+                return state
+        return ModelState.INSTALLED
+
+    @property
+    def size_bytes(self) -> int:
+        """Of all its models."""
+        return sum(model.size_bytes for model in self.models)
+
+
+def has_model(weights: WeightsSet, model: ModelSpec) -> bool:
+    """The manifest lists the model's folder with a checkpoint in it."""
+    return bool(_checkpoints(weights, model.folder))
+
+
+def _checkpoints(weights: WeightsSet, folder: str) -> list[str]:
+    prefix = f"{folder}/"
+    return sorted(name for name in weights.files if name.startswith(prefix) and name.endswith(CHECKPOINT_SUFFIX))
+
+
+def _is_synthetic(weights: WeightsSet, folder: str) -> bool:
+    if weights.synthetic or any(
+        weights.files[name].sha256 in demo_checkpoints() for name in _checkpoints(weights, folder)
+    ):
+        return True
+    description = f"{folder}/{DATASET_NAME}"
+    return description in weights.files and is_marked(weights.read(description), description)
+
+
+def _entry(weights: WeightsSet | None, model: ModelSpec) -> ModelEntry:
+    terms = terms_of(archive_of(model.dataset_id))
+    if weights is None or not has_model(weights, model):
+        return ModelEntry(model.dataset_id, model.dataset_folder, ModelState.MISSING, 0, "", terms)
+    files = {name: entry for name, entry in weights.files.items() if name.startswith(f"{model.folder}/")}
+    return ModelEntry(
+        model.dataset_id,
+        model.dataset_folder,
+        ModelState.SYNTHETIC if _is_synthetic(weights, model.folder) else ModelState.INSTALLED,
+        sum(entry.size_bytes for entry in files.values()),
+        str(files[_checkpoints(weights, model.folder)[0]].sha256),
+        terms,
+    )
+
+
+def overview(weights: WeightsSet | None) -> tuple[TaskEntry, ...]:
+    """Every task of the table and what `weights` has of it; None: there is no registry.
+
+    Raises:
+        WeightsMissing, WeightsTampered: a listed dataset.json cannot be read, or is not the one of the manifest.
+    """
+    return tuple(
+        TaskEntry(row.name, tuple(_entry(weights, model) for model in models_of(row.name)), row.licence)
+        for row in TASKS.values()
+    )
+
+
+def installed_tasks(weights: WeightsSet) -> tuple[str, ...]:
+    """Tasks of which every model is there."""
+    return tuple(name for name in TASKS if all(has_model(weights, model) for model in models_of(name)))
+
+
+def archives_for(name: str) -> tuple[Archive, ...]:
+    """What has to be installed for `name`: a task, the number of a data set, or its folder.
+
+    A CT task brings the first pass along, which decides whether it runs at all.
+
+    Raises:
+        NotFound: none of these.
+    """
+    if name.isdecimal():
+        return (archive_of(int(name)),)
+    named = archive_named(name)
+    if named is not None:
+        return (named,)
+    if name not in TASKS:
+        raise NotFound(f"no segmentation task {name!r}; known are {', '.join(TASKS)}")
+    first = models_of(FIRST_PASS) if TASKS[name].modality == "CT" else ()
+    numbers = dict.fromkeys(model.dataset_id for model in (*first, *models_of(name)))
+    return tuple(archive_of(number) for number in numbers)
+
+
+def has_archive(weights: WeightsSet, archive: Archive) -> bool:
+    """The manifest lists a checkpoint of the archive's folder."""
+    return bool(_checkpoints(weights, archive.folder))
+
+
+def missing_needed(weights: WeightsSet | None) -> tuple[str, ...]:
+    """The tasks without which the registry serves neither CT nor MR; empty where it serves one of them."""
+    installed = installed_tasks(weights) if weights is not None else ()
+    absent = tuple(name for name in NEEDED if name not in installed)
+    if absent and TOTAL_MR_FAST in installed and not any(TASKS[name].modality == "CT" for name in installed):
+        return ()
+    return absent
+
+
+def fetch_command(tasks: Iterable[str], into: Path | None = None) -> str:
+    """The line that installs `tasks`, to be copied into a shell; the first pass comes with every CT task."""
+    names = list(dict.fromkeys(tasks))
+    wanted = [name for name in names if name != FIRST_PASS or len(names) == 1]
+    return " ".join((FETCH, *wanted, *(("--into", f"'{into}'" if " " in str(into) else str(into)) if into else ())))
+
+
+def missing_words(tasks: Iterable[str], into: Path | None = None) -> str:
+    """Which of TotalSegmentator's folders `tasks` need, and the command that brings them."""
+    names = tuple(tasks)
+    folders = dict.fromkeys(model.dataset_folder for name in names for model in models_of(name))
+    return f"needs {', '.join(folders)}; run: {fetch_command(names, into)}"
+
+
+def require_needed(folder: Path) -> WeightsSet:
+    """The registry, which has what a Segmenter needs to be ready; nothing is hashed.
+
+    Raises:
+        WeightsMissing: there is no registry, or it lacks a needed model; says which command brings it.
+        WeightsTampered: the manifest is malformed.
+    """
+    try:
+        weights = read_manifest(folder)
+    except WeightsMissing as error:
+        raise WeightsMissing(f"{error.detail}; {missing_words(NEEDED, folder)}") from error
+    absent = missing_needed(weights)
+    if absent:
+        raise WeightsMissing(f"{', '.join(absent)} not installed; {missing_words(absent, folder)}")
+    return weights
+
+
+def folder_of(relative: str) -> str:
+    """The data set's folder of a path in a manifest."""
+    return PurePosixPath(relative).parts[0]
