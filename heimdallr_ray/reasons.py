@@ -116,6 +116,12 @@ _STUDY_ROWS = (
         "The segmentation service did not answer. Try again in a few minutes; if it stays so, tell your administrator.",
         _STUDY,
     ),
+    _row(
+        "decoder_unavailable",
+        "Compressed images could not be decoded because no process for it could be started. Try again in a few "
+        "minutes; if it stays so, tell your administrator.",
+        _STUDY,
+    ),
     _row("storage_full", f"The server's disk is full. {_ADMIN}, then try again.", _STUDY),
     _row("storage_failed", f"The server could not write to its disk. {_ADMIN}, then try again.", _STUDY),
     _row("database_busy", "The database did not answer in time. Try again in a few minutes.", _STUDY),
@@ -214,6 +220,11 @@ _SERIES_ROWS = (
     _row("unsupported_pixels", "The pixels are stored in a form that cannot be read here.", _SERIES),
     _row("unsupported_syntax", "The compression of these images cannot be read here. Send them uncompressed.", _SERIES),
     _row("undecodable_pixels", "The compressed pixels are damaged. Send the series again.", _SERIES),
+    _row(
+        "converter_disagrees",
+        "The images had to be converted by another program, which places the slices elsewhere than the images say.",
+        _SERIES,
+    ),
     _row("bad_affine", "The position and direction of the volume cannot be computed.", _SERIES),
     _row("not_3d", "The image does not have three dimensions.", _SERIES),
     _row("not_finite", "The image holds values that are no numbers.", _SERIES),
@@ -224,6 +235,12 @@ _SERIES_ROWS = (
 _IMAGE_ROWS = (
     _row("tilt", "The gantry was tilted. Positions and volumes take the tilt into account.", _IMAGE),
     _row("deskewed", "The tilt of the gantry was taken out of the images before they were analysed.", _IMAGE),
+    _row(
+        "dcm2niix",
+        "The images were converted by the program dcm2niix; its geometry agrees with what the images say.",
+        _IMAGE,
+    ),
+    _row("time_points", "The same anatomy was imaged several times in a row; the first of these was taken.", _IMAGE),
     _row("uneven_spacing", "The distance between slices varies a little, within what is tolerated.", _IMAGE),
     _row("duplicate_slices", "Slices were sent twice with equal pixels; each counts once.", _IMAGE),
     _row("monochrome1", "The images are stored for inverted display; their values are used as they are.", _IMAGE),

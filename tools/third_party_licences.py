@@ -26,6 +26,7 @@ READ_BY_HAND = {
     "batchgenerators": "Apache-2.0",
     "batchgeneratorsv2": "Apache-2.0",
     "cuda-toolkit": "LicenseRef-NVIDIA-Proprietary",
+    "dcm2niix": "BSD-2-Clause AND BSD-3-Clause AND MIT",
     "dynamic-network-architectures": "Apache-2.0",
     "fury": "BSD-3-Clause",
     "nnunetv2": "Apache-2.0",

@@ -210,23 +210,30 @@ def _source(series: Series, ordered: Sequence[Slice], found: geometry.Stack) -> 
         manifest_sha256=manifest_sha256(list(instances.values()), _frames(series)),
         synthetic=any(instance.header.synthetic for instance in series.instances),
         attributes={
-            "kvp": header.kvp,
-            "kernel": header.kernel,
-            "slice_thickness_mm": header.slice_thickness_mm,
+            **header_attributes(series, header),
             "slice_spacing_mm": round(found.spacing_mm, 6),
             "largest_gap_mm": round(found.gaps_mm[1], 6),
-            "contrast_agent": header.contrast_agent,
-            "manufacturer": header.manufacturer,
-            "body_part": header.body_part,
-            "series_description": header.series_description,
-            "series_number": header.series_number,
-            "image_type": "\\".join(header.image_type),
-            "patient_sex": header.patient_sex,
-            "patient_age_years": header.patient_age_years,
-            "patient_size_m": header.patient_size_m,
-            "patient_weight_kg": header.patient_weight_kg,
-            "phase": series.phase,
             "padding_value": None if padding is None else padding * slope + intercept,
             "interpolated_slices": ",".join(map(str, found.missing)),
         },
     )
+
+
+def header_attributes(series: Series, header: Header) -> dict[str, str | float | int | None]:
+    """What `VolumeSource.attributes` hold of the first slice's header."""
+    return {
+        "kvp": header.kvp,
+        "kernel": header.kernel,
+        "slice_thickness_mm": header.slice_thickness_mm,
+        "contrast_agent": header.contrast_agent,
+        "manufacturer": header.manufacturer,
+        "body_part": header.body_part,
+        "series_description": header.series_description,
+        "series_number": header.series_number,
+        "image_type": "\\".join(header.image_type),
+        "patient_sex": header.patient_sex,
+        "patient_age_years": header.patient_age_years,
+        "patient_size_m": header.patient_size_m,
+        "patient_weight_kg": header.patient_weight_kg,
+        "phase": series.phase,
+    }

@@ -77,3 +77,15 @@ be larger than that."""
 
 MAX_DECODER_PROCESSES: Final = 16
 """Child processes that decode side by side; each holds about 70 MB."""
+
+CONVERTER_SECONDS: Final = 60
+"""One object in dcm2niix's process, by the wall and by the processor; a mosaic of 64 slices takes 0.05 s."""
+
+CONVERTER_MEMORY_BYTES: Final = 4 << 30
+"""Address space of that process; it holds one object a few times over."""
+
+CONVERTER_INPUT_BYTES: Final = 512 << 20
+"""One object given to it. A mosaic takes 0.1 to 2 MB, a multi-frame object of 2,000 frames of 256 x 256 262 MB."""
+
+CONVERTER_REPORT_BYTES: Final = 64 << 10
+"""Of its report on standard output; a conversion takes ten lines."""

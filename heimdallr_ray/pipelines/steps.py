@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from heimdallr_ray.dicom.assemble import assemble
+from heimdallr_ray.dicom.fallback import convert, fallback_can_read
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.dicom.series import (
     IndexedInstance,
@@ -98,7 +99,7 @@ def choose_series(
         # Blank identifiers were derived once, at the door; the catalog's are the ones that count.
         header = replace(header, study_uid=instance.study_uid, series_uid=instance.series_uid, sop_uid=instance.sop_uid)
         indexed.append(IndexedInstance(header, instance.locator, path.stat().st_size, instance.dataset_sha256))
-    return select(group(indexed), purpose, rules=rules, override=override)
+    return select(group(indexed), purpose, rules=rules, override=override, fallback=fallback_can_read)
 
 
 def require_chosen(decisions: Sequence[SeriesDecision]) -> NoUsableSeries:
@@ -112,10 +113,12 @@ def prepare(selection: Selection, read_bytes: Callable[[str], bytes]) -> Volume:
 
     Raises:
         NoUsableSeries: none was chosen.
-        NotAVolume: it cannot be assembled exactly; names the rule.
+        NotAVolume: it cannot be assembled exactly, nor converted without a doubt; names the rule.
     """
     if selection.chosen is None:
         raise require_chosen(selection.decisions)
+    if selection.fallback_code:
+        return convert(selection.chosen, read_bytes, selection.fallback_code)
     return assemble(selection.chosen, read_bytes)
 
 
