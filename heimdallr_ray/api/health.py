@@ -13,12 +13,17 @@ from heimdallr_ray import __version__
 from heimdallr_ray.api import models
 from heimdallr_ray.api.access import ANYONE, READER, SERVICES
 from heimdallr_ray.api.failures import documented
-from heimdallr_ray.api.services import WELL, ApiServices
+from heimdallr_ray.api.services import IDLE, READY, WELL, ApiServices
 from heimdallr_ray.catalog import worklist as catalog
 from heimdallr_ray.config import Settings
-from heimdallr_ray.errors import Draining, HeimdallrError
+from heimdallr_ray.errors import Draining, HeimdallrError, WeightsMissing
+from heimdallr_ray.segmentation.demo import weights_dir
+from heimdallr_ray.segmentation.registry import missing_needed, missing_words
+from heimdallr_ray.segmentation.weights import read_manifest
 
 PACKAGES = ("ray", "pydicom", "pynetdicom", "TotalSegmentator", "nnunetv2", "torch", "numpy", "fastapi")
+
+_SEGMENTER = "Segmenter"
 
 
 def version_of(package: str) -> str:
@@ -60,6 +65,24 @@ def _intake(services: ApiServices) -> str:
     return "open"
 
 
+def _models(settings: Settings, components: Mapping[str, str]) -> str:
+    word = components.get(_SEGMENTER)
+    if word == READY:
+        return "loaded"
+    try:
+        weights = read_manifest(settings.resolved_weights_dir or weights_dir())
+    except WeightsMissing:
+        # Its words name a folder, which nobody who asks from outside has to know.
+        weights = None
+    if weights is None and word == IDLE:
+        # A Segmenter that may sleep runs on a node of its own, and the registry with it.
+        return "not on this node"
+    absent = missing_needed(weights)
+    if absent:
+        raise WeightsMissing(missing_words(absent))
+    return "installed"
+
+
 def _checked(name: str, check: Callable[[], str]) -> models.Check:
     try:
         return models.Check(name=name, ok=True, detail=check())
@@ -72,14 +95,15 @@ def _checked(name: str, check: Callable[[], str]) -> models.Check:
 def readiness(services: ApiServices) -> models.Readiness:
     """Every check is made, also after one has failed."""
     settings = services.settings
+    components: Mapping[str, str] = services.components() if services.components else {}
     checks = [
         _checked("database", lambda: _database(services)),
         _checked("spool", lambda: _spool(settings)),
         _checked("disk", lambda: _disk(settings)),
         _checked("web pages", lambda: _pages(services)),
         _checked("intake", lambda: _intake(services)),
+        _checked("models", lambda: _models(settings, components)),
     ]
-    components: Mapping[str, str] = services.components() if services.components else {}
     well = all(check.ok for check in checks) and WELL.issuperset(components.values())
     return models.Readiness(ready=well, checks=checks, components=dict(components))
 

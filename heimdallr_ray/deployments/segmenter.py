@@ -17,15 +17,17 @@ class Segmenter:
     """A resident engine. The replica is ready only when every installed model is loaded and has run one tile."""
 
     def __init__(self, args: AppArgs) -> None:
-        """Load and warm up; a missing or changed weight file fails the replica with its typed error."""
+        """Load and warm up; weights that are missing or changed fail the replica with the command that brings them."""
         from heimdallr_ray.segmentation.demo import weights_dir
+        from heimdallr_ray.segmentation.registry import require_needed
         from heimdallr_ray.segmentation.totalseg.device import pick_device
         from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
         from heimdallr_ray.segmentation.totalseg.environment import process_home
 
         settings = args.settings()
+        folder = settings.resolved_weights_dir or weights_dir()
         self._engine = ResidentEngine(
-            settings.resolved_weights_dir or weights_dir(),
+            folder,
             device=pick_device(settings.device),
             threads=settings.torch_threads or os.cpu_count(),
             licensed=bool(settings.totalsegmentator_licence.get_secret_value()),
@@ -33,6 +35,7 @@ class Segmenter:
         )
         if self._engine.info().synthetic and settings.profile != "demo":
             raise BadSetting("these weights are synthetic; only the demo profile accepts them")
+        require_needed(folder)
         self._engine.warm_up()
         give_back()
 

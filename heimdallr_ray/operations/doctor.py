@@ -137,21 +137,28 @@ def weights_dir_of(settings: Settings) -> Path:
 
 def weights_hint(settings: Settings) -> str:
     """How weights that are missing or changed are put right."""
+    from heimdallr_ray.segmentation.archives import fetch_command
+    from heimdallr_ray.segmentation.tasks import TOTAL_FAST
+
     if settings.profile == "demo":
         return "put the model folders and their manifest.json back: docs/weights.md"
     return (
-        "put TotalSegmentator's model folders and their manifest.json there: docs/weights.md. "
+        f"{fetch_command((TOTAL_FAST,), weights_dir_of(settings))} brings TotalSegmentator's; without a network "
+        "`heimdallr models import`: docs/weights.md. "
         "To try it with the demo's weights: --profile demo (make up PROFILE=demo)"
     )
 
 
 def check_weights(settings: Settings) -> Iterator[Check]:
     """The model folders are there and unchanged."""
+    from heimdallr_ray.segmentation import registry
+    from heimdallr_ray.segmentation.tasks import DEFAULT_WANTED
     from heimdallr_ray.segmentation.weights import any_synthetic, verify
 
     folder = weights_dir_of(settings)
     try:
-        synthetic = any_synthetic(verify(folder))
+        weights = verify(folder)
+        synthetic = any_synthetic(weights)
     except HeimdallrError as error:
         yield Check("weights", False, f"{folder} (profile {settings.profile}): {error.code}: {error.detail}",
                     weights_hint(settings))  # fmt: skip
@@ -160,6 +167,17 @@ def check_weights(settings: Settings) -> Iterator[Check]:
     kind = "DEMO WEIGHTS" if synthetic else "real weights"
     yield Check("weights", not wrong, f"{folder} (profile {settings.profile}): {kind}, manifest holds",
                 "profile `site` refuses synthetic weights: set HEIMDALLR_WEIGHTS_DIR" if wrong else "")  # fmt: skip
+    absent = registry.missing_needed(weights)
+    installed = registry.installed_tasks(weights)
+    wanted = tuple(name for name in DEFAULT_WANTED if name not in installed)
+    if absent:
+        yield Check("models", False, f"{', '.join(absent)} not installed: no CT study can be measured",
+                    registry.missing_words(absent, folder))  # fmt: skip
+    elif wanted:
+        yield Check("models", True, f"{len(installed)} tasks can run; {', '.join(wanted)} not installed, their "
+                    "measurements are not_applicable", registry.missing_words(wanted, folder))  # fmt: skip
+    else:
+        yield Check("models", True, f"{len(installed)} tasks can run")
 
 
 def check_series_rules(settings: Settings) -> Iterator[Check]:

@@ -35,12 +35,30 @@ def _echo(settings: Settings, dicom: str) -> str:
     return ECHO_OK if answer and answer.Status == 0 else "association without an answer to C-ECHO"
 
 
+def models_lacking(settings: Settings) -> str:
+    """What the registry lacks for a Segmenter to be ready, with the command that brings it; empty where nothing."""
+    from heimdallr_ray.operations.doctor import weights_dir_of
+    from heimdallr_ray.segmentation.registry import require_needed
+
+    try:
+        require_needed(weights_dir_of(settings))
+    except HeimdallrError as error:
+        return f"{error.code}: {error.detail}"
+    return ""
+
+
 def collect(settings: Settings) -> dict[str, Any]:
     """Everything that is known about the stack of this data folder, as JSON."""
     holder = lock.read_holder(settings.run_dir)
     if holder is None or not lock.is_held(settings.run_dir):
         taken = {name: f"held by {other.words}" for name, other in neighbours.on_our_ports(settings)}
-        return {"state": "down", "data_dir": str(settings.data_dir), **({"ports": taken} if taken else {})}
+        lacking = models_lacking(settings)
+        return {
+            "state": "down",
+            "data_dir": str(settings.data_dir),
+            **({"ports": taken} if taken else {}),
+            **({"models": lacking} if lacking else {}),
+        }
     with contextlib.suppress(HeimdallrError):
         settings = load_effective(settings.run_dir / "settings.json")
     report: dict[str, Any] = {"state": holder.state}
@@ -50,13 +68,17 @@ def collect(settings: Settings) -> dict[str, Any]:
     report.update({"data_dir": str(settings.data_dir), **noted})
     if holder.state == "starting":
         # Listener and API are not there yet.
-        return report
+        lacking = models_lacking(settings)
+        return {**report, "models": lacking} if lacking else report
     report["listener"] = _echo(settings, holder.dicom)
     try:
         answer = application.get(settings, "/api/v1/status")
         report["api"] = answer.json() if answer.status_code == 200 else f"answers {answer.status_code}"
     except (httpx.HTTPError, ValueError) as error:
         report["api"] = f"no answer: {type(error).__name__}"
+    lacking = models_lacking(settings)
+    if lacking:
+        report["models"] = lacking
     report["memory_mib"] = round(supervisor.stack_memory_mib(holder.pid), 1)
     return report
 

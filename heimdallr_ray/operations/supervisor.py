@@ -27,7 +27,7 @@ from heimdallr_ray.operations.lock import DataFolderLock, Holder
 from heimdallr_ray.operations.rayhead import NAMESPACE, RayHead, environment
 from heimdallr_ray.operations.vigil import Watch
 from heimdallr_ray.segmentation.demo import weights_dir
-from heimdallr_ray.segmentation.weights import read_manifest
+from heimdallr_ray.segmentation.registry import require_needed
 
 if TYPE_CHECKING:
     from heimdallr_ray.operations.scp_actor import ListenerActor
@@ -89,7 +89,7 @@ class Supervisor:
 
         Raises:
             AlreadyRunning: another supervisor holds the data folder.
-            WeightsMissing, WeightsTampered: there is no readable registry of models.
+            WeightsMissing, WeightsTampered: there is no readable registry with the models that a CT study needs.
             NotReady: it did not become ready within 60 s (120 s on the first start); says what was missing.
         """
         self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -109,7 +109,7 @@ class Supervisor:
         self._install_signals()
         self._mark.clear()
         self._require_ports()
-        read_manifest(self.settings.resolved_weights_dir or weights_dir())
+        require_needed(self.settings.resolved_weights_dir or weights_dir())
         self._progress("database")
         database = Database(self.settings.resolved_database_url)
         database.migrate()

@@ -6,11 +6,15 @@ import that a site trusts pins them in its manifest. Left out are models that up
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
 from typing import Final
 
 from heimdallr_ray.errors import NotFound
 
+FETCH: Final = "heimdallr models fetch"
 RELEASES: Final = "https://github.com/wasserth/TotalSegmentator/releases/download"
 LICENCE_SERVER: Final = "https://backend.totalsegmentator.com/download_weights"
 """Hands out the archives of licensed models to those who send it a licence number."""
@@ -142,3 +146,14 @@ def archive_of(dataset_id: int) -> Archive:
 def archive_named(folder: str) -> Archive | None:
     """The archive that holds the folder `folder`; None where it is none of TotalSegmentator's."""
     return _BY_FOLDER.get(folder)
+
+
+def fetch_command(names: Iterable[str], into: Path | None = None) -> str:
+    """The line that installs what tasks need, to be copied into a shell.
+
+    Args:
+        names: tasks, or numbers or folders of data sets.
+        into: the registry; None: that of the settings in force where it is typed.
+    """
+    place = ("--into", quote(str(into))) if into is not None else ()
+    return " ".join((FETCH, *dict.fromkeys(names), *place))

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from heimdallr_ray.errors import NotFound, WeightsMissing
-from heimdallr_ray.segmentation.archives import Archive, archive_named, archive_of
+from heimdallr_ray.segmentation.archives import Archive, archive_named, archive_of, fetch_command
 from heimdallr_ray.segmentation.licence import Terms, terms_of
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS, TOTAL_FAST, TOTAL_MR_FAST, ModelSpec, models_of
 from heimdallr_ray.segmentation.weights import (
@@ -23,7 +23,7 @@ from heimdallr_ray.segmentation.weights import (
 
 NEEDED: Final = (FIRST_PASS, TOTAL_FAST)
 """Without these two no CT study can be measured, so a Segmenter without them is not ready."""
-FETCH: Final = "heimdallr models fetch"
+_MAX_NUMBER_DIGITS: Final = 4
 
 
 class ModelState(StrEnum):
@@ -80,8 +80,9 @@ class TaskEntry:
 
 
 def has_model(weights: WeightsSet, model: ModelSpec) -> bool:
-    """The manifest lists the model's folder with a checkpoint in it."""
-    return bool(_checkpoints(weights, model.folder))
+    """The manifest lists every checkpoint of the model."""
+    checkpoints = model.checkpoints(weights.files)
+    return bool(checkpoints) and all(name in weights.files for name in checkpoints)
 
 
 def _checkpoints(weights: WeightsSet, folder: str) -> list[str]:
@@ -138,7 +139,7 @@ def archives_for(name: str) -> tuple[Archive, ...]:
     Raises:
         NotFound: none of these.
     """
-    if name.isdecimal():
+    if name.isdecimal() and len(name) <= _MAX_NUMBER_DIGITS:
         return (archive_of(int(name)),)
     named = archive_named(name)
     if named is not None:
@@ -164,18 +165,15 @@ def missing_needed(weights: WeightsSet | None) -> tuple[str, ...]:
     return absent
 
 
-def fetch_command(tasks: Iterable[str], into: Path | None = None) -> str:
-    """The line that installs `tasks`, to be copied into a shell; the first pass comes with every CT task."""
-    names = list(dict.fromkeys(tasks))
-    wanted = [name for name in names if name != FIRST_PASS or len(names) == 1]
-    return " ".join((FETCH, *wanted, *(("--into", f"'{into}'" if " " in str(into) else str(into)) if into else ())))
-
-
 def missing_words(tasks: Iterable[str], into: Path | None = None) -> str:
-    """Which of TotalSegmentator's folders `tasks` need, and the command that brings them."""
+    """Which of TotalSegmentator's folders `tasks` need, and the command that brings them.
+
+    The first pass comes with every CT task, so it is named only where it is the only one.
+    """
     names = tuple(tasks)
     folders = dict.fromkeys(model.dataset_folder for name in names for model in models_of(name))
-    return f"needs {', '.join(folders)}; run: {fetch_command(names, into)}"
+    asked = tuple(name for name in names if name != FIRST_PASS) or names
+    return f"needs {', '.join(folders)}; run: {fetch_command(asked, into)}"
 
 
 def require_needed(folder: Path) -> WeightsSet:
@@ -185,10 +183,7 @@ def require_needed(folder: Path) -> WeightsSet:
         WeightsMissing: there is no registry, or it lacks a needed model; says which command brings it.
         WeightsTampered: the manifest is malformed.
     """
-    try:
-        weights = read_manifest(folder)
-    except WeightsMissing as error:
-        raise WeightsMissing(f"{error.detail}; {missing_words(NEEDED, folder)}") from error
+    weights = read_manifest(folder)
     absent = missing_needed(weights)
     if absent:
         raise WeightsMissing(f"{', '.join(absent)} not installed; {missing_words(absent, folder)}")

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Final
 
 from heimdallr_ray.errors import ModalityNotSupported, NotFound
+from heimdallr_ray.segmentation.archives import fetch_command
 from heimdallr_ray.segmentation.specs import CropSpec, ModelSpec, TaskSpec
 from heimdallr_ray.segmentation.task_table import (
     BODY_FAST,
@@ -160,7 +161,9 @@ def plan(
             left_out.append(LeftOut(name, LeftOutCode.ANATOMY_ABSENT, absent))
         elif name not in available_tasks:
             folders = ", ".join(model.dataset_folder for model in models_of(name))
-            left_out.append(LeftOut(name, LeftOutCode.WEIGHTS_MISSING, f"needs {folders}"))
+            left_out.append(
+                LeftOut(name, LeftOutCode.WEIGHTS_MISSING, f"needs {folders}; run: {fetch_command((name,))}")
+            )
         elif spec.licence and name not in licensed:
             left_out.append(LeftOut(name, LeftOutCode.LICENCE, "needs a TotalSegmentator licence of the site"))
         else:

@@ -20,8 +20,10 @@ from typing import Any, cast
 
 from heimdallr_ray.errors import BadIdentifier, WeightsMissing, WeightsTampered
 from heimdallr_ray.ids import Sha256
+from heimdallr_ray.segmentation.archives import fetch_command
 from heimdallr_ray.segmentation.demo import weights_dir
 from heimdallr_ray.segmentation.disk import fsync_folder
+from heimdallr_ray.segmentation.task_table import TOTAL_FAST
 
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
@@ -113,7 +115,9 @@ def _parsed(folder: Path) -> dict[str, Any]:
         with (folder / MANIFEST_NAME).open("rb") as stream:
             content = stream.read(_MAX_MANIFEST_BYTES + 1)
     except OSError as error:
-        raise WeightsMissing(f"no {MANIFEST_NAME} in the weights folder: {error.strerror}") from error
+        raise WeightsMissing(
+            f"no {MANIFEST_NAME} in the weights folder: {error.strerror}; run: {fetch_command((TOTAL_FAST,), folder)}"
+        ) from error
     if len(content) > _MAX_MANIFEST_BYTES:
         raise WeightsTampered(f"{MANIFEST_NAME} is too large")
     try:

@@ -288,3 +288,25 @@ def test_not_ready_without_room_on_the_disk(seeded: ApiServices):
 
 def test_the_committed_openapi_document_is_this_version_s():
     assert json.loads(TARGET.read_text(encoding="utf-8")) == json.loads(document())
+
+
+def test_not_ready_without_the_models_that_a_ct_study_needs_and_the_command_is_said(empty: ApiServices):
+    from dataclasses import replace
+
+    from heimdallr_ray.config import load
+
+    settings = load({}, None, data_dir=empty.settings.data_dir, profile="site", min_free_mib=0)
+    for word, ok, said in (
+        ("starting", False, "run: heimdallr models fetch total_fast"),
+        ("failed", False, "run: heimdallr models fetch total_fast"),
+        ("ready", True, "loaded"),
+        ("idle", True, "not on this node"),
+    ):
+        parts = replace(empty, settings=settings, components=lambda word=word: {"Segmenter": word})
+        answer = client_of(create_app(parts)).get("/api/v1/ready")
+        models = next(check for check in answer.json()["checks"] if check["name"] == "models")
+        assert (models["ok"], answer.status_code) == (ok, 200 if ok else 503)
+        assert models["detail"].endswith(said)
+        assert str(settings.data_dir) not in answer.text
+    here = client_of(create_app(empty)).get("/api/v1/ready").json()
+    assert {"name": "models", "ok": True, "detail": "installed"} in here["checks"]

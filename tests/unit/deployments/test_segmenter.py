@@ -14,7 +14,7 @@ from heimdallr_ray.cli import app
 from heimdallr_ray.config import load, save_effective
 from heimdallr_ray.deployments.app import AppArgs
 from heimdallr_ray.deployments.segmenter import Segmenter
-from heimdallr_ray.errors import BadSetting
+from heimdallr_ray.errors import BadSetting, WeightsMissing
 from heimdallr_ray.segmentation.demo import weights_dir
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS
 from heimdallr_ray.segmentation.weights import MANIFEST_NAME, SYNTHETIC_MARKER, write_manifest
@@ -99,3 +99,14 @@ def test_each_replica_has_a_private_folder_for_upstreams_settings(tmp_path: Path
         start(tmp_path / "data", registry)
     (home,) = (tmp_path / "data" / "run" / "totalsegmentator").iterdir()
     assert json.loads((home / "config.json").read_text())["send_usage_stats"] is False
+
+
+def test_a_site_without_the_models_of_a_ct_study_is_told_what_to_run(tmp_path: Path, registry: Path) -> None:
+    (registry / MANIFEST_NAME).unlink()
+    with pytest.raises(WeightsMissing, match="run: heimdallr models fetch total_fast"):
+        start(tmp_path / "empty", registry)
+    for dataset in registry.rglob("dataset.json"):
+        dataset.write_text(json.dumps({"description": "CT, 1559 subjects"}))
+    write_manifest(registry, synthetic=False)
+    with pytest.raises(WeightsMissing, match=f"total_fast not installed.*Dataset297.*--into {registry}"):
+        start(tmp_path / "first pass only", registry)

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from heimdallr_ray import cli
 from heimdallr_ray.config import Settings, load
-from heimdallr_ray.operations import doctor, ports, rayhead
+from heimdallr_ray.operations import doctor, ports, rayhead, status
 from heimdallr_ray.operations.doctor import Check
 from heimdallr_ray.operations.lock import DataFolderLock
+from heimdallr_ray.segmentation.tasks import models_of
 from heimdallr_ray.segmentation.weights import MANIFEST_NAME, SYNTHETIC_MARKER, write_manifest
 
 PORTS = {
@@ -193,3 +194,37 @@ def test_a_cuda_device_that_is_not_there_is_found(tmp_path: Path) -> None:
     found = finding(doctor.check_device, of(tmp_path, device="cuda"), "GPU")
     assert not found.ok and "HEIMDALLR_DEVICE=auto" in found.mend
     assert finding(doctor.check_device, of(tmp_path, device="cpu"), "GPU").ok
+
+
+def tiny_registry(folder: Path, *tasks: str) -> Path:
+    for model in {model for name in tasks for model in models_of(name)}:
+        checkpoint = folder / model.checkpoint
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_bytes(model.folder.encode())
+    write_manifest(folder, synthetic=False)
+    return folder
+
+
+def test_models_that_a_ct_study_needs_are_named_with_the_command(tmp_path: Path) -> None:
+    settings = of(tmp_path, profile="site")
+    tiny_registry(tmp_path / "weights", "total_fastest")
+    found = finding(doctor.check_weights, settings, "models")
+    assert not found.ok and "total_fast not installed" in found.detail
+    assert found.mend.endswith(f"run: heimdallr models fetch total_fast --into {tmp_path / 'weights'}")
+    assert "total_fast not installed" in status.models_lacking(settings)
+    assert status.collect(settings)["models"] == status.models_lacking(settings)
+    assert str(tmp_path / "weights") in status.models_lacking(settings)
+
+
+def test_models_that_are_only_wanted_are_a_note(tmp_path: Path) -> None:
+    settings = of(tmp_path, profile="site")
+    tiny_registry(tmp_path / "weights", "total_fastest", "total_fast")
+    found = next(one for one in doctor.check_weights(settings) if one.name == "models")
+    assert found.level == "note" and "cerebral_bleed, tissue_types not installed" in found.detail
+    assert "heimdallr models fetch cerebral_bleed tissue_types --into" in found.mend
+    assert status.models_lacking(settings) == "" and "models" not in status.collect(settings)
+
+
+def test_the_demo_lacks_no_model(tmp_path: Path) -> None:
+    found = finding(doctor.check_weights, of(tmp_path, profile="demo"), "models")
+    assert found.level == "ok"

@@ -64,6 +64,7 @@ def test_missing_weights_name_their_folders() -> None:
     left = {left.task: left for left in made.left_out}[CEREBRAL_BLEED]
     assert left.code == CODE.WEIGHTS_MISSING
     assert "Dataset150_icb_v0" in left.detail and "Dataset298_TotalSegmentator_total_6mm_1559subj" in left.detail
+    assert left.detail.endswith("run: heimdallr models fetch cerebral_bleed")
 
 
 def test_mr_runs_its_own_model_or_is_refused() -> None:
