@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import heimdallr_ray
 from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, err, failure, out, say, settings_of
 from heimdallr_ray.cli_models import models
+from heimdallr_ray.cli_series import series
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.errors import HeimdallrError, NotReady, WeightsMissing
 
@@ -30,6 +31,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(models, name="models")
+app.add_typer(series, name="series")
 DOWN_S = 20.0
 
 
@@ -47,9 +49,14 @@ def main_options(
 def up(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Annotated[
         str | None, typer.Option(help="demo or site.")] = None) -> None:  # fmt: skip
     """Start everything and stay in the foreground: Ray head, DICOM listener, Serve application. Ctrl-C stops it."""
+    from heimdallr_ray.dicom.rules import load_rules
     from heimdallr_ray.operations import application, doctor, lock, neighbours, supervisor
 
     settings = settings_of(config, data_dir=data_dir, profile=profile)
+    try:
+        load_rules(settings.series_rules)
+    except HeimdallrError as error:
+        raise failure(error) from error
 
     def progress(message: str) -> None:
         say(message)

@@ -102,6 +102,7 @@ class Selection:
             not tell it.
         rules: which rules decided.
         override: a person's choice that was followed, or could not be.
+        series: the judged series, in the order of the decisions.
         fallback_code: why this package's own assembler cannot read the chosen series but another reader can; empty
             where it can.
     """
@@ -112,3 +113,4 @@ class Selection:
     rules: RulesRef | None = None
     override: Override | None = None
     fallback_code: str = ""
+    series: tuple[Series, ...] = ()

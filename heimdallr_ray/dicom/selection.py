@@ -91,9 +91,11 @@ def select(
         for index, series in enumerate(study.series)
     )
     if fallback_index is not None:
-        return Selection(study.series[fallback_index], decisions, (), ref, override, judged[fallback_index].fallback)
+        other = judged[fallback_index].fallback
+        return Selection(study.series[fallback_index], decisions, (), ref, override, other, study.series)
     finalists = () if best is None else _finalists(best, [] if override is not None else candidates, study)
-    return Selection(None if best is None else best.series, decisions, finalists, ref, override)
+    chosen = None if best is None else best.series
+    return Selection(chosen, decisions, finalists, ref, override, series=study.series)
 
 
 def _judge(series: Series, study: Study, fallback: Callable[[str], bool]) -> _Judged:

@@ -48,3 +48,13 @@ def test_names_in_brackets_are_shown_as_they_are(tmp_path: Path) -> None:
     status, said = invoke("send", str(tmp_path))
     assert status == 1
     assert "empty_input" in said and "[red]notes: neither" in said
+
+
+def test_up_refuses_series_rules_that_are_not_valid_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "run", lambda *_: pytest.fail("started"))
+    monkeypatch.setenv("HEIMDALLR_SERIES_RULES", str(tmp_path / "none.toml"))
+    status, said = invoke("up", "--data-dir", str(tmp_path))
+    assert status == 1
+    assert "bad_setting" in said and "none.toml" in said

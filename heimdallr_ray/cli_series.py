@@ -1,0 +1,97 @@
+"""`heimdallr series`: why a series is measured, and another choice."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, failure, out, say, settings_of
+from heimdallr_ray.clock import SystemClock
+from heimdallr_ray.dicom.rules import Purpose
+from heimdallr_ray.errors import HeimdallrError
+
+series = typer.Typer(help="Which series of a study is measured, and why.", no_args_is_help=True)
+
+
+@series.command()
+def explain(
+    study: Annotated[str, typer.Argument(help="StudyInstanceUID in the catalog, or a folder of DICOM files.")],
+    purpose: Annotated[Purpose, typer.Option(help="What the volume is for.")] = "volume",
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Every rule for every series: what it looked at, what it said. Exit status 3 where no series can be measured."""
+    from heimdallr_ray.dicom.rules import load_rules
+    from heimdallr_ray.ids import Uid
+    from heimdallr_ray.operations import series as choice
+
+    settings = settings_of(config, data_dir=data_dir)
+    try:
+        rules = load_rules(settings.series_rules)
+        if Path(study).exists():
+            found = choice.explain_folder(Path(study), rules, purpose)
+            studies, skipped = found.studies, found.skipped
+        else:
+            studies, skipped = (choice.explain_study(settings, Uid.parse(study), rules, purpose),), 0
+    except HeimdallrError as error:
+        raise failure(error) from error
+    if as_json:
+        document = {"studies": [choice.as_json(one) for one in studies], "skipped_files": skipped}
+        print(json.dumps(document))  # noqa: T201
+    else:
+        for one in studies:
+            for line in choice.lines(one):
+                # What a sender wrote is no markup.
+                out.print(line, soft_wrap=True, markup=False)
+        if skipped:
+            say(f"{skipped} files hold no DICOM object")
+    raise typer.Exit(0 if all(one.selection.chosen is not None for one in studies) else 3)
+
+
+@series.command()
+def choose(
+    study_uid: Annotated[str, typer.Argument(help="StudyInstanceUID of a study that has ended.")],
+    series_uid: Annotated[
+        str | None, typer.Argument(help="SeriesInstanceUID to measure; left out: the rules choose again.")
+    ] = None,
+    reason: Annotated[str, typer.Option(help="Why; kept in the history and the results.")] = "",
+    part: Annotated[int | None, typer.Option(min=0, help="Of a series that was split: see `series explain`.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Measure another series; the study is queued anew, whether the stack runs or not. Its results stand till then."""
+    from heimdallr_ray.catalog.database import Database
+    from heimdallr_ray.catalog.retrying import choose_series
+    from heimdallr_ray.ids import Uid
+
+    settings = settings_of(config, data_dir=data_dir)
+    if not reason.strip():
+        raise typer.BadParameter("say why: it is kept in the history and the results", param_hint="--reason")
+    user = getpass.getuser()
+    try:
+        uid = Uid.parse(study_uid)
+        wanted = None if series_uid is None else Uid.parse(series_uid)
+        database = Database(settings.resolved_database_url)
+        try:
+            with database.write() as session:
+                choose_series(
+                    session,
+                    uid,
+                    wanted,
+                    part,
+                    reason=reason,
+                    chosen_by=user,
+                    now=SystemClock().now(),
+                    max_attempts=settings.max_attempts,
+                    actor=f"cli:{user}",
+                )
+        finally:
+            database.close()
+    except HeimdallrError as error:
+        raise failure(error) from error
+    say("queued")

@@ -1,0 +1,134 @@
+"""`heimdallr series`: the choice explained line by line, of a folder and of a study in the catalog; another choice."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from heimdallr_ray.catalog.database import Database
+from heimdallr_ray.catalog.jobs import cancel_jobs
+from heimdallr_ray.catalog.states import StudyState
+from heimdallr_ray.catalog.studies import study_by_uid, transition
+from heimdallr_ray.catalog.worklist import event_history, jobs_of
+from heimdallr_ray.cli import app
+from heimdallr_ray.clock import SystemClock
+from heimdallr_ray.dicom.rules import default_rules
+from heimdallr_ray.ids import Uid
+from tests.integration.pipelines.test_study import TwoSeries
+from tests.support.dicom import ct_study
+
+STUDY = str(Uid.derived("study"))
+SOFT, BONE = (str(Uid.derived(seed, "series")) for seed in ("study", "bone"))
+
+
+def invoke(*words: str) -> tuple[int, str]:
+    done = CliRunner().invoke(app, ["series", *words], env={"HEIMDALLR_PROFILE": "demo", "HEIMDALLR_DATA_DIR": ""})
+    return done.exit_code, done.output
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "images"
+    made.mkdir()
+    bone = ct_study(24, seed="bone", ConvolutionKernel="BONE", SeriesDescription="[red]bone", StudyInstanceUID=STUDY)
+    for number, content in enumerate([*ct_study(24), *bone]):
+        (made / f"{number}.dcm").write_bytes(content)
+    (made / "notes.txt").write_text("no DICOM")
+    return made
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    """A data folder with the same study in its catalog, cancelled."""
+    database = Database(f"sqlite:///{tmp_path / 'catalog.sqlite'}")
+    database.migrate()
+    site = TwoSeries(database, tmp_path)
+    with database.write() as session:
+        study = study_by_uid(session, STUDY)
+        assert study is not None
+        cancel_jobs(session, study.id, now=site.clock.now(), actor="test", reason="test")
+        transition(session, study.id, StudyState.CANCELLED, now=SystemClock().now(), actor="test")
+    database.close()
+    return tmp_path
+
+
+def test_a_folder_is_explained_line_by_line(folder: Path, tmp_path: Path) -> None:
+    status, said = invoke("explain", str(folder), "--data-dir", str(tmp_path))
+    assert status == 0
+    assert f"study {STUDY}" in said
+    assert "rules heimdallr-series version 1" in said and "purpose volume" in said
+    assert "1 files hold no DICOM object" in said
+    chosen, refused = said.index("* No. 2  CT  Test series"), said.index("  No. 2  CT  [red]bone")
+    assert chosen < refused
+    profile = default_rules().profiles("volume")[0]
+    for rule in (*profile.refuse, "geometry", *profile.order):
+        assert f"\n    {rule} " in said[chosen:refused]
+    assert "sharp_kernel: kernel BONE is for bone or lung" in said[refused:]
+
+
+def test_the_same_as_json(folder: Path, tmp_path: Path) -> None:
+    status, said = invoke("explain", str(folder), "--data-dir", str(tmp_path), "--json")
+    assert status == 0
+    document: dict[str, Any] = json.loads(said)
+    (study,) = document["studies"]
+    assert (document["skipped_files"], study["rules"]["sha256"]) == (1, default_rules().sha256)
+    by_uid = {one["series_uid"]: one for one in study["series"]}
+    assert (by_uid[SOFT]["accepted"], by_uid[BONE]["code"], by_uid[BONE]["can_be_chosen"]) == (
+        *(True, "sharp_kernel"),
+        True,
+    )
+    assert {"rule", "value", "effect", "score"} == set(by_uid[SOFT]["lines"][0])
+
+
+def test_where_nothing_can_be_measured_the_status_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "one.dcm"
+    path.write_bytes(ct_study(1)[0])
+    status, said = invoke("explain", str(path), "--data-dir", str(tmp_path))
+    assert (status, "too_few_slices" in said) == (3, True)
+    path.write_bytes(b"no DICOM")
+    status, said = invoke("explain", str(path), "--data-dir", str(tmp_path))
+    assert (status, "empty_input" in said) == (1, True)
+
+
+def test_a_site_explains_by_its_own_rules(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HEIMDALLR_SERIES_RULES", str(tmp_path / "none.toml"))
+    status, said = invoke("explain", str(folder), "--data-dir", str(tmp_path))
+    assert (status, "bad_setting" in said, "none.toml" in said) == (1, True, True)
+
+
+def test_a_study_of_the_catalog_is_explained_and_another_series_chosen(data_dir: Path) -> None:
+    status, said = invoke("explain", STUDY, "--data-dir", str(data_dir))
+    assert status == 0, said
+    assert "a person chose" not in said
+
+    assert invoke("choose", STUDY, BONE, "--data-dir", str(data_dir))[0] == 2, "a reason is needed"
+    status, said = invoke("choose", STUDY, BONE, "--reason", "motion", "--data-dir", str(data_dir))
+    assert (status, "queued" in said) == (0, True)
+    status, said = invoke("explain", STUDY, "--data-dir", str(data_dir))
+    assert f"a person chose {BONE}" in said and "motion" in said
+    assert "overruled" in said
+    database = Database(f"sqlite:///{data_dir / 'catalog.sqlite'}")
+    with database.read() as session:
+        study = study_by_uid(session, STUDY)
+        assert study is not None
+        assert jobs_of(session, study.id)[0].payload["series"]["series_uid"] == BONE
+        (event,) = [one for one in event_history(session, study.id) if one.kind == "study.series"]
+    assert event.actor.startswith("cli:")
+    database.close()
+
+    again = invoke("choose", STUDY, "--reason", "back", "--data-dir", str(data_dir))
+    assert (again[0], "not_retryable" in again[1]) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [(("explain", "1.2.3"), "not_found"), (("explain", "nothing/here"), "bad_identifier"),
+     (("choose", STUDY, "1.2.3", "--reason", "x"), "not_found")],
+)  # fmt: skip
+def test_what_is_not_there_is_said(data_dir: Path, words: tuple[str, ...], code: str) -> None:
+    status, said = invoke(*words, "--data-dir", str(data_dir))
+    assert (status, code in said) == (1, True), said
