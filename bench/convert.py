@@ -20,15 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import convert_worker
+from bench.phantoms import chest_and_abdomen
 
 NAME = "convert"
 
-SLICES, MATRIX = 300, 512
-SPACING_MM = (0.703125, 0.703125, 1.25)
 REPEATS, REPEATS_FULL = 5, 9
 LIMIT_S = 300.0
-NOISE_HU = 14.0
-"""Of an abdomen at 1.25 mm with a soft kernel; neighbouring pixels are correlated as such a kernel leaves them."""
 RIGHT_MM = 0.01
 ORIGINAL = "dcm2niix -z y"
 DCM2NIIX = {ORIGINAL: "y", "dcm2niix -z n": "n"}
@@ -118,39 +115,6 @@ def archive(hu: NDArray[np.int16], affine: NDArray[np.float64], repeats: int) ->
 def is_right(turn: dict[str, float]) -> bool:
     """True where no voxel differs and no corner lies elsewhere."""
     return turn["voxels_wrong"] == 0 and turn["corner_mm"] < RIGHT_MM
-
-
-def chest_and_abdomen() -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    """A trunk with lungs, spine and organs on a table, `[i, j, k]` in Fortran order, with a scanner's noise."""
-    from scipy import ndimage
-
-    rng = np.random.default_rng(300)
-    y, x = np.mgrid[:MATRIX, :MATRIX].astype(np.float32) - MATRIX / 2
-    smooth = cast(Any, ndimage).gaussian_filter
-    hu = np.empty((SLICES, MATRIX, MATRIX), np.int16)
-    for k in range(SLICES):
-        share = k / SLICES
-        plane = np.full((MATRIX, MATRIX), -1000.0, np.float32)
-        plane[(np.abs(y - 190) < 6) & (np.abs(x) < 210)] = -150
-        plane[(x / 225) ** 2 + (y / 165) ** 2 < 1] = -100
-        plane[(x / 205) ** 2 + (y / 147) ** 2 < 1] = 50
-        if share > 0.45:
-            for side in (-1, 1):
-                plane[((x + side * 100) / (75 + 10 * share)) ** 2 + ((y + 10) / 110) ** 2 < 1] = -850
-        else:
-            plane[((x + 90) / 85) ** 2 + ((y + 25) / 90) ** 2 < 1] = 60 + 50 * share
-            plane[((x - 110) / 55) ** 2 + ((y - 20) / 50) ** 2 < 1] = 110
-        plane[(x / 30) ** 2 + ((y - 95) / 24) ** 2 < 1] = 250 if k % 24 < 19 else 80
-        # Filtered back projection leaves noise of short range; its strength grows towards the centre of the body.
-        noise = smooth(rng.standard_normal((MATRIX, MATRIX), dtype=np.float32), 0.8)
-        noise *= NOISE_HU / float(noise.std()) * (1.3 - 0.6 * np.clip(np.hypot(x, y) / 256, 0, 1))
-        plane = smooth(plane, 0.9) + noise
-        # Outside the reconstruction circle the scanner writes its lowest value.
-        plane[np.hypot(x, y) > MATRIX / 2] = -1024
-        hu[k] = np.clip(np.rint(plane), -1024, 3071)
-    affine = np.diag([-SPACING_MM[0], -SPACING_MM[1], SPACING_MM[2], 1.0])
-    affine[:3, 3] = (179.6484375, 163.1484375, -287.5)
-    return hu.transpose(2, 1, 0), affine
 
 
 def write_series(folder: Path, hu: NDArray[np.int16], affine: NDArray[np.float64]) -> None:
