@@ -165,12 +165,45 @@ def test_what_is_too_large_is_refused_before_and_while_it_comes_in(tmp_path: Pat
     assert left_behind(made) == []
 
 
-def test_a_bomb_is_refused(tmp_path: Path):
+def filled_to(total: int, folder: Path) -> bytes:
+    """A ZIP of CT images with pixels of noise and one text, which unpack to `total` bytes together."""
+    members = {path.name: path.read_bytes() for path in write_study(folder, 7, size=256)}
+    rest = total - sum(map(len, members.values()))
+    assert rest > 0
+    return zipped({**members, "readme.txt": b"x" * rest})
+
+
+def everything_kept(made: ApiServices) -> list[Path]:
+    settings = made.settings
+    folders = (settings.data_dir / "uploads", settings.spool_dir, settings.blob_dir)
+    return [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("path", ["/upload", "/api/v1/upload"])
+def test_good_images_that_unpack_to_more_than_the_limit_are_refused_whole(tmp_path: Path, path: str):
     made = services(tmp_path / "data", max_unpacked_mib=1)
-    bomb = zipped({"a.dcm": b"\0" * (8 << 20)})
-    answer = client_of(create_app(made)).post("/api/v1/upload", files={"file": ("a.zip", bomb)})
-    assert answer.status_code in (400, 413)
-    assert left_behind(made) == []
+    client = client_of(create_app(made))
+    above = filled_to((1 << 20) + 1, tmp_path / "dicom")
+    answer = client.post(path, files={"file": ("a.zip", above, "application/zip")})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+    assert everything_kept(made) == []
+    assert client.get("/api/v1/studies").json()["total"] == 0
+    at = filled_to(1 << 20, tmp_path / "dicom")
+    assert client.post(path, files={"file": ("a.zip", at, "application/zip")}).status_code == 200
+    assert client.get(f"/api/v1/studies/{UID}").json()["study"]["n_instances"] == 7
+
+
+@pytest.mark.parametrize("path", ["/upload", "/api/v1/upload"])
+def test_an_image_above_the_largest_one_refuses_its_archive(tmp_path: Path, path: str):
+    made = services(tmp_path / "data", max_instance_mib=1)
+    client = client_of(create_app(made))
+    members = {item.name: item.read_bytes() for item in write_study(tmp_path / "dicom", 2)}
+    (large,) = write_study(tmp_path / "large", 1, size=725)
+    answer = client.post(path, files={"file": ("a.zip", zipped({**members, "large.dcm": large.read_bytes()}))})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+    assert "1 of 3 DICOM files" in answer.json()["error"]["detail"]
+    assert everything_kept(made) == []
+    assert client.post(path, files={"file": ("a.zip", zipped(members))}).status_code == 200
 
 
 def test_files_of_dead_uploads_are_swept_and_living_ones_are_not(tmp_path: Path):
