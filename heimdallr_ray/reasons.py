@@ -229,6 +229,7 @@ _SERIES_ROWS = (
     _row("not_3d", "The image does not have three dimensions.", _SERIES),
     _row("not_finite", "The image holds values that are no numbers.", _SERIES),
     _row("too_small", "The image has too few pixels along a side for any model to see something in it.", _SERIES),
+    _row("unknown_label", "The segmentation holds values that name no structure, so it is not used.", _SERIES),
     _row("dtype", "The pixel values have a form that cannot be measured.", _SERIES),
 )
 

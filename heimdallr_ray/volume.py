@@ -135,6 +135,18 @@ class ModelRef:
     backend: str = "resident"
 
 
+def _require_known(array: NDArray[Any], labels: Mapping[int, str]) -> None:
+    """Nothing happens where each value is 0 or in `labels`; one pass, without a copy."""
+    highest = int(array.max()) if array.size else 0
+    known = np.zeros(max(highest, 0) + 1, np.bool_)
+    known[[0, *(value for value in labels if 0 <= value <= highest)]] = True
+    if known.all():
+        return
+    for plane in array.transpose():
+        if not known[plane].all():
+            raise NotAVolume("unknown_label", f"the labels hold values that name nothing, up to {highest}")
+
+
 @dataclass(frozen=True)
 class LabelMap:
     """A segmentation on the grid of the volume it was made from.
@@ -145,6 +157,9 @@ class LabelMap:
         labels: label value to structure name (TotalSegmentator's names).
         model: what made it.
         source_manifest_sha256: `VolumeSource.manifest_sha256` of the image it belongs to.
+
+    Raises:
+        NotAVolume: `not_3d`, `dtype`, `bad_affine`; `unknown_label`: a value that `labels` does not name.
     """
 
     array: NDArray[Any]
@@ -158,6 +173,7 @@ class LabelMap:
             raise NotAVolume("not_3d", f"expected 3 dimensions, got shape {self.array.shape}")
         if self.array.dtype not in (np.dtype(np.uint8), np.dtype(np.uint16)):
             raise NotAVolume("dtype", f"expected uint8 or uint16, got {self.array.dtype}")
+        _require_known(self.array, self.labels)
         object.__setattr__(self, "affine_ras", _checked_affine(self.affine_ras))
 
     @property

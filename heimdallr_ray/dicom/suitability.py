@@ -12,11 +12,12 @@ from typing import Final
 
 from heimdallr_ray.dicom import geometry
 from heimdallr_ray.dicom.checks import checked_slices
-from heimdallr_ray.dicom.grouping import Kind, Series, stack_of
+from heimdallr_ray.dicom.grouping import MAX_PHASES, Kind, Series, stack_of
 from heimdallr_ray.dicom.kernels import Sharpness, sharpness
 from heimdallr_ray.dicom.read import is_cut
 from heimdallr_ray.dicom.rules import Profile, Purpose, SeriesRules
 from heimdallr_ray.dicom.words import first_word
+from heimdallr_ray.errors import NotAVolume
 
 
 @dataclass(frozen=True)
@@ -192,15 +193,20 @@ def facts_of(series: Series) -> Facts:
         NotAVolume: it becomes none; names the rule.
         TooLarge: beyond `limits`.
     """
+    if series.phases > MAX_PHASES:
+        raise NotAVolume("four_d", f"one of {series.phases} phases of a perfusion or functional series")
     slices = checked_slices(series)
-    found, iop, spacing = stack_of(slices)
+    found, iop, spacing = stack_of(slices, resample=True)
     geometry.affine_ras(found, iop, spacing)
     header = series.header
     rows, columns = header.rows or 0, header.columns or 0
-    thickness = header.slice_thickness_mm
+    thickness = header.slice_thickness_mm if (header.slice_thickness_mm or 0) > 0 else None
+    if found.places:
+        # Where slices are blended, what lies between them is as blurred as a slice of that width.
+        thickness = max(thickness or 0.0, found.gaps_mm[1])
     return Facts(
         slices=len(found.order),
-        thickness_mm=thickness if thickness is not None and thickness > 0 else found.spacing_mm,
+        thickness_mm=found.spacing_mm if thickness is None else thickness,
         extent_mm=found.extent_mm,
         field_mm=min(rows * spacing[0], columns * spacing[1]),
         axial=abs(float(geometry.axes_of(iop)[2][2])),

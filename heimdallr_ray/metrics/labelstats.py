@@ -193,7 +193,7 @@ def label_statistics(
 ) -> Mapping[str, LabelStatistics]:
     """Statistics of every named structure that has at least one voxel, by name.
 
-    Neither array is copied, whatever its memory order. Values that `label_map.labels` does not name are passed over.
+    Neither array is copied, whatever its memory order.
 
     Raises:
         GeometryMismatch: label map and image are not on one grid.

@@ -109,7 +109,7 @@ def require_chosen(decisions: Sequence[SeriesDecision]) -> NoUsableSeries:
 
 
 def prepare(selection: Selection, read_bytes: Callable[[str], bytes]) -> Volume:
-    """The chosen series as a volume.
+    """The chosen series as a volume; unevenly spaced slices as one that is flagged and whose volumes are not counted.
 
     Raises:
         NoUsableSeries: none was chosen.
@@ -119,7 +119,7 @@ def prepare(selection: Selection, read_bytes: Callable[[str], bytes]) -> Volume:
         raise require_chosen(selection.decisions)
     if selection.fallback_code:
         return convert(selection.chosen, read_bytes, selection.fallback_code)
-    return assemble(selection.chosen, read_bytes)
+    return assemble(selection.chosen, read_bytes, resample=True)
 
 
 def segment(volume: Volume, segmenter: StudySegmenter, lost: threading.Event | None = None) -> SegmentationRun:

@@ -63,7 +63,7 @@ def test_numba_and_numpy_and_float_paths_equal_brute_force_in_any_memory_order(
     rng = np.random.default_rng(seed)
     order, flips = orientation
     steps = tuple(slice(None, None, -1 if flip else 1) for flip in flips)
-    labels = rng.choice([0, 1, 2, 7, 9, 200], size=shape).astype(label_dtype).transpose(order)[steps]
+    labels = rng.choice([0, 1, 2, 7, 200], size=shape).astype(label_dtype).transpose(order)[steps]
     # Metal, padding and the very ends of int16 are ordinary values here.
     extremes = [-32768, -1207, -1024, 0, 40, 41, 3071, 3382, 32767]
     image = rng.choice(extremes, size=shape).astype(np.int16).transpose(order)[steps]
