@@ -19,6 +19,7 @@ class Behaviour:
 
     Attributes:
         content: the file.
+        files: path to content, in the place of one file; other paths are not found.
         ranges: answer ranges.
         if_range: heed If-Range.
         cut_after: bytes of each answer after which the connection is closed; None: whole answers.
@@ -31,6 +32,7 @@ class Behaviour:
     """
 
     content: bytes = b""
+    files: dict[str, bytes] | None = None
     ranges: bool = True
     if_range: bool = True
     cut_after: int | None = None
@@ -44,9 +46,12 @@ class Behaviour:
     sent: int = 0
     after_answer: Callable[[Self], None] | None = None
 
+    def etag_of(self, content: bytes) -> str:
+        return self.tag if self.tag is not None else f'"{hashlib.sha256(content).hexdigest()[:16]}"'
+
     @property
     def etag(self) -> str:
-        return self.tag if self.tag is not None else f'"{hashlib.sha256(self.content).hexdigest()[:16]}"'
+        return self.etag_of(self.content)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -72,6 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
         elif body and told.on_post is not None:
             status, document = told.on_post
             self._plain(status, json.dumps(document).encode(), {"Content-Type": "application/json"})
+        elif told.files is not None and self.path not in told.files:
+            self._plain(404, b"", {})
         else:
             self._file()
         if told.after_answer is not None:
@@ -86,9 +93,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _file(self) -> None:
         told = self.behaviour
-        first, content = 0, told.content
+        first, content = 0, told.content if told.files is None else told.files[self.path]
+        tag = told.etag_of(content)
         asked = self.headers.get("Range", "")
-        same = self.headers.get("If-Range") in (None, told.etag) or not told.if_range
+        same = self.headers.get("If-Range") in (None, tag) or not told.if_range
         partial = bool(asked) and told.ranges and same
         if partial:
             first = int(asked.removeprefix("bytes=").partition("-")[0])
@@ -98,8 +106,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if partial else 200)
         if partial:
             self.send_header("Content-Range", f"bytes {first}-{len(content) - 1}/{len(content)}")
-        if told.etag:
-            self.send_header("ETag", told.etag)
+        if tag:
+            self.send_header("ETag", tag)
         if told.chunked:
             self.send_header("Transfer-Encoding", "chunked")
         else:
@@ -124,12 +132,18 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away is what some of the tests are about."""
+
+
 @contextmanager
 def serving_file(behaviour: Behaviour) -> Generator[str]:
     """The base URL while it is served."""
     handler = type("Handler", (_Handler,), {"behaviour": behaviour})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
