@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import socket
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pydicom import dcmread
 
 from heimdallr_ray.clients.send import SendReport, send_folder
 from tests.support.intake import Intake, dataset_bytes, sha256, wait_for, write_study
+from tests.support.kills import DuringSend
 
 ROOT = Path(__file__).parents[2]
 IMAGES = 60
@@ -59,8 +59,7 @@ def begin(process: subprocess.Popen[str]) -> None:
 
 
 def kill_during_send(tmp_path: Path, seed: int) -> None:
-    moment_s = random.Random(seed).uniform(0.0, 1.2)
-    print(f"seed {seed}: killed {moment_s:.3f} s after the first image was acknowledged")
+    moment = DuringSend(seed, IMAGES)
     folder = tmp_path / "study"
     paths = write_study(folder, IMAGES)
     digests = {
@@ -69,27 +68,29 @@ def kill_during_send(tmp_path: Path, seed: int) -> None:
     }
     root, port = tmp_path / "data", free_port()
     reports: list[SendReport] = []
-    begun = threading.Event()
 
     def send() -> None:
         reports.append(
-            send_folder(folder, "127.0.0.1", port, "HEIMDALLR", on_progress=lambda *_: begun.set(), attempts=100)
+            send_folder(folder, "127.0.0.1", port, "HEIMDALLR", on_progress=moment.on_progress, attempts=100)
         )
 
     sender = threading.Thread(target=send)
     # The second is ready before the first is killed: the time between them counts as idle.
     with listener(root, port) as first, listener(root, port) as second:
+
+        def kill() -> None:
+            first.kill()
+            first.wait(10)
+
         begin(first)
         sender.start()
-        assert begun.wait(60)
-        time.sleep(moment_s)
-        first.kill()
-        first.wait(10)
+        moment.kill(kill)
         begin(second)
         sender.join(120)
         assert not sender.is_alive()
         intake = Intake(root)
         assert set(reports[0].acknowledged) == set(digests)
+        assert reports[0].associations > 1
         wait_for(intake.jobs, 60 + IDLE_S, "the study to be queued")
         # Longer than the idle time: a second closing would show.
         time.sleep(IDLE_S)

@@ -23,12 +23,13 @@ from sqlmodel import Session, col, select
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.tables import InstanceRow, JobRow, ResultRow, StudyRow
-from heimdallr_ray.clients.send import SendReport, send_folder
+from heimdallr_ray.clients.send import Progress, SendReport, send_folder
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.operations import ports
 from heimdallr_ray.storage.blobs import LocalBlobStore
 from tests.support import dicom as synthetic
 from tests.support.clock import EPOCH
+from tests.support.kills import DuringSend
 from tests.support.stack import Stack
 
 SLICES = 60
@@ -63,13 +64,13 @@ def dataset_bytes(part10: bytes) -> bytes:
 class Sender:
     """Sends a study in a thread of its own and keeps what was acknowledged."""
 
-    def __init__(self, stack: Stack, folder: Path, seed: str) -> None:
+    def __init__(self, stack: Stack, folder: Path, seed: str, on_progress: Progress | None = None) -> None:
         self.study_uid = str(Uid.derived("kill", seed, str(time.time_ns())))
         folder.mkdir(parents=True)
         made = synthetic.ct_study(SLICES, shape=(96, 96), seed=self.study_uid, StudyInstanceUID=self.study_uid)
         for index, content in enumerate(made):
             (folder / f"{index:03}.dcm").write_bytes(content)
-        self._stack, self._folder = stack, folder
+        self._stack, self._folder, self._on_progress = stack, folder, on_progress
         self.digests = {
             str(dcmread(path, stop_before_pixels=True).SOPInstanceUID): hashlib.sha256(
                 dataset_bytes(path.read_bytes())
@@ -77,6 +78,7 @@ class Sender:
             for path in folder.iterdir()
         }
         self.acknowledged: set[str] = set()
+        self.associations = 0
         self._thread = threading.Thread(target=self._send)
 
     def start(self) -> None:
@@ -88,9 +90,15 @@ class Sender:
 
     def _send(self) -> None:
         report: SendReport = send_folder(
-            self._folder, host="127.0.0.1", port=self._stack.dicom_port, called_ae="HEIMDALLR", attempts=60
+            self._folder,
+            host="127.0.0.1",
+            port=self._stack.dicom_port,
+            called_ae="HEIMDALLR",
+            on_progress=self._on_progress,
+            attempts=60,
         )
         self.acknowledged = set(report.acknowledged)
+        self.associations = report.associations
 
 
 def _sent(stack: Stack, folder: Path, seed: str) -> Sender:
@@ -184,15 +192,20 @@ def _verify(stack: Stack, sender: Sender) -> dict[str, Any]:
 
 @pytest.mark.parametrize("seed", MOMENTS)
 def test_listener_killed_during_a_send(stack: Stack, tmp_path: Path, seed: int) -> None:
-    moment_s = random.Random(f"listener-{seed}").uniform(0.05, 1.5)
-    print(f"listener seed {seed}: {moment_s:.3f} s after the first image was offered")
+    moment = DuringSend(f"listener-{seed}", SLICES)
     pid = _pid_of_listener(stack)
-    sender = Sender(stack, tmp_path / "study", f"listener-{seed}")
+    listener = psutil.Process(pid)
+    sender = Sender(stack, tmp_path / "study", f"listener-{seed}", moment.on_progress)
+
+    def kill() -> None:
+        listener.kill()
+        listener.wait(10)
+
     sender.start()
-    time.sleep(moment_s)
-    psutil.Process(pid).kill()
+    moment.kill(kill)
     sender.join()
     assert len(sender.acknowledged) == SLICES
+    assert sender.associations > 1
     assert _pid_of_listener(stack) != pid
     _verify(stack, sender)
 
