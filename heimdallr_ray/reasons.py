@@ -252,7 +252,8 @@ _IMAGE_ROWS = (
 _TASK_ROWS = (
     _row(
         "anatomy_absent",
-        "Not run, because the image does not show the part of the body that it is for.",
+        "Not run, because the model did not find enough of the part of the body that it is for: it is not in the "
+        "image, or was missed. Look yourself.",
         _TASK,
         _MEASUREMENT,
     ),
@@ -312,7 +313,11 @@ _MEASUREMENT_ROWS = (
         for side in _SIDES
     ),
     _row("below_minimum_volume", "What was found is too small to be the structure.", _MEASUREMENT),
-    _row("brain_not_in_field", "The image shows no brain.", _MEASUREMENT),
+    _row(
+        "brain_not_in_field",
+        "The model found no brain: it is not in the image, or was missed. That is not a negative finding.",
+        _MEASUREMENT,
+    ),
     _row(
         "brain_not_verified",
         "Whether the whole brain is in the image could not be checked. Look yourself.",

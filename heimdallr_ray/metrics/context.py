@@ -37,6 +37,10 @@ class PatientFacts:
     weight_kg: float | None = None
 
 
+NOT_RUN = "not_run"
+"""Entry of the evidence: what the planner saw where a segmentation was not run."""
+
+
 @dataclass(frozen=True)
 class MetricContext:
     """One image and everything that was made from it.
@@ -45,6 +49,7 @@ class MetricContext:
         volume: the image, CT in Hounsfield units.
         label_maps: by TotalSegmentator task.
         not_run: task to the planner's code (`licence`, `anatomy_absent`, ...) for tasks that were not run.
+        not_run_because: task to what the planner saw, in its words; goes into the evidence.
         patient: facts from the headers.
     """
 
@@ -52,6 +57,7 @@ class MetricContext:
     label_maps: Mapping[str, LabelMap]
     not_run: Mapping[str, str] = field(default_factory=dict[str, str])
     patient: PatientFacts = PatientFacts()
+    not_run_because: Mapping[str, str] = field(default_factory=dict[str, str])
     _statistics: dict[str, Mapping[str, LabelStatistics]] = field(
         default_factory=dict[str, "Mapping[str, LabelStatistics]"], init=False, repr=False, compare=False
     )
@@ -77,8 +83,13 @@ class MetricContext:
         """
         ran = self.task_that_ran(task)
         if ran is None:
-            codes = [self.not_run[one] for one in SOURCES.get(task, (task,)) if one in self.not_run]
-            raise NotMeasured(Status.NOT_APPLICABLE, (codes[0] if codes else "task_not_run",))
+            left_out = next((one for one in SOURCES.get(task, (task,)) if one in self.not_run), task)
+            seen = self.not_run_because.get(left_out)
+            raise NotMeasured(
+                Status.NOT_APPLICABLE,
+                (self.not_run.get(left_out, "task_not_run"),),
+                evidence={} if seen is None else {NOT_RUN: seen},
+            )
         found = self.label_maps[ran]
         try:
             require_same_grid(self.volume, found)

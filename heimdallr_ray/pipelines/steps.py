@@ -142,8 +142,14 @@ def label_maps(run: SegmentationRun) -> dict[str, LabelMap]:
 
 def measure(volume: Volume, run: SegmentationRun) -> tuple[Measurement, ...]:
     """Every measurement of the catalogue, each with a value or the reason why it has none."""
-    left_out = {task_spec(one.task).upstream_task: str(one.code) for one in run.plan.left_out}
-    return measure_all(MetricContext(volume, label_maps(run), left_out))
+    left_out = {task_spec(one.task).upstream_task: one for one in run.plan.left_out}
+    context = MetricContext(
+        volume,
+        label_maps(run),
+        not_run={task: str(one.code) for task, one in left_out.items()},
+        not_run_because={task: one.detail for task, one in left_out.items()},
+    )
+    return measure_all(context)
 
 
 def triage(measurements: Sequence[Measurement]) -> Assessment:

@@ -121,11 +121,11 @@ def first_pass(modality: str, available: Collection[str]) -> str | None:
 def _anatomy_reason(task: str, found_ml: Mapping[str, float]) -> str | None:
     if task == CEREBRAL_BLEED:
         brain_ml = found_ml.get("brain", 0.0)
-        return None if brain_ml >= BRAIN_ML else f"brain {brain_ml:.0f} ml, needs {BRAIN_ML:.0f} ml"
+        return None if brain_ml >= BRAIN_ML else f"brain {brain_ml:.0f} mL, needs {BRAIN_ML:.0f} mL"
     if task == TISSUE_TYPES:
         lumbar_ml = sum(found_ml.get(name, 0.0) for name in LUMBAR)
-        return None if lumbar_ml >= LUMBAR_ML else f"lumbar spine {lumbar_ml:.0f} ml, needs {LUMBAR_ML:.0f} ml"
-    return None if sum(found_ml.values()) >= ANYTHING_ML else "no known structure in the image"
+        return None if lumbar_ml >= LUMBAR_ML else f"lumbar spine {lumbar_ml:.0f} mL, needs {LUMBAR_ML:.0f} mL"
+    return None if sum(found_ml.values()) >= ANYTHING_ML else "the model found no structure that it knows"
 
 
 def plan(

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from heimdallr_ray.metrics.result import Measurement, Status
+from heimdallr_ray.reasons import SENTENCES
 from heimdallr_ray.triage.rules import RULES, Rule, Urgency
 
 NO_RULE_FIRED = "no rule fired; an absent AI finding excludes nothing"
-NOT_AVAILABLE = "AI not available: nothing was measured that a rule looks at"
+NO_URGENCY = "No AI urgency"
+NOTHING_MEASURED = f"{NO_URGENCY}: AI ran, but no number came out of it. The ordered priority stands."
 _NOT_CONCERNED = frozenset({"anatomy_absent", "brain_not_in_field", "modality", "not_ct"})
 """Reasons of `not_applicable` that say what the image shows. Every other one says what this installation lacks."""
 _DESCRIPTIVE = frozenset({"body_regions"})
 """Measurements that tell what was scanned and nothing of its state."""
+_BORDER = re.compile(r"(brain_)?border_([a-z]+)")
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,39 @@ def _answers(measurement: Measurement) -> bool:
     return measurement.status is Status.OK
 
 
+def _sentence(code: str) -> str:
+    return SENTENCES.get(code, f"{code.replace('_', ' ').capitalize()}.")
+
+
+def _because(measurement: Measurement) -> str:
+    """Why it has no answer, in sentences; the sides on which something is cut in one."""
+    cut: dict[str, list[str]] = {}
+    others: list[str] = []
+    for code in measurement.reasons:
+        border = _BORDER.fullmatch(code)
+        # Every head scan ends below inside the brain's outline: no reason for silence.
+        if border is None:
+            others.append(_sentence(code))
+        elif code != "brain_border_inferior" or len(measurement.reasons) == 1:
+            cut.setdefault("brain" if border[1] else "structure", []).append(border[2])
+    borders = [
+        f"The {what} reaches the {' and '.join(sides)} {'edge' if len(sides) == 1 else 'edges'} of the scan: "
+        "a part of it may be missing."
+        for what, sides in cut.items()
+    ]
+    return " ".join([*borders, *others] or [_sentence(str(measurement.status))])
+
+
+def _silent(rules: tuple[Rule, ...], measurements: tuple[Measurement, ...]) -> list[str]:
+    """A sentence or more for each thing that a rule looks for and that could not be judged."""
+    looked_for = {rule.measurement_id: rule.finding for rule in rules}
+    return [
+        f"{looked_for[one.id].capitalize()} could not be judged. {_because(one)}"
+        for one in sorted(measurements, key=lambda one: one.id)
+        if one.id in looked_for and not _answers(one)
+    ]
+
+
 def _finding(rule: Rule, measurement: Measurement, compared: float) -> Finding:
     reason = (
         f"{rule.finding} {_amount(measurement, compared)} {rule.unit} ≥ {_number(rule.at_least)} {rule.unit}; "
@@ -133,12 +170,9 @@ def assess(measurements: Iterable[Measurement], rules: tuple[Rule, ...] = RULES)
     )
     if findings:
         return Assessment(findings[0].urgency, tuple(findings), findings[0].reason)
-    looked_at = {rule.measurement_id for rule in rules}
-    silent = sorted(
-        {f"{m.id} ({', '.join(m.reasons) or m.status})" for m in all_of_them if m.id in looked_at and not _answers(m)}
-    )
+    silent = _silent(rules, all_of_them)
     if silent:
-        return Assessment(None, (), f"AI not available: {', '.join(silent)} could not be measured")
+        return Assessment(None, (), f"{NO_URGENCY}: {' '.join(silent)}")
     if all(measurement.value is None for measurement in all_of_them if measurement.id not in _DESCRIPTIVE):
-        return Assessment(None, (), NOT_AVAILABLE)
+        return Assessment(None, (), NOTHING_MEASURED)
     return Assessment(Urgency.P3, (), NO_RULE_FIRED)

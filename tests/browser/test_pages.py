@@ -233,7 +233,7 @@ def test_a_retry_that_comes_too_late_is_explained(chromium: Browser, tmp_path: P
 def test_reasons_are_sentences_with_their_code(page: Page, site: Site):
     page.goto(f"{site.url}/studies/{ABDOMEN_UID}")
     absent = page.locator('[data-measurement="intracranial_hemorrhage_volume"]')
-    expect(absent).to_contain_text("the image does not show the part of the body that it is for.")
+    expect(absent).to_contain_text("it is not in the image, or was missed.")
     expect(absent.locator("code")).to_have_text("anatomy_absent")
     scout = page.locator(f'[data-series="{ABDOMEN_UID}.2"]')
     expect(scout).to_contain_text("A planning image (localizer, scout), not a volume. localizer")
@@ -241,8 +241,8 @@ def test_reasons_are_sentences_with_their_code(page: Page, site: Site):
     expect(chosen).to_contain_text("The gantry was tilted. Positions and volumes take the tilt into account. tilt:12.0")
     left_out = page.get_by_test_id("left-out")
     expect(left_out).to_contain_text("Cerebral bleed")
-    expect(left_out).to_contain_text("brain 12 ml, needs 100 ml")
-    expect(left_out).to_contain_text("Not run, because the image does not show the part of the body")
+    expect(left_out).to_contain_text("brain 12 mL, needs 100 mL")
+    expect(left_out).to_contain_text("Not run, because the model did not find enough of the part of the body")
 
 
 def test_a_reason_that_many_measurements_share_is_said_in_full_once(page: Page, site: Site):

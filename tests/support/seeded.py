@@ -39,6 +39,8 @@ ABDOMEN_UID, HEAD_UID = f"{ROOT_UID}.1", f"{ROOT_UID}.2"
 RUNNING_UID, QUEUED_UID, FAILED_UID = f"{ROOT_UID}.3", f"{ROOT_UID}.4", f"{ROOT_UID}.5"
 NOT_APPLICABLE_UID, RECEIVING_UID = f"{ROOT_UID}.6", f"{ROOT_UID}.7"
 STEPS = {"select": 0.21, "prepare": 1.34, "segment": 18.4, "measure": 0.92, "triage": 0.01, "render": 1.77}
+NOT_RUN_WORDS = "brain 12 mL, needs 100 mL"
+NOT_RUN = {"cerebral_bleed": NOT_RUN_WORDS}
 TOTAL = {
     1: "spleen",
     2: "kidney_right",
@@ -135,7 +137,8 @@ def add_result(session: Session, made: ApiServices, study: StudyRow, *, head: bo
     """The study is measured: series, job with its steps, result and files."""
     now = made.clock.now()
     volume, maps = _images(head, study.study_uid)
-    measurements = measure_all(MetricContext(volume, maps, {"cerebral_bleed": "anatomy_absent"}))
+    left_out = {"cerebral_bleed": "anatomy_absent"}
+    measurements = measure_all(MetricContext(volume, maps, left_out, not_run_because=NOT_RUN))
     assessment = assess(measurements)
     series = [
         SeriesRow(
@@ -175,9 +178,7 @@ def add_result(session: Session, made: ApiServices, study: StudyRow, *, head: bo
         assessment=assessment,
         series=(),
         models=[one.model for one in maps.values()],
-        skipped_tasks=()
-        if head
-        else (documents.SkippedTask("cerebral_bleed", "anatomy_absent", "brain 12 ml, needs 100 ml"),),
+        skipped_tasks=() if head else (documents.SkippedTask("cerebral_bleed", "anatomy_absent", NOT_RUN_WORDS),),
         stage_seconds=STEPS,
         software_version="0.1.0",
         synthetic=True,

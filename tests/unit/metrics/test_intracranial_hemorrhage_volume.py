@@ -48,6 +48,12 @@ def test_a_task_left_out_by_the_planner_carries_its_code():
     assert (found.status, found.reasons) == (Status.NOT_APPLICABLE, ("anatomy_absent",))
 
 
+def test_what_the_planner_saw_goes_along_with_the_measurement():
+    context = replace(head(), maps={"total": head().maps["total"]}).context(cerebral_bleed="anatomy_absent")
+    found = _bleed(replace(context, not_run_because={"cerebral_bleed": "brain 2 mL, needs 100 mL"}))
+    assert found.evidence == {"not_run": "brain 2 mL, needs 100 mL"}
+
+
 @pytest.mark.parametrize("code", ["weights_missing", "licence", None])
 def test_a_missing_model_matters_only_where_there_is_a_brain(code: str | None):
     not_run = {} if code is None else {"cerebral_bleed": code}

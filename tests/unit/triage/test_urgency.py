@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,24 +69,40 @@ def test_without_a_finding_it_is_routine_and_says_that_nothing_is_excluded():
 
 
 @pytest.mark.parametrize(
-    ("status", "reason"),
+    ("status", "reason", "words"),
     [
-        (Status.NOT_APPLICABLE, "weights_missing"),
-        (Status.NOT_APPLICABLE, "licence"),
-        (Status.NOT_APPLICABLE, "task_not_run"),
-        (Status.NOT_APPLICABLE, "a_reason_of_a_later_version"),
-        (Status.INCOMPLETE_FOV, "border_superior"),
-        (Status.GATED, "brain_not_verified"),
-        (Status.ERROR, "measurement_failed"),
-        (Status.LABEL_ABSENT, "label_absent"),
-        (Status.INSUFFICIENT_ROI, "too_few_voxels"),
-        (Status.LEVEL_UNCERTAIN, "level"),
+        (Status.NOT_APPLICABLE, "weights_missing", "The model for this is not installed here."),
+        (Status.NOT_APPLICABLE, "licence", "Not run, because this site has no licence for the model."),
+        (Status.NOT_APPLICABLE, "task_not_run", "The segmentation that this is measured from was not run."),
+        (Status.NOT_APPLICABLE, "a_reason_of_a_later_version", "A reason of a later version."),
+        (Status.INCOMPLETE_FOV, "border_superior", "The structure reaches the superior edge of the scan"),
+        (Status.GATED, "brain_not_verified", "Whether the whole brain is in the image could not be checked."),
+        (Status.ERROR, "measurement_failed", "The measurement stopped at a defect of this software."),
+        (Status.LABEL_ABSENT, "label_absent", "The model did not find the structure"),
+        (Status.INSUFFICIENT_ROI, "too_few_voxels", "Too few voxels."),
+        (Status.LEVEL_UNCERTAIN, "level", "Level."),
     ],
 )
-def test_a_head_of_which_nobody_looked_for_blood_is_not_routine(status: Status, reason: str):
+def test_a_head_of_which_nobody_looked_for_blood_is_not_routine(status: Status, reason: str, words: str):
     found = assess((LIVER, _measurement(ICH, None, status, reason=reason)))
     assert (found.urgency, found.findings) == (None, ())
-    assert found.reason == f"AI not available: {ICH} ({reason}) could not be measured"
+    assert found.reason.startswith(f"No AI urgency: Intracranial hemorrhage could not be judged. {words}")
+
+
+def test_why_there_is_no_urgency_is_told_in_words_for_a_reader():
+    sides = ("brain_border_left", "brain_border_inferior", "brain_border_anterior")
+    cut = replace(_measurement(ICH, None, Status.INCOMPLETE_FOV), reasons=sides)
+    found = assess((LIVER, cut))
+    assert found.reason == (
+        "No AI urgency: Intracranial hemorrhage could not be judged. "
+        "The brain reaches the left and anterior edges of the scan: a part of it may be missing."
+    )
+    assert "_" not in found.reason
+
+
+def test_where_ai_ran_and_measured_nothing_it_is_not_called_unavailable():
+    found = assess((_measurement("liver_volume", None, Status.LABEL_ABSENT),))
+    assert found.reason == "No AI urgency: AI ran, but no number came out of it. The ordered priority stands."
 
 
 def test_knowing_which_region_was_scanned_is_no_measurement():
