@@ -42,7 +42,7 @@ def checked_slices(series: Series) -> list[Slice]:
     for item in slices:
         slope, intercept = rescale_of(item)
         if series.modality == "CT" and (item.plane.slope is None or item.plane.intercept is None):
-            # Type 1 in the CT Image module (PS3.3 section C.8.2.1): without them stored values are not Hounsfield units.
+            # Type 1 in the CT Image module (PS3.3 section C.8.2.1): without them values are not Hounsfield units.
             raise NotAVolume("bad_rescale", "a CT image without rescale slope or intercept")
         if slope == 0 or max(abs(slope), abs(intercept)) > 1e7:
             raise NotAVolume("bad_rescale", f"rescale {slope} x + {intercept}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
-from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, EnhancedCTImageStorage, ExplicitVRLittleEndian
 
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.dicom.series import IndexedInstance
@@ -132,3 +133,69 @@ def _slice(
     for keyword, value in overrides.items():
         setattr(dataset, keyword, value)
     return dataset
+
+
+def enhanced(
+    datasets: Sequence[Dataset], *, sop_class: str = EnhancedCTImageStorage, frames: Sequence[dict[str, object]] = ()
+) -> Dataset:
+    """One multi-frame object of single slices, with their planes and rescale in per-frame functional groups.
+
+    `frames` adds to each frame what tells it apart: index (Temporal Position Index), stack (Stack ID), offset_s
+    (Temporal Position Time Offset), trigger_ms (Nominal Cardiac Trigger Delay Time), percent (Nominal Percentage of
+    Cardiac Phase), acquisition (Frame Acquisition Number), at (Frame Acquisition DateTime), echo_ms (Effective Echo
+    Time), b_value (Diffusion b-value), kind (Frame Type).
+    """
+    whole = copy.deepcopy(datasets[0])
+    whole.SOPClassUID, whole.SOPInstanceUID = sop_class, str(Uid.derived(str(whole.SOPInstanceUID), "enhanced"))
+    for keyword in ("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness"):
+        delattr(whole, keyword)
+    for keyword in ("RescaleSlope", "RescaleIntercept", "RescaleType"):
+        delattr(whole, keyword)
+    whole.NumberOfFrames = len(datasets)
+    whole.SharedFunctionalGroupsSequence = [Dataset()]
+    facts = list(frames) or [{}] * len(datasets)
+    whole.PerFrameFunctionalGroupsSequence = [
+        _functional_groups(dataset, extra) for dataset, extra in zip(datasets, facts, strict=True)
+    ]
+    whole.PixelData = b"".join(dataset.PixelData for dataset in datasets)
+    return whole
+
+
+def _functional_groups(dataset: Dataset, extra: dict[str, object]) -> Dataset:
+    groups = Dataset()
+    groups.PlanePositionSequence = [_item(ImagePositionPatient=dataset.ImagePositionPatient)]
+    groups.PlaneOrientationSequence = [_item(ImageOrientationPatient=dataset.ImageOrientationPatient)]
+    groups.PixelMeasuresSequence = [_item(PixelSpacing=dataset.PixelSpacing, SliceThickness=dataset.SliceThickness)]
+    groups.PixelValueTransformationSequence = [
+        _item(RescaleSlope=dataset.RescaleSlope, RescaleIntercept=dataset.RescaleIntercept, RescaleType="HU")
+    ]
+    for sequence, names in _FRAME_FACTS.items():
+        told = {keyword: extra[name] for name, keyword in names.items() if name in extra}
+        if told:
+            setattr(groups, sequence, [_item(**told)])
+    return groups
+
+
+_FRAME_FACTS = {
+    "FrameContentSequence": {
+        "index": "TemporalPositionIndex",
+        "stack": "StackID",
+        "acquisition": "FrameAcquisitionNumber",
+        "at": "FrameAcquisitionDateTime",
+    },
+    "TemporalPositionSequence": {"offset_s": "TemporalPositionTimeOffset"},
+    "CardiacSynchronizationSequence": {
+        "trigger_ms": "NominalCardiacTriggerDelayTime",
+        "percent": "NominalPercentageOfCardiacPhase",
+    },
+    "MREchoSequence": {"echo_ms": "EffectiveEchoTime"},
+    "MRDiffusionSequence": {"b_value": "DiffusionBValue"},
+    "CTImageFrameTypeSequence": {"kind": "FrameType"},
+}
+
+
+def _item(**values: object) -> Dataset:
+    item = Dataset()
+    for keyword, value in values.items():
+        setattr(item, keyword, value)
+    return item

@@ -33,7 +33,7 @@ from heimdallr_ray.errors import HeimdallrError, NotAVolume, NotDicom
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.volume import LabelMap, ModelRef, Volume, labels_on_slices
 from tests.support import dcm2niix
-from tests.support.dicom import ct_datasets, hu_of, indexed, new_uid, pixels, set_pixels, to_bytes
+from tests.support.dicom import ct_datasets, enhanced, hu_of, indexed, new_uid, pixels, set_pixels, to_bytes
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:nibabel")
 
@@ -360,6 +360,7 @@ def steps_of(*widths: float) -> Callable[[list[Dataset]], list[Dataset]]:
         pytest.param(sagittal, Equals(), id="sagittal"),
         pytest.param(descending, Equals(), id="descending"),
         pytest.param(oblique, Equals(), id="oblique"),
+        pytest.param(lambda made: [enhanced(made)], Equals(), id="one enhanced object of 40 frames"),
         pytest.param(jitter_and_exposure, Equals(), id="positions jitter by 4 um, exposure varies"),
         pytest.param(padding, Equals(), id="padding"),
         pytest.param(steps_of(1.0, 3.0), Refused("variable_spacing", images=1), id="variable spacing"),
