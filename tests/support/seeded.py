@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from fastapi import FastAPI
 from sqlmodel import Session
 
@@ -96,7 +97,9 @@ def _images(head: bool, study_uid: str) -> tuple[Volume, dict[str, LabelMap]]:
 
     def labels(task: str, array: Any, names: Mapping[int, str]) -> LabelMap:
         model = ModelRef(task, f"demo/{task}", "b" * 64, synthetic=True)
-        return LabelMap(array, phantom.affine_ras, names, model, source.manifest_sha256)
+        # A model that knows fewer structures than were painted; a value without a name is refused.
+        known = np.where(np.isin(array, list(names)), array, 0).astype(array.dtype)
+        return LabelMap(known, phantom.affine_ras, names, model, source.manifest_sha256)
 
     tissue = {1: "subcutaneous_fat", 2: "torso_fat", 3: "skeletal_muscle"}
     maps = {
