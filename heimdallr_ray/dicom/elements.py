@@ -7,11 +7,13 @@ pydicom recurses into sequences and reads what a length field asks for; here hos
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from heimdallr_ray.dicom import limits
 from heimdallr_ray.errors import NotDicom, TooLarge, TruncatedObject
+
+_Read = Callable[[bytes, int], tuple[Any, ...]]
 
 UNDEFINED = 0xFFFFFFFF
 ITEM = 0xFFFEE000
@@ -26,6 +28,18 @@ _SHORT_VRS = frozenset(
         *(b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
     }
 )
+
+
+def _readers(order: str) -> tuple[_Read, _Read, _Read]:
+    return (
+        struct.Struct(f"{order}HH").unpack_from,
+        struct.Struct(f"{order}H").unpack_from,
+        struct.Struct(f"{order}I").unpack_from,
+    )
+
+
+_LITTLE, _BIG = _readers("<"), _readers(">")
+"""Tag, short length and long length by byte order, compiled once: a header has hundreds of them."""
 
 
 class NeedMore(Exception):
@@ -145,23 +159,23 @@ class Walk:
         if self._budget < 0:
             raise TooLarge(f"more than {limits.MAX_ELEMENTS} elements")
         buffer = self.buffer
-        order = "<" if encoding.little else ">"
         if at + 8 > len(buffer):
             self._missing(at + 8)
-        group, element = struct.unpack_from(order + "HH", buffer, at)
+        tags, short, long = _LITTLE if encoding.little else _BIG
+        group, element = tags(buffer, at)
         tag = group << 16 | element
         if not encoding.explicit or group == 0xFFFE:
-            length = struct.unpack_from(order + "I", buffer, at + 4)[0]
+            length = long(buffer, at + 4)[0]
             vr, start = b"", at + 8
         else:
             vr = buffer[at + 4 : at + 6]
             if vr in _SHORT_VRS:
-                length, start = struct.unpack_from(order + "H", buffer, at + 6)[0], at + 8
+                length, start = short(buffer, at + 6)[0], at + 8
             elif vr in _LONG_VRS or (vr.isalpha() and vr.isupper()):
                 # PS3.5 section 6.2: VRs of later editions use the long form.
                 if at + 12 > len(buffer):
                     self._missing(at + 12)
-                length, start = struct.unpack_from(order + "I", buffer, at + 8)[0], at + 12
+                length, start = long(buffer, at + 8)[0], at + 12
             else:
                 raise NotDicom("an element has no value representation")
         if length == UNDEFINED:

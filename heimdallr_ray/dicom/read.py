@@ -240,7 +240,7 @@ def _header(v: Values, meta: Values, syntax: str, pixels: PixelLocation | None) 
         requested_priority=v.text(0x00401003, 16).upper(),
         image_comments=v.text(0x00204000, 1024),
         synthetic=manufacturer == SYNTHETIC_CREATOR
-        or any(tag in v and v.text(tag, 64) == SYNTHETIC_CREATOR for tag in _PRIVATE_CREATORS),
+        or any(v.text(tag, 64) == SYNTHETIC_CREATOR for tag in v.within(_PRIVATE_CREATORS)),
         pixels=pixels,
         malformed=tuple(dict.fromkeys(v.malformed)),
     )

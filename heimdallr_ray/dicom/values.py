@@ -51,6 +51,10 @@ class Values:
         """True where the element is there, blank or not."""
         return tag in self._elements
 
+    def within(self, tags: range) -> list[int]:
+        """The tags of `tags` that are there, in the order of the object."""
+        return [tag for tag in self._elements if tag in tags]
+
     def raw(self, tag: int) -> bytes:
         """The bytes of the value; b"" where absent or of undefined length."""
         element = self._elements.get(tag)
