@@ -164,6 +164,23 @@ class NotRetryable(Rejected):
     http_status = 409
 
 
+class NoResult(Rejected):
+    """The study ended without a result; none comes unless a person asks for another run."""
+
+    code = "no_result"
+    http_status = 409
+
+    def __init__(self, state: str, reason_code: str | None = None, reason: str | None = None) -> None:
+        super().__init__(f"the study is {state} and has no result" + (f": {reason_code}" if reason_code else ""))
+        self.state = state
+        self.reason_code = reason_code
+        self.reason = reason
+
+    def __reduce__(self) -> tuple[type[HeimdallrError], tuple[str | None, ...]]:
+        """Errors cross process boundaries with everything they say."""
+        return type(self), (self.state, self.reason_code, self.reason)
+
+
 class BadSetting(Rejected):
     """A setting is unknown, malformed or insecure."""
 
@@ -237,7 +254,7 @@ class Draining(Retryable):
 
 
 class ResultsNotReady(NotReady):
-    """The study has no result yet."""
+    """The study has no result yet; it is still received or worked on."""
 
     http_status = 409
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -13,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
-from heimdallr_ray.errors import Broken, HeimdallrError, Retryable
+from heimdallr_ray.errors import Broken, HeimdallrError, NoResult, Retryable
 
 _log = logging.getLogger(__name__)
 RETRY_AFTER_S = 5
@@ -34,14 +35,35 @@ class ErrorResponse(BaseModel):
     error: ErrorBody
 
 
+class NoResultBody(ErrorBody):
+    """Why a study has no result."""
+
+    code: str = Field(description="`no_result`: it ended without one. `not_ready`: it has none yet, ask again.")
+    state: str | None = Field(None, description="Of the study, with `no_result`.")
+    reason_code: str | None = Field(None, description="Why, with `no_result`; /api/v1/reasons has the sentence.")
+    reason: str | None = Field(None, description="The same for a person, with `no_result`.")
+
+
+class NoResultResponse(BaseModel):
+    """The body of a 409 where a result was asked for."""
+
+    error: NoResultBody
+
+
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The `responses` argument of a route: these statuses carry an ErrorResponse."""
     return {status: {"model": ErrorResponse} for status in statuses}
 
 
-def error_response(status: int, code: str, detail: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """A response in the one shape."""
-    return JSONResponse({"error": {"code": code, "detail": detail}}, status_code=status, headers=headers)
+def error_response(
+    status: int,
+    code: str,
+    detail: str,
+    headers: dict[str, str] | None = None,
+    facts: Mapping[str, str | None] = MappingProxyType({}),
+) -> JSONResponse:
+    """A response in the one shape; `facts` stand beside code and detail."""
+    return JSONResponse({"error": {"code": code, "detail": detail, **facts}}, status_code=status, headers=headers)
 
 
 async def _heimdallr(request: Request, error: Exception, unknown_page: UnknownPage) -> Response:
@@ -58,7 +80,10 @@ async def _heimdallr(request: Request, error: Exception, unknown_page: UnknownPa
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if isinstance(error, Broken):
         _log.error("request failed", exc_info=error, extra={"code": error.code, "route": _route(request)})
-    return error_response(error.http_status, error.code, error.detail, headers)
+    facts: dict[str, str | None] = {}
+    if isinstance(error, NoResult):
+        facts = {"state": error.state, "reason_code": error.reason_code, "reason": error.reason}
+    return error_response(error.http_status, error.code, error.detail, headers, facts)
 
 
 def _route(request: Request) -> str:

@@ -124,6 +124,7 @@ def status_view(services: ApiServices) -> models.StatusView:
         versions={package: version_of(package) for package in PACKAGES},
         profile=services.settings.profile,
         synthetic=services.settings.profile == "demo",
+        idle_seconds=services.settings.idle_seconds,
         server_now=now,
     )
 

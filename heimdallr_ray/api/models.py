@@ -166,6 +166,9 @@ class UploadResult(BaseModel):
     accepted: int = Field(description="DICOM objects now stored.")
     rejected: int = Field(description="Entries of the ZIP that are no DICOM objects; they were left out.")
     rejections: dict[str, int] = Field(description="The same by error code.")
+    already_there: int = Field(
+        description="Of the accepted ones, those that were stored here before, with equal bytes."
+    )
     study_uids: list[str]
 
 
@@ -211,4 +214,7 @@ class StatusView(BaseModel):
     versions: dict[str, str] = Field(description="Of the packages that results depend on.")
     profile: str
     synthetic: bool = Field(description="True where results come from demo weights.")
+    idle_seconds: float = Field(
+        description="A study without a new image for so long is complete; then analysis starts."
+    )
     server_now: datetime

@@ -118,7 +118,9 @@ class _OneFile:
         if self.client_name is None and name == self._field and isinstance(filename, str):
             self.client_name = "".join(c for c in filename if c.isprintable())[:MAX_FILENAME]
             if not self.client_name.lower().endswith(self._suffix):
-                raise BadArchive(f"only {self._suffix} files are accepted")
+                raise BadArchive(
+                    f"only {self._suffix} files are accepted here: name the file so, or send it to /api/v1/upload"
+                )
             self._inside = True
 
     def _part_data(self, data: bytes, start: int, end: int) -> None:
@@ -139,7 +141,7 @@ async def receive_file(
     max_bytes: int,
     min_free_bytes: int = 0,
 ) -> UploadedFile:
-    """The file part `field` of `body`, called `*suffix` by the client, written to `target`, which must not exist.
+    """The file part `field` of `body`, called `*suffix` by the client, is written to `target`, which must not exist.
 
     The caller removes `target` in every case. `min_free_bytes` stay free on its device, asked before every write.
 

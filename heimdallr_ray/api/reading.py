@@ -9,8 +9,11 @@ from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.catalog import worklist as catalog
 from heimdallr_ray.catalog.states import StudyState
 from heimdallr_ray.catalog.tables import ArtifactRow
-from heimdallr_ray.errors import NotFound, ResultsNotReady
+from heimdallr_ray.errors import NoResult, NotFound, ResultsNotReady
 from heimdallr_ray.ids import Sha256, Uid
+
+_ENDED = frozenset({StudyState.FAILED, StudyState.NOT_APPLICABLE, StudyState.CANCELLED, StudyState.SUPERSEDED})
+"""Nothing happens any more by itself, so no result comes."""
 
 
 def study_page(services: ApiServices, limit: int, offset: int, state: StudyState | None, text: str) -> models.StudyPage:
@@ -54,7 +57,8 @@ def results_document(services: ApiServices, study_uid: str) -> tuple[dict[str, A
     Raises:
         BadIdentifier: `study_uid` is no UID.
         NotFound: there is no such study.
-        ResultsNotReady: it has no result; the detail says in which state it is.
+        ResultsNotReady: it has no result yet; the detail says in which state it is.
+        NoResult: it ended without one; says in which state, and why.
     """
     uid = Uid.parse(study_uid)
     with services.database.read() as session:
@@ -62,6 +66,8 @@ def results_document(services: ApiServices, study_uid: str) -> tuple[dict[str, A
     if found is None:
         raise NotFound("there is no such study")
     if found.result is None:
+        if StudyState(found.study.state) in _ENDED:
+            raise NoResult(found.study.state, found.study.reason_code, found.study.reason)
         raise ResultsNotReady(f"the study is {found.study.state}")
     return found.result.document, views.is_stale(found.study, found.result.epoch)
 

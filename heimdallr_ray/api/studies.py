@@ -11,7 +11,7 @@ from fastapi.responses import Response, StreamingResponse
 
 from heimdallr_ray.api import models, reading
 from heimdallr_ray.api.access import READER, SERVICES
-from heimdallr_ray.api.failures import documented
+from heimdallr_ray.api.failures import NoResultResponse, documented
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.catalog.states import StudyState
 from heimdallr_ray.catalog.worklist import MAX_ROWS
@@ -70,13 +70,18 @@ def build_router() -> APIRouter:
 
     @router.get(
         "/{study_uid}/results",
-        responses={**documented(400, 401, 404, 409, 503), 200: {"headers": _STALE}},
+        responses={
+            **documented(400, 401, 404, 503),
+            200: {"headers": _STALE},
+            409: {"model": NoResultResponse, "description": "There is none yet (`not_ready`), or none comes."},
+        },
         summary="Its results",
     )
     def results(response: Response, study_uid: str = _UID, services: ApiServices = SERVICES) -> dict[str, Any]:
         """The document results.json: measurements with unit, status, reasons and provenance; findings; urgency.
 
-        409 `not_ready` while there is none. An older result stands until a newer one replaces it; the header tells.
+        409 `not_ready` while there is none yet; 409 `no_result`, with state and reason, where the study ended without
+        one. An older result stands until a newer one replaces it; the header tells.
         """
         document, stale = reading.results_document(services, study_uid)
         if stale:

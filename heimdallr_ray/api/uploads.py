@@ -76,8 +76,13 @@ class _Slots:
             self._taken -= 1
 
 
-async def _receive(request: Request, services: ApiServices) -> tuple[UploadedFile, UploadOutcome]:
-    """The upload in `request`, stored."""
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """`1 image`, `2 images`."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
+async def _receive(request: Request, services: ApiServices, suffix: str = "") -> tuple[UploadedFile, UploadOutcome]:
+    """The upload in `request`, stored; refused where the client's name for it does not end in `suffix`."""
     settings = services.settings
     if await asyncio.to_thread(services.draining):
         raise Draining
@@ -98,7 +103,7 @@ async def _receive(request: Request, services: ApiServices) -> tuple[UploadedFil
     try:
         content_type = request.headers.get("content-type")
         min_free_bytes = settings.min_free_mib << 20
-        upload = await receive_file(request.stream(), content_type, FIELD, ".zip", target, max_bytes, min_free_bytes)
+        upload = await receive_file(request.stream(), content_type, FIELD, suffix, target, max_bytes, min_free_bytes)
         limits = ArchiveLimits(settings.max_zip_entries, settings.max_unpacked_mib << 20)
         outcome = await asyncio.to_thread(receive_zip, target, services.receiver, limits, upload_id, address)
     finally:
@@ -134,6 +139,7 @@ def build_router() -> APIRouter:
         """Every DICOM file of the ZIP in field `file` is durable, and its study on the worklist, when this answers.
 
         One DICOM file that cannot be accepted refuses them all and nothing is stored. Other files are left out.
+        What is no ZIP by its content is refused, whatever it is called.
         """
         async with slots.one():
             _, outcome = await _receive(request, services)
@@ -141,6 +147,7 @@ def build_router() -> APIRouter:
             accepted=outcome.accepted,
             rejected=outcome.rejected,
             rejections=dict(Counter(code for _, code in outcome.rejections)),
+            already_there=outcome.already_there,
             study_uids=list(outcome.study_uids),
         )
 
@@ -152,13 +159,13 @@ def build_router() -> APIRouter:
         summary="Upload, as clients of the original Heimdallr do it",
     )
     async def original_upload(request: Request, services: ApiServices = SERVICES) -> UploadAccepted:
-        """The same as /api/v1/upload with the answer of the original."""
+        """The same as /api/v1/upload with the answer of the original, for files that are called `.zip` only."""
         async with slots.one():
-            received, outcome = await _receive(request, services)
+            received, outcome = await _receive(request, services, ".zip")
         return UploadAccepted(
             status="Accepted",
-            message=f"{outcome.accepted} images of {len(outcome.study_uids)} studies stored, "
-            f"{outcome.rejected} files that are not DICOM left out",
+            message=f"{counted(outcome.accepted, 'image')} of {counted(len(outcome.study_uids), 'study', 'studies')} "
+            f"stored, {counted(outcome.rejected, 'file')} not DICOM and left out",
             original_file=received.client_name,
         )
 

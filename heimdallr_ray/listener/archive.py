@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class UploadOutcome:
-    """What became of an archive. Objects that the catalog already had count as accepted."""
+    """What became of an archive. Objects that the catalog already had count as accepted, and in `already_there`."""
 
     accepted: int
     rejected: int
@@ -37,6 +37,7 @@ class UploadOutcome:
     """DICOMDIR files; their references are never followed."""
     rejections: tuple[tuple[int, str], ...] = ()
     """Position in the archive's directory and error code of each entry that is not DICOM."""
+    already_there: int = 0
 
 
 def receive_zip(
@@ -62,7 +63,7 @@ def receive_zip(
                 return _receive_members(archive, members, receiver, staging, limits, upload_id, address)
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeError) as error:
         logger.warning("upload.refused", extra={"upload": upload_id, "code": BadArchive.code})
-        raise BadArchive("the ZIP archive is damaged") from error
+        raise BadArchive("this is not a ZIP archive, or it is damaged: put the DICOM files into a ZIP anew") from error
     except OSError as error:
         raise storage_error(error) from error
 
@@ -114,7 +115,7 @@ def _receive_members(
     if not accepted:
         logger.warning("upload.refused", extra={"upload": upload_id, "code": EmptyInput.code})
         raise EmptyInput("no entry of the archive is a DICOM object")
-    receiver.commit_upload(accepted)
+    already_there = receiver.commit_upload(accepted)
     study_uids = tuple(sorted({str(item.identity.study_uid) for item in accepted}))
     logger.info(
         "upload.stored",
@@ -126,7 +127,7 @@ def _receive_members(
             "studies": len(study_uids),
         },
     )
-    return UploadOutcome(len(accepted), len(rejections), study_uids, skipped, tuple(rejections))
+    return UploadOutcome(len(accepted), len(rejections), study_uids, skipped, tuple(rejections), already_there)
 
 
 def _arrival(meta: part10.FileMeta, receiver: Receiver, upload_id: str, address: str | None) -> Arrival:

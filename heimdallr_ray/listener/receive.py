@@ -161,10 +161,13 @@ class Receiver:
         refs = [self._blobs.adopt(item.entry.path) for item in group]
         return self._record(group, refs)
 
-    def commit_upload(self, items: Sequence[Accepted]) -> None:
+    def commit_upload(self, items: Sequence[Accepted]) -> int:
         """All objects of one upload are rows; a study's objects become rows together or not at all.
 
         A death between two transactions leaves whole studies, so that no part of one is ever measured for all of it.
+
+        Returns:
+            How many of the objects the catalog had before.
 
         Raises:
             Draining: the stack is about to stop and may have counted its studies already; nothing was stored.
@@ -173,8 +176,10 @@ class Receiver:
         with self._drain_mark.storing():
             refs = self._blobs.adopt_many([item.entry.path for item in items])
             blobs = dict(zip((item.entry.name for item in items), refs, strict=True))
-            for group in whole_studies(items, UPLOAD_GROUP_SIZE):
-                self._record(group, [blobs[item.entry.name] for item in group])
+            return sum(
+                self._record(group, [blobs[item.entry.name] for item in group]).duplicates
+                for group in whole_studies(items, UPLOAD_GROUP_SIZE)
+            )
 
     def _record(self, group: Sequence[Accepted], refs: Sequence[BlobRef]) -> RecordOutcome:
         received = [to_received(item.entry, item.identity, ref.sha256) for item, ref in zip(group, refs, strict=True)]

@@ -177,7 +177,8 @@ export interface paths {
          * Its results
          * @description The document results.json: measurements with unit, status, reasons and provenance; findings; urgency.
          *
-         *     409 `not_ready` while there is none. An older result stands until a newer one replaces it; the header tells.
+         *     409 `not_ready` while there is none yet; 409 `no_result`, with state and reason, where the study ended without
+         *     one. An older result stands until a newer one replaces it; the header tells.
          */
         get: operations["results_api_v1_studies__study_uid__results_get"];
         put?: never;
@@ -224,6 +225,7 @@ export interface paths {
          * @description Every DICOM file of the ZIP in field `file` is durable, and its study on the worklist, when this answers.
          *
          *     One DICOM file that cannot be accepted refuses them all and nothing is stored. Other files are left out.
+         *     What is no ZIP by its content is refused, whatever it is called.
          */
         post: operations["upload_api_v1_upload_post"];
         delete?: never;
@@ -243,7 +245,7 @@ export interface paths {
         put?: never;
         /**
          * Upload, as clients of the original Heimdallr do it
-         * @description The same as /api/v1/upload with the answer of the original.
+         * @description The same as /api/v1/upload with the answer of the original, for files that are called `.zip` only.
          */
         post: operations["original_upload_upload_post"];
         delete?: never;
@@ -375,6 +377,44 @@ export interface components {
             max_attempts: number;
             /** State */
             state: string;
+        };
+        /**
+         * NoResultBody
+         * @description Why a study has no result.
+         */
+        NoResultBody: {
+            /**
+             * Code
+             * @description `no_result`: it ended without one. `not_ready`: it has none yet, ask again.
+             */
+            code: string;
+            /**
+             * Detail
+             * @description For a person; no patient data.
+             */
+            detail: string;
+            /**
+             * Reason
+             * @description The same for a person, with `no_result`.
+             */
+            reason?: string | null;
+            /**
+             * Reason Code
+             * @description Why, with `no_result`; /api/v1/reasons has the sentence.
+             */
+            reason_code?: string | null;
+            /**
+             * State
+             * @description Of the study, with `no_result`.
+             */
+            state?: string | null;
+        };
+        /**
+         * NoResultResponse
+         * @description The body of a 409 where a result was asked for.
+         */
+        NoResultResponse: {
+            error: components["schemas"]["NoResultBody"];
         };
         /**
          * OverlayView
@@ -538,6 +578,11 @@ export interface components {
         StatusView: {
             /** Build */
             build: string;
+            /**
+             * Idle Seconds
+             * @description A study without a new image for so long is complete; then analysis starts.
+             */
+            idle_seconds: number;
             /**
              * Jobs
              * @description Queue rows by state.
@@ -768,6 +813,11 @@ export interface components {
              * @description DICOM objects now stored.
              */
             accepted: number;
+            /**
+             * Already There
+             * @description Of the accepted ones, those that were stored here before, with equal bytes.
+             */
+            already_there: number;
             /**
              * Rejected
              * @description Entries of the ZIP that are no DICOM objects; they were left out.
@@ -1235,13 +1285,13 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorResponse"];
                 };
             };
-            /** @description Conflict */
+            /** @description There is none yet (`not_ready`), or none comes. */
             409: {
                 headers: {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["ErrorResponse"];
+                    "application/json": components["schemas"]["NoResultResponse"];
                 };
             };
             /** @description Validation Error */

@@ -192,7 +192,21 @@ def test_results_are_the_document_of_the_result(client: TestClient):
     assert liver["provenance"]["synthetic"] is True
 
 
-@pytest.mark.parametrize("uid", [RUNNING_UID, FAILED_UID])
+def test_a_study_that_ended_without_a_result_says_why(client: TestClient):
+    answer = client.get(f"/api/v1/studies/{NOT_APPLICABLE_UID}/results")
+    assert answer.status_code == 409
+    assert answer.json()["error"] == {
+        "code": "no_result",
+        "detail": "the study is not_applicable and has no result: modality_not_supported",
+        "state": "not_applicable",
+        "reason_code": "modality_not_supported",
+        "reason": "no installed model reads MG",
+    }
+    failed = client.get(f"/api/v1/studies/{FAILED_UID}/results").json()["error"]
+    assert (failed["code"], failed["state"], failed["reason_code"]) == ("no_result", "failed", "not_a_volume")
+
+
+@pytest.mark.parametrize("uid", [RUNNING_UID, RECEIVING_UID])
 def test_results_before_there_are_any(client: TestClient, uid: str):
     answer = client.get(f"/api/v1/studies/{uid}/results")
     assert answer.status_code == 409
@@ -259,6 +273,7 @@ def test_a_lost_blob_is_said_and_logged_not_answered_with_nothing(empty: ApiServ
 
 def test_status_and_readiness(client: TestClient, seeded: ApiServices):
     status = client.get("/api/v1/status").json()
+    assert status["idle_seconds"] == seeded.settings.idle_seconds
     assert status["studies"] == {"done": 2, "failed": 1, "not_applicable": 1, "queued": 1, "receiving": 1, "running": 1}
     assert (status["profile"], status["synthetic"], status["build"]) == ("demo", True, "test")
     ready = client.get("/api/v1/ready").json()

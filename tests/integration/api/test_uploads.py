@@ -43,7 +43,15 @@ def left_behind(made: ApiServices) -> list[str]:
 def test_a_study_is_on_the_worklist_when_the_upload_answers(client: TestClient, empty: ApiServices, study_zip: bytes):
     answer = client.post("/api/v1/upload", files={"file": ("study.zip", study_zip, "application/zip")})
     assert answer.status_code == 200
-    assert answer.json() == {"accepted": 3, "rejected": 1, "rejections": {"not_dicom": 1}, "study_uids": [UID]}
+    assert answer.json() == {
+        "accepted": 3,
+        "already_there": 0,
+        "rejected": 1,
+        "rejections": {"not_dicom": 1},
+        "study_uids": [UID],
+    }
+    again = client.post("/api/v1/upload", files={"file": ("study.zip", study_zip, "application/zip")})
+    assert (again.json()["accepted"], again.json()["already_there"]) == (3, 3)
     detail = client.get(f"/api/v1/studies/{UID}").json()
     assert (detail["study"]["n_instances"], detail["study"]["door"]) == (3, "upload")
     assert left_behind(empty) == []
@@ -80,6 +88,15 @@ def test_bad_uploads_are_refused_by_code(
     assert client.get("/api/v1/studies").json()["total"] == 0
 
 
+@pytest.mark.parametrize("name", ["study", "study.dcm", "..."])
+def test_a_zip_is_one_by_its_content_but_for_the_original_s_clients(client: TestClient, study_zip: bytes, name: str):
+    files = {"file": (name, study_zip, "application/octet-stream")}
+    refused = client.post("/upload", files=files)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "bad_archive")
+    assert "/api/v1/upload" in refused.json()["error"]["detail"]
+    assert client.post("/api/v1/upload", files=files).json()["accepted"] == 3
+
+
 @pytest.mark.parametrize("path", ["/upload", "/api/v1/upload"])
 def test_an_image_that_cannot_be_kept_is_no_success_so_that_the_client_keeps_its_files(
     client: TestClient, empty: ApiServices, tmp_path: Path, path: str
@@ -95,7 +112,7 @@ def test_an_image_that_cannot_be_kept_is_no_success_so_that_the_client_keeps_its
 
 def test_what_was_left_out_is_told_to_the_original_s_clients(client: TestClient, study_zip: bytes):
     message = client.post("/upload", files={"file": ("a.zip", study_zip)}).json()["message"]
-    assert message == "3 images of 1 studies stored, 1 files that are not DICOM left out"
+    assert message == "3 images of 1 study stored, 1 file not DICOM and left out"
 
 
 @pytest.mark.parametrize("path", ["/upload", "/api/v1/upload"])

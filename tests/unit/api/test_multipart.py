@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from heimdallr_ray.api.multipart import MAX_PARTS, OVERHEAD_BYTES, UploadedFile, receive_file
@@ -103,6 +103,8 @@ def test_an_upload_never_overwrites(tmp_path: Path):
     assert (tmp_path / "x").read_bytes() == b"there before"
 
 
+# Wall time is the machine's, not the parser's: every example makes a file and an event loop.
+@settings(deadline=None)
 @given(st.binary(max_size=400))
 def test_no_body_gets_past_the_typed_errors(tmp_path_factory: pytest.TempPathFactory, body: bytes):
     target = tmp_path_factory.mktemp("upload") / "x"
