@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from collections.abc import Generator
 from pathlib import Path
 
@@ -37,23 +38,37 @@ def missing_programs(item: pytest.Item) -> list[str]:
     return sorted({name for name in wanted if find_program(name) is None})
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """The marker that this file itself gives its meaning."""
+    config.addinivalue_line("markers", "python(version): says something of this version of Python alone, as of '3.11'")
+
+
+def of_another_python(item: pytest.Item) -> str:
+    """The version that the test's `python` marker names, where it is not the one that runs; else empty."""
+    marker = item.get_closest_marker("python")
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    return str(marker.args[0]) if marker is not None and marker.args[0] != running else ""
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if absent := missing_programs(item):
         pytest.skip(f"not installed: {', '.join(absent)}")
     if item.get_closest_marker("data") and not os.environ.get(DATA_VARIABLE):
         pytest.skip(f"{DATA_VARIABLE} is not set")
+    if version := of_another_python(item):
+        pytest.skip(f"says something of Python {version} alone")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """With REQUIRE_PEERS=1 a skip is a failure, except for real images or a GPU that are not there."""
+    """With REQUIRE_PEERS=1 a skip is a failure, but for images or a GPU that are not there, or another Python."""
     report = yield
     if not (report.skipped and peers_required()) or hasattr(report, "wasxfail"):
         return report
     without_images = item.get_closest_marker("data") and not os.environ.get(DATA_VARIABLE)
-    if without_images or item.get_closest_marker("gpu"):
+    if without_images or item.get_closest_marker("gpu") or of_another_python(item):
         return report
     reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
     report.outcome = "failed"

@@ -27,6 +27,15 @@ def test_data(data_folder): assert (data_folder / "there.dcm").is_file()
 @pytest.mark.gpu
 def test_gpu(): pytest.skip("no CUDA device")
 
+@pytest.mark.python("2.7")
+def test_other_python(): assert False
+
+@pytest.mark.python("{running}")
+def test_this_python(): pass
+
+@pytest.mark.python("{running}")
+def test_this_python_by_hand(): pytest.skip("felt like it")
+
 def test_by_hand(): pytest.skip("felt like it")
 
 @pytest.mark.xfail(reason="known", strict=True)
@@ -46,7 +55,8 @@ markers =
 def suite(tmp_path: Path) -> Path:
     for name in ("conftest.py", "peers.txt"):
         shutil.copy(TESTS / name, tmp_path / name)
-    (tmp_path / "test_suite.py").write_text(SUITE, encoding="utf-8")
+    running = f"{sys.version_info.major}.{sys.version_info.minor}"
+    (tmp_path / "test_suite.py").write_text(SUITE.replace("{running}", running), encoding="utf-8")
     (tmp_path / "pytest.ini").write_text(SETTINGS, encoding="utf-8")
     return tmp_path
 
@@ -68,18 +78,20 @@ def run(folder: Path, **variables: str) -> str:
 
 def test_without_peers_and_images_tests_are_left_out_loudly(suite: Path) -> None:
     printed = run(suite)
-    assert "1 passed, 4 skipped, 1 xfailed" in printed
+    assert "2 passed, 6 skipped, 1 xfailed" in printed
+    assert "says something of Python 2.7 alone" in printed
     assert "TESTS LEFT OUT" in printed
     assert "not installed: no-such-program" in printed
     assert "apt-get install --no-install-recommends chromium" in printed
     assert "HEIMDALLR_TEST_DATA=FOLDER" in printed
 
 
-def test_where_peers_are_required_a_skip_fails_but_for_images_and_gpu(suite: Path) -> None:
+def test_where_peers_are_required_a_skip_fails_but_for_images_gpu_and_another_python(suite: Path) -> None:
     printed = run(suite, REQUIRE_PEERS="1")
-    assert "1 failed, 1 passed, 2 skipped, 1 xfailed, 1 error" in printed
+    assert "2 failed, 2 passed, 3 skipped, 1 xfailed, 1 error" in printed
     assert "ERROR test_suite.py::test_peer - " in printed
     assert "FAILED test_suite.py::test_by_hand - " in printed
+    assert "FAILED test_suite.py::test_this_python_by_hand - " in printed
 
 
 def test_where_the_images_are_named_a_missing_file_fails(suite: Path) -> None:

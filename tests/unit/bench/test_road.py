@@ -1,4 +1,4 @@
-"""The road's time counts from the last image: of the wait for more images only what the settings ask for is left out."""
+"""The road's time counts from the last image; of the wait for more only what the settings ask for is left out."""
 
 from __future__ import annotations
 

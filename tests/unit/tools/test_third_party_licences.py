@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import sys
-
 import pytest
 
 from tools import third_party_licences as licences
 from tools.third_party_licences import LicenceProblem, Package
 
 
-@pytest.mark.skipif(sys.version_info[:2] != (3, 11), reason="the list is that of Python 3.11")
+@pytest.mark.python("3.11")
 def test_the_list_is_what_is_installed() -> None:
     assert licences.OUTPUT.read_text(encoding="utf-8") == licences.page(), "run `make licences`"
 
