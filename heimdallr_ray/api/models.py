@@ -55,6 +55,49 @@ class StudyPage(BaseModel):
     server_now: datetime = Field(description="For clocks and ages on the screen.")
 
 
+class RuleLineView(BaseModel):
+    """What one rule said of one series."""
+
+    rule: str
+    value: str = Field(description="What the rule looked at.")
+    effect: str = Field(
+        description="passed; refused; overruled (by a person); ranked; decides (it parted the series from the chosen "
+        "one); tie, confirmed, disagrees, prefers (of the contrast phase model)."
+    )
+    score: float | None = Field(
+        description="The number that ranks, the lowest first; null where the rule refuses only."
+    )
+
+
+class SeriesPartView(BaseModel):
+    """One part of a series (sizes, orientations, phases are told apart), and every rule that judged it."""
+
+    part: int
+    code: str
+    reason: str
+    instances: int
+    accepted: bool
+    chosen_by: str | None = Field(description="rules, person; null where it was not chosen.")
+    can_be_chosen: bool = Field(description="False where it is no volume, whoever wants it.")
+    lines: list[RuleLineView]
+
+
+class RulesView(BaseModel):
+    """Which rules chose."""
+
+    rules_id: str
+    version: int
+    sha256: str
+    purpose: str
+
+
+class SeriesSelectionView(BaseModel):
+    """How a series was judged."""
+
+    rules: RulesView | None
+    parts: list[SeriesPartView]
+
+
 class SeriesView(BaseModel):
     """One series, and why it was, or was not, measured."""
 
@@ -68,6 +111,7 @@ class SeriesView(BaseModel):
     reject_code: str | None
     reason: str | None
     geometry: dict[str, Any] | None = Field(description="Shape, spacing in mm and flags of the assembled volume.")
+    selection: SeriesSelectionView | None = Field(description="Every rule; null for series judged by older versions.")
 
 
 class StageView(BaseModel):
@@ -146,11 +190,22 @@ class ViewerView(BaseModel):
     overlays: list[OverlayView]
 
 
+class ChoiceView(BaseModel):
+    """A person's choice of a series, which the newest job follows."""
+
+    series_uid: str
+    part: int | None
+    chosen_by: str
+    chosen_at: datetime
+    reason: str
+
+
 class StudyDetail(BaseModel):
     """Everything about one study but its measurements, which are in its results."""
 
     study: StudySummary
     series: list[SeriesView]
+    choice: ChoiceView | None = Field(description="The series that a person chose; null: the rules choose.")
     job: JobView | None
     stages: list[StageView]
     history: list[HistoryView]

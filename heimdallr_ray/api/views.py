@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any, cast
 from urllib.parse import quote
 
 from heimdallr_ray.api import models
+from heimdallr_ray.catalog.choosing import chosen_in
 from heimdallr_ray.catalog.states import StudyState, Urgency
 from heimdallr_ray.catalog.tables import ArtifactRow, EventRow, JobRow, JobStepRow, ResultRow, SeriesRow, StudyRow
 from heimdallr_ray.catalog.worklist import StudyDetail
@@ -37,6 +39,12 @@ def summary(row: StudyRow, result_epoch: int | None) -> models.StudySummary:
 def series(row: SeriesRow) -> models.SeriesView:
     """One series."""
     return models.SeriesView(**row.model_dump(include=set(models.SeriesView.model_fields)))
+
+
+def choice(row: JobRow) -> models.ChoiceView | None:
+    """The person's choice that the job follows, or None."""
+    chosen = chosen_in(row.payload)
+    return None if chosen is None else models.ChoiceView.model_validate(asdict(chosen))
 
 
 def stage(row: JobStepRow) -> models.StageView:
@@ -126,6 +134,7 @@ def detail(
     return models.StudyDetail(
         study=summary(found.study, found.result.epoch if found.result else None),
         series=[series(row) for row in found.series],
+        choice=choice(found.jobs[0]) if found.jobs else None,
         job=job(found.jobs[0]) if found.jobs else None,
         stages=[stage(row) for row in steps],
         history=[history(row) for row in events],

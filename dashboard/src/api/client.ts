@@ -1,5 +1,5 @@
 import { authorization } from "./token";
-import type { Reasons, RetryAccepted, StatusView, StudyDetail, StudyPage, UploadResult } from "./types";
+import type { Reasons, RetryAccepted, SeriesChoiceAccepted, SeriesWanted, StatusView, StudyDetail, StudyPage, UploadResult } from "./types";
 
 const TIMEOUT_MS = 30_000;
 
@@ -26,13 +26,14 @@ export function errorOf(status: number, body: unknown): ApiError {
   return new ApiError(status, "http_error", `the server answered ${status}`);
 }
 
-async function request(path: string, signal?: AbortSignal, timeoutMs = TIMEOUT_MS, method = "GET"): Promise<Response> {
+async function request(path: string, signal?: AbortSignal, timeoutMs = TIMEOUT_MS, method = "GET", body?: object): Promise<Response> {
   const timeout = AbortSignal.timeout(timeoutMs);
   let response: Response;
   try {
     response = await fetch(path, {
       method,
-      headers: authorization(),
+      headers: body === undefined ? authorization() : { ...authorization(), "Content-Type": "application/json" },
+      ...(body === undefined ? {} : { body: JSON.stringify(body) }),
       signal: signal === undefined ? timeout : AbortSignal.any([signal, timeout]),
     });
   } catch (error) {
@@ -72,6 +73,8 @@ export const getStatus = (signal?: AbortSignal): Promise<StatusView> => json<Sta
 export const getReasons = (signal?: AbortSignal): Promise<Reasons> => json<Reasons>("/api/v1/reasons", signal);
 export const retryStudy = async (uid: string): Promise<RetryAccepted> =>
   (await (await request(`${studyPath(uid)}/retry`, undefined, TIMEOUT_MS, "POST")).json()) as RetryAccepted;
+export const chooseSeries = async (uid: string, wanted: SeriesWanted): Promise<SeriesChoiceAccepted> =>
+  (await (await request(`${studyPath(uid)}/series`, undefined, TIMEOUT_MS, "POST", wanted)).json()) as SeriesChoiceAccepted;
 export const getBlob = async (url: string, signal?: AbortSignal): Promise<Blob> => (await request(url, signal, 300_000)).blob();
 export const getBytes = async (url: string, signal?: AbortSignal): Promise<ArrayBuffer> =>
   (await request(url, signal, 300_000)).arrayBuffer();

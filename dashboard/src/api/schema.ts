@@ -211,6 +211,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/studies/{study_uid}/series": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Measure another series
+         * @description A study that has ended is queued, to be measured on the series named. Its results stand till then.
+         *
+         *     400 `not_a_volume` where the series is no volume, with the rule's name; 404 where the study has no such series;
+         *     409 `not_retryable` while the study is received or worked on.
+         */
+        post: operations["choose_api_v1_studies__study_uid__series_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/upload": {
         parameters: {
             query?: never;
@@ -299,6 +322,25 @@ export interface components {
             name: string;
             /** Ok */
             ok: boolean;
+        };
+        /**
+         * ChoiceView
+         * @description A person's choice of a series, which the newest job follows.
+         */
+        ChoiceView: {
+            /**
+             * Chosen At
+             * Format: date-time
+             */
+            chosen_at: string;
+            /** Chosen By */
+            chosen_by: string;
+            /** Part */
+            part: number | null;
+            /** Reason */
+            reason: string;
+            /** Series Uid */
+            series_uid: string;
         };
         /**
          * ErrorBody
@@ -521,6 +563,97 @@ export interface components {
             study_uid: string;
         };
         /**
+         * RuleLineView
+         * @description What one rule said of one series.
+         */
+        RuleLineView: {
+            /**
+             * Effect
+             * @description passed; refused; overruled (by a person); ranked; decides (it parted the series from the chosen one); tie, confirmed, disagrees, prefers (of the contrast phase model).
+             */
+            effect: string;
+            /** Rule */
+            rule: string;
+            /**
+             * Score
+             * @description The number that ranks, the lowest first; null where the rule refuses only.
+             */
+            score: number | null;
+            /**
+             * Value
+             * @description What the rule looked at.
+             */
+            value: string;
+        };
+        /**
+         * RulesView
+         * @description Which rules chose.
+         */
+        RulesView: {
+            /** Purpose */
+            purpose: string;
+            /** Rules Id */
+            rules_id: string;
+            /** Sha256 */
+            sha256: string;
+            /** Version */
+            version: number;
+        };
+        /**
+         * SeriesChoiceAccepted
+         * @description The study waits to be measured anew.
+         */
+        SeriesChoiceAccepted: {
+            /** Part */
+            part: number | null;
+            /** Series Uid */
+            series_uid: string | null;
+            /**
+             * State
+             * @description queued.
+             */
+            state: string;
+            /** Study Uid */
+            study_uid: string;
+        };
+        /**
+         * SeriesPartView
+         * @description One part of a series (sizes, orientations, phases are told apart), and every rule that judged it.
+         */
+        SeriesPartView: {
+            /** Accepted */
+            accepted: boolean;
+            /**
+             * Can Be Chosen
+             * @description False where it is no volume, whoever wants it.
+             */
+            can_be_chosen: boolean;
+            /**
+             * Chosen By
+             * @description rules, person; null where it was not chosen.
+             */
+            chosen_by: string | null;
+            /** Code */
+            code: string;
+            /** Instances */
+            instances: number;
+            /** Lines */
+            lines: components["schemas"]["RuleLineView"][];
+            /** Part */
+            part: number;
+            /** Reason */
+            reason: string;
+        };
+        /**
+         * SeriesSelectionView
+         * @description How a series was judged.
+         */
+        SeriesSelectionView: {
+            /** Parts */
+            parts: components["schemas"]["SeriesPartView"][];
+            rules: components["schemas"]["RulesView"] | null;
+        };
+        /**
          * SeriesView
          * @description One series, and why it was, or was not, measured.
          */
@@ -547,12 +680,41 @@ export interface components {
             reason: string | null;
             /** Reject Code */
             reject_code: string | null;
+            /** @description Every rule; null for series judged by older versions. */
+            selection: components["schemas"]["SeriesSelectionView"] | null;
             /** Series Description */
             series_description: string | null;
             /** Series Number */
             series_number: number | null;
             /** Series Uid */
             series_uid: string;
+        };
+        /**
+         * SeriesWanted
+         * @description A person's choice.
+         */
+        SeriesWanted: {
+            /**
+             * Chosen By
+             * @description Who; kept in the history and the results.
+             * @default
+             */
+            chosen_by: string;
+            /**
+             * Part
+             * @description Of a series that was split; null: the best of its parts.
+             */
+            part?: number | null;
+            /**
+             * Reason
+             * @description Why; kept in the history and the results.
+             */
+            reason: string;
+            /**
+             * Series Uid
+             * @description SeriesInstanceUID; null: the rules choose again.
+             */
+            series_uid: string | null;
         };
         /**
          * StageView
@@ -636,6 +798,8 @@ export interface components {
         StudyDetail: {
             /** Artifacts */
             artifacts: components["schemas"]["ArtifactView"][];
+            /** @description The series that a person chose; null: the rules choose. */
+            choice: components["schemas"]["ChoiceView"] | null;
             /** History */
             history: components["schemas"]["HistoryView"][];
             job: components["schemas"]["JobView"] | null;
@@ -1387,6 +1551,96 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+        };
+    };
+    choose_api_v1_studies__study_uid__series_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description StudyInstanceUID. */
+                study_uid: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SeriesWanted"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SeriesChoiceAccepted"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
                 };
             };
             /** @description Service Unavailable */

@@ -7,7 +7,7 @@ import { labelColour, labelTable } from "./colours";
 import { hasOverlay, keyPictures, shownOf } from "./images";
 import { reasonOf } from "./reasons";
 import { findingsOf, leftOutOf, measurementsOf, statusWord } from "./results";
-import { canRetry, noneWords, olderResultWords, STATES, stateSentence, stateWords } from "./states";
+import { canChoose, canRetry, noneWords, olderResultWords, STATES, stateSentence, stateWords } from "./states";
 import { urgencyLook } from "./urgency";
 
 const study = (state: string, reason: string | null = null) => ({ state, step: state === "running" ? "segment" : null, reason, reason_code: null });
@@ -35,6 +35,7 @@ describe("states", () => {
     for (const state of ["failed", "not_applicable", "cancelled", "superseded", "done"]) expect(noneWords("key images", state)).toMatch(/^No key images: /);
     for (const state of ["receiving", "settling", "queued", "running"]) expect(noneWords("file", state)).toBe("No file yet.");
   });
+  it("offers another series where the study has ended", () => expect(STATES.filter(canChoose)).toEqual(["done", "failed", "not_applicable", "cancelled"]));
   it("offers another run only where nothing happens by itself", () => expect(STATES.filter(canRetry)).toEqual(["failed", "not_applicable", "cancelled"]));
   it("does not let 'not applicable' pass for a negative finding", () => expect(stateSentence(study("not_applicable", "MG"))).toContain("not a negative finding"));
   it("is silent where the results speak", () => expect(stateSentence(study("done"))).toBeNull());

@@ -80,4 +80,7 @@ export function noneWords(what: string, state: string): string {
 /** States that stay as they are until a person asks for another run. */
 export const canRetry = (state: string): boolean => ["failed", "not_applicable", "cancelled"].includes(state);
 
+/** States in which another series may be chosen: nothing happens any more by itself. */
+export const canChoose = (state: string): boolean => state === "done" || canRetry(state);
+
 export const STATES = ["receiving", "settling", "queued", "running", "done", "failed", "not_applicable", "cancelled", "superseded"];

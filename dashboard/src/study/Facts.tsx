@@ -1,52 +1,9 @@
 import { useState } from "react";
 import { getBlob } from "../api/client";
-import type { ArtifactView, HistoryView, SeriesView, StageView, StudyDetail } from "../api/types";
+import type { ArtifactView, HistoryView, StageView, StudyDetail } from "../api/types";
 import { bytes, clockTime, seconds } from "../lib/format";
 import { noneWords } from "../lib/states";
 import { Why } from "../ui";
-
-function geometryWords(geometry: SeriesView["geometry"]): string {
-  const shape = geometry?.["shape"];
-  const spacing = geometry?.["spacing_mm"];
-  const list = (value: unknown, digits: number) => (Array.isArray(value) ? value.map((item) => (typeof item === "number" ? String(Number(item.toFixed(digits))) : "?")).join("×") : "");
-  return [list(shape, 0), spacing === undefined ? "" : `${list(spacing, 2)} mm`].filter((part) => part !== "").join(", ");
-}
-
-function flagsOf(geometry: SeriesView["geometry"]): string[] {
-  const flags = geometry?.["flags"];
-  return Array.isArray(flags) ? flags.filter((flag): flag is string => typeof flag === "string") : [];
-}
-
-export function SeriesTable({ series, state }: { series: SeriesView[]; state: string }) {
-  return (
-    <section>
-      <h2>Series</h2>
-      {series.length === 0 ? <p className="mute">{noneWords("series", state)}</p> : (
-        <div className="wrap">
-          <table>
-            <thead><tr><th scope="col" className="num">No.</th><th scope="col">Series</th><th scope="col" className="num">Images</th><th scope="col">Choice</th></tr></thead>
-            <tbody>
-              {series.map((item) => (
-                <tr key={item.series_uid} data-series={item.series_uid}>
-                  <td className="num">{item.series_number ?? "—"}</td>
-                  <td>{item.modality} {item.series_description ?? ""}<div className="hint">{geometryWords(item.geometry)}</div></td>
-                  <td className="num">{item.n_instances}</td>
-                  <td>
-                    {item.chosen === null && <span className="hint">not decided</span>}
-                    {item.chosen === true && <span className="chosen">✓ measured</span>}
-                    {item.chosen === false && <Why code={item.reject_code ?? "not_chosen"} />}
-                    {item.reason !== null && <div className="hint">{item.reason}</div>}
-                    {flagsOf(item.geometry).map((flag) => <Why key={flag} code={flag} />)}
-                  </td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
-      )}
-    </section>
-  );
-}
 
 export function Stages({ stages, job, state }: { stages: StageView[]; job: StudyDetail["job"]; state: string }) {
   const longest = Math.max(...stages.map((stage) => stage.seconds), 0.001);

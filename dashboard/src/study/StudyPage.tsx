@@ -10,9 +10,10 @@ import { findingsOf, leftOutOf, measurementsOf } from "../lib/results";
 import { canRetry, noneWords, olderResultWords, stateSentence } from "../lib/states";
 import { navigate } from "../router";
 import { Failure, StatePill, UrgencyPill, Why } from "../ui";
-import { Files, History, SeriesTable, Stages } from "./Facts";
+import { Files, History, Stages } from "./Facts";
 import { Gallery } from "./Gallery";
 import { LeftOut, Measurements } from "./Measurements";
+import { SeriesTable } from "./Series";
 
 /** The viewer is the biggest part of the app; only who opens it loads it. */
 const VolumeTab = lazy(() => import("./VolumeTab"));
@@ -90,7 +91,7 @@ export function StudyPage({ uid }: { uid: string }) {
             {detail.data.result === null ? <p className="mute">{noneWords("measurement", study.state)}</p> : <Measurements rows={measurements} />}
           </section>
           <LeftOut tasks={leftOutOf(results.data)} />
-          <SeriesTable series={detail.data.series} state={study.state} />
+          <SeriesTable detail={detail.data} />
           <Stages stages={detail.data.stages} job={detail.data.job} state={study.state} />
           <Files artifacts={detail.data.artifacts} state={study.state} />
           <History history={detail.data.history} />

@@ -1,0 +1,151 @@
+import { useMutation, useQueryClient } from "@tanstack/react-query";
+import { Fragment, useId, useState, type FormEvent } from "react";
+import { chooseSeries } from "../api/client";
+import type { ChoiceView, SeriesPartView, SeriesView, StudyDetail } from "../api/types";
+import { clockTime } from "../lib/format";
+import { canBeChosen, effectTone, rulesWords, scoreWords } from "../lib/series";
+import { canChoose, noneWords } from "../lib/states";
+import { Why } from "../ui";
+
+/** Which series was measured, every rule that judged each, and another choice. */
+export function SeriesTable({ detail }: { detail: StudyDetail }) {
+  const { series, study, choice } = detail;
+  const able = canChoose(study.state);
+  return (
+    <section>
+      <h2>Series</h2>
+      {choice !== null && <Chosen uid={study.study_uid} choice={choice} series={series} able={able} />}
+      {series.length === 0 ? <p className="mute">{noneWords("series", study.state)}</p> : (
+        <div className="wrap">
+          <table>
+            <thead><tr><th scope="col" className="num">No.</th><th scope="col">Series</th><th scope="col" className="num">Images</th><th scope="col">Choice</th></tr></thead>
+            <tbody>
+              {series.map((item) => <Row key={item.series_uid} uid={study.study_uid} item={item} able={able} standing={choice?.series_uid === item.series_uid} />)}
+            </tbody>
+          </table>
+        </div>
+      )}
+    </section>
+  );
+}
+
+function Row({ uid, item, able, standing }: { uid: string; item: SeriesView; able: boolean; standing: boolean }) {
+  const [open, setOpen] = useState(false);
+  const name = `${item.modality ?? ""} ${item.series_description ?? ""}`.trim() || "series without a name";
+  const alone = item.selection?.parts.length === 1;
+  const byPerson = item.selection?.parts.some((part) => part.accepted && part.chosen_by === "person") === true;
+  return (
+    <Fragment>
+      <tr data-series={item.series_uid}>
+        <td className="num">{item.series_number ?? "—"}</td>
+        <td>
+          {item.selection === null ? name : (
+            <button type="button" className="disclose" aria-expanded={open} title="every rule" onClick={() => setOpen(!open)}>{name}</button>
+          )}
+          <div className="hint">{geometryWords(item.geometry)}</div>
+        </td>
+        <td className="num">{item.n_instances}</td>
+        <td>
+          {item.chosen === null && <span className="hint">not decided</span>}
+          {item.chosen === true && <span className="chosen">✓ {byPerson ? "chosen by a person" : "measured"}</span>}
+          {item.chosen === false && <Why code={item.reject_code ?? "not_chosen"} />}
+          {item.reason !== null && <div className="hint">{item.reason}</div>}
+          {flagsOf(item.geometry).map((flag) => <Why key={flag} code={flag} />)}
+        </td>
+      </tr>
+      {open && item.selection !== null && (
+        <tr className="more" data-rules={item.series_uid}>
+          <td colSpan={4}>
+            {item.selection.rules !== null && <p className="hint">{rulesWords(item.selection.rules)}</p>}
+            {item.selection.parts.map((part) => (
+              <Fragment key={part.part}>
+                <Lines part={part} alone={alone} />
+                {able && !alone && part.can_be_chosen && <Choose uid={uid} seriesUid={item.series_uid} part={part.part} label={`Measure part ${part.part}`} />}
+              </Fragment>
+            ))}
+            {able && alone && !standing && canBeChosen(item) && <Choose uid={uid} seriesUid={item.series_uid} part={null} label="Measure this series" />}
+            {!canBeChosen(item) && <p className="hint">It is no volume and cannot be chosen.</p>}
+            {!able && canBeChosen(item) && !standing && <p className="hint">Another series can be chosen once the study has ended.</p>}
+          </td>
+        </tr>
+      )}
+    </Fragment>
+  );
+}
+
+function Lines({ part, alone }: { part: SeriesPartView; alone: boolean }) {
+  return (
+    <table className="rules">
+      {!alone && <caption>Part {part.part}, {part.instances} images: {part.code}</caption>}
+      <thead><tr><th scope="col">Rule</th><th scope="col">Value</th><th scope="col">Effect</th><th scope="col" className="num">Score</th></tr></thead>
+      <tbody>
+        {part.lines.map((line, index) => (
+          <tr key={index} data-rule={line.rule}>
+            <td className="mono">{line.rule}</td>
+            <td className="value-of">{line.value}</td>
+            <td className={effectTone(line.effect)}>{line.effect}</td>
+            <td className="num">{scoreWords(line.score)}</td>
+          </tr>
+        ))}
+      </tbody>
+    </table>
+  );
+}
+
+/** A person's standing choice, and the way back to the rules. */
+function Chosen({ uid, choice, series, able }: { uid: string; choice: ChoiceView; series: SeriesView[]; able: boolean }) {
+  const named = series.find((item) => item.series_uid === choice.series_uid);
+  return (
+    <div className="word" role="note" data-testid="choice">
+      <p>
+        A person chose {named?.series_description ?? choice.series_uid}{choice.part !== null && `, part ${choice.part}`}:{" "}
+        {choice.chosen_by}, {clockTime(choice.chosen_at, new Date())}: {choice.reason}
+      </p>
+      {able && <Choose uid={uid} seriesUid={null} part={null} label="Let the rules choose again" />}
+    </div>
+  );
+}
+
+/** Asks why, and who, before anything happens: both stay in the history and in the results. */
+function Choose({ uid, seriesUid, part, label }: { uid: string; seriesUid: string | null; part: number | null; label: string }) {
+  const client = useQueryClient();
+  const [asking, setAsking] = useState(false);
+  const [reason, setReason] = useState("");
+  const [by, setBy] = useState("");
+  const ids = useId();
+  const choose = useMutation({
+    mutationFn: () => chooseSeries(uid, { series_uid: seriesUid, part, reason: reason.trim(), chosen_by: by.trim() }),
+    onSuccess: () => setAsking(false),
+    onSettled: () => {
+      for (const queryKey of [["study", uid], ["studies"], ["status"]]) void client.invalidateQueries({ queryKey });
+    },
+  });
+  if (!asking) return <button type="button" data-testid="choose" onClick={() => setAsking(true)}>{label}</button>;
+  const submit = (event: FormEvent) => {
+    event.preventDefault();
+    if (reason.trim() !== "") choose.mutate();
+  };
+  return (
+    <form className="ask" onSubmit={submit}>
+      <label htmlFor={`${ids}reason`}>Why</label>
+      <input id={`${ids}reason`} type="text" required maxLength={500} autoFocus value={reason} onChange={(event) => setReason(event.target.value)} />
+      <label htmlFor={`${ids}by`}>Your name</label>
+      <input id={`${ids}by`} type="text" maxLength={64} value={by} onChange={(event) => setBy(event.target.value)} />
+      <button type="submit" className="primary" disabled={choose.isPending || reason.trim() === ""}>{label}</button>
+      <button type="button" onClick={() => setAsking(false)}>Cancel</button>
+      {choose.error !== null && <p role="alert" className="bad">It was not queued: {choose.error.message}</p>}
+    </form>
+  );
+}
+
+function geometryWords(geometry: SeriesView["geometry"]): string {
+  const shape = geometry?.["shape"];
+  const spacing = geometry?.["spacing_mm"];
+  const list = (value: unknown, digits: number) => (Array.isArray(value) ? value.map((item) => (typeof item === "number" ? String(Number(item.toFixed(digits))) : "?")).join("×") : "");
+  return [list(shape, 0), spacing === undefined ? "" : `${list(spacing, 2)} mm`].filter((part) => part !== "").join(", ");
+}
+
+function flagsOf(geometry: SeriesView["geometry"]): string[] {
+  const flags = geometry?.["flags"];
+  return Array.isArray(flags) ? flags.filter((flag): flag is string => typeof flag === "string") : [];
+}

@@ -1,0 +1,74 @@
+"""One route: measure another series of a study."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Path
+from pydantic import BaseModel, ConfigDict, Field
+
+from heimdallr_ray.api.access import READER, SERVICES
+from heimdallr_ray.api.failures import documented
+from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.catalog.choosing import MAX_NAME, MAX_REASON
+from heimdallr_ray.catalog.retrying import choose_series
+from heimdallr_ray.ids import Uid
+
+ACTOR = "api"
+
+
+class SeriesWanted(BaseModel):
+    """A person's choice."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    series_uid: str | None = Field(max_length=64, description="SeriesInstanceUID; null: the rules choose again.")
+    part: int | None = Field(None, ge=0, description="Of a series that was split; null: the best of its parts.")
+    reason: str = Field(min_length=1, max_length=MAX_REASON, description="Why; kept in the history and the results.")
+    chosen_by: str = Field("", max_length=MAX_NAME, description="Who; kept in the history and the results.")
+
+
+class SeriesChoiceAccepted(BaseModel):
+    """The study waits to be measured anew."""
+
+    study_uid: str
+    state: str = Field(description="queued.")
+    series_uid: str | None
+    part: int | None
+
+
+def build_router() -> APIRouter:
+    """POST /api/v1/studies/{study_uid}/series."""
+    router = APIRouter(prefix="/api/v1/studies", tags=["studies"], dependencies=[READER])
+
+    @router.post(
+        "/{study_uid}/series",
+        status_code=202,
+        responses=documented(400, 401, 403, 404, 409, 422, 503),
+        summary="Measure another series",
+    )
+    def choose(
+        wanted: SeriesWanted,
+        study_uid: str = Path(description="StudyInstanceUID.", max_length=64),
+        services: ApiServices = SERVICES,
+    ) -> SeriesChoiceAccepted:
+        """A study that has ended is queued, to be measured on the series named. Its results stand till then.
+
+        400 `not_a_volume` where the series is no volume, with the rule's name; 404 where the study has no such series;
+        409 `not_retryable` while the study is received or worked on.
+        """
+        uid = Uid.parse(study_uid)
+        series_uid = None if wanted.series_uid is None else Uid.parse(wanted.series_uid)
+        with services.database.write() as session:
+            choose_series(
+                session,
+                uid,
+                series_uid,
+                wanted.part,
+                reason=wanted.reason,
+                chosen_by=wanted.chosen_by,
+                now=services.clock.now(),
+                max_attempts=services.settings.max_attempts,
+                actor=ACTOR,
+            )
+        return SeriesChoiceAccepted(study_uid=uid, state="queued", series_uid=series_uid, part=wanted.part)
+
+    return router
