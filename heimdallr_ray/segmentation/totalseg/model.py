@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
-import pickle
 import time
 from collections.abc import Mapping
 from typing import Any, cast
@@ -18,6 +16,7 @@ from heimdallr_ray.errors import Broken, OutOfMemory, WeightsMissing, WeightsTam
 from heimdallr_ray.segmentation.engine import Timings
 from heimdallr_ray.segmentation.tasks import ModelSpec
 from heimdallr_ray.segmentation.totalseg import kernels
+from heimdallr_ray.segmentation.totalseg.checkpoint import trusted_checkpoint
 from heimdallr_ray.segmentation.totalseg.environment import upstream_call
 from heimdallr_ray.segmentation.totalseg.geometry import nonzero_box, zooms_of
 from heimdallr_ray.segmentation.totalseg.sliding import SlidingWindow
@@ -70,22 +69,6 @@ class ForwardClock:
             seconds += sum(first.elapsed_time(last) for first, last in self._events if last is not None) / 1000.0
         self._host_s, self._events = 0.0, []
         return seconds
-
-
-def _checkpoint(content: bytes, name: str) -> Mapping[str, Any]:
-    """The checkpoint in `content`, whose digest was checked.
-
-    nnU-Net's own checkpoints carry numpy scalars of the training log, which the restricted unpickler refuses; then the
-    full one is used, on bytes that the manifest vouches for.
-    """
-    try:
-        parsed: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        logger.info("checkpoint needs the full unpickler", extra={"checkpoint": name})
-        parsed = torch.load(io.BytesIO(content), map_location="cpu", weights_only=False)
-    if not isinstance(parsed, dict) or not {"network_weights", "init_args", "trainer_name"} <= parsed.keys():
-        raise Broken(f"{name} is not an nnU-Net checkpoint")
-    return cast("Mapping[str, Any]", parsed)
 
 
 def _trainer_class(name: str) -> Any:  # noqa: ANN401
@@ -142,7 +125,7 @@ class ResidentModel:
         files = spec.checkpoints(weights.files)
         if not files:
             raise WeightsMissing(f"no fold of {spec.folder} is installed")
-        checkpoints = [_checkpoint(weights.read(name), name) for name in files]
+        checkpoints = [trusted_checkpoint(weights.read(name), name) for name in files]
         checkpoint = checkpoints[0]
         if any(one["trainer_name"] != spec.trainer for one in checkpoints):
             raise WeightsTampered(f"{spec.folder} was made by another trainer than its folder says")
