@@ -213,10 +213,17 @@ def _inflated(source: bytes, header: Header, location: PixelLocation) -> memoryv
     at = data_set_offset(source)
     if needed > limits.MAX_INFLATED_BYTES or needed > (len(source) - at) * limits.MAX_INFLATE_RATIO:
         raise TruncatedObject(f"{len(source)} deflated bytes cannot hold {needed}")
+    _check_ratio(needed, len(source) - at)
     skip = location.tag_offset
     job = Job(DEFLATED_LE, INFLATE, {"skip": skip}, len(source) - at, "|u1", (needed - skip,))
     (found,) = pool().decode([(source[at:], job)])
     return found.data
+
+
+def _check_ratio(decoded_bytes: int, compressed_bytes: int) -> None:
+    ratio = limits.LARGE_COMPRESSION_RATIO if decoded_bytes > limits.LARGE_PIXEL_BYTES else limits.MAX_COMPRESSION_RATIO
+    if decoded_bytes > ratio * max(1, compressed_bytes):
+        raise TooLarge(f"{compressed_bytes} compressed bytes that claim to hold {decoded_bytes}")
 
 
 def _frames(source: bytes, header: Header) -> list[Frame]:
@@ -225,8 +232,7 @@ def _frames(source: bytes, header: Header) -> list[Frame]:
     _check_tag(source, location.tag_offset)
     if location.length is not None:
         raise NotAVolume("undecodable_pixels", "compressed pixels that are not encapsulated")
-    if header.native_pixel_bytes > limits.MAX_COMPRESSION_RATIO * max(1, len(source) - location.offset):
-        raise TooLarge(f"{len(source)} compressed bytes cannot hold {header.native_pixel_bytes}")
+    _check_ratio(header.native_pixel_bytes, len(source) - location.offset)
     parts = frames_of(source, location.offset, header.number_of_frames)
     return [(part, _job(part, header, (shape[1], shape[2]))) for part in parts]
 

@@ -43,6 +43,9 @@ PARENT_POLL_MS: Final = 2000
 """How often a waiting child looks whether its parent is still there: the pipe alone does not tell where another
 process inherited its other end."""
 
+TOO_LATE: Final = (signal.SIGPROF, signal.SIGALRM)
+"""What ends a child whose frame takes too much processor time, or too long."""
+
 INFLATE: Final = "inflate"
 """The plugin's name of a raw deflate stream, which zlib reads."""
 _INFLATE_PIECE: Final = 1 << 20
@@ -80,6 +83,10 @@ class Job(NamedTuple):
         for length in self.shape:
             found *= length
         return found
+
+    def cpu_s(self, base_s: float) -> float:
+        """Processor time that it may take."""
+        return base_s + limits.DECODE_CPU_S_PER_MIB * self.decoded_bytes / (1 << 20)
 
 
 def decoded(content: bytes, job: Job) -> NDArray[Any]:
@@ -133,7 +140,8 @@ def checked(content: bytes, job: Job) -> NDArray[Any]:
 def main() -> None:
     """Requests in on standard input, pixels out on what was standard output, until the input or the parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    for late in TOO_LATE:
+        signal.signal(late, signal.SIG_DFL)
     parent = os.getppid()
     # Codecs print to standard output; the answers get a descriptor of their own.
     answers = os.dup(1)
@@ -173,7 +181,9 @@ def _answer(head: bytes, source: BinaryIO, target: BinaryIO, base: int) -> None:
     try:
         for job in jobs:
             frame, at = content[at : at + job.size], at + job.size
-            found.append(_within(float(request["seconds"]), lambda frame=frame, job=job: checked(frame, job)))
+            found.append(
+                _within(job.cpu_s(float(request["seconds"])), lambda frame=frame, job=job: checked(frame, job))
+            )
     except (*DECODER_ERRORS, MemoryError) as error:
         name = type(error).__name__.encode()
         _send(target, ANSWER.pack(0, len(name)), name)
@@ -181,13 +191,15 @@ def _answer(head: bytes, source: BinaryIO, target: BinaryIO, base: int) -> None:
     _send(target, ANSWER.pack(1, sum(item.nbytes for item in found)), *(item.data.cast("B") for item in found))
 
 
-def _within(seconds: float, action: Callable[[], NDArray[Any]]) -> NDArray[Any]:
-    # SIGALRM ends the process: a codec does not come back to the interpreter to be told.
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+def _within(cpu_s: float, action: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    # The signals end the process: a codec does not come back to the interpreter to be told.
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    signal.setitimer(signal.ITIMER_REAL, limits.DECODE_WALL_FACTOR * cpu_s)
     try:
         return action()
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
 
 
 def _send(target: BinaryIO, *parts: bytes | memoryview) -> None:

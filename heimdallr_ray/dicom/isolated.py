@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heimdallr_ray.dicom import limits
-from heimdallr_ray.dicom.decoder import ANSWER, READY, REQUEST, Job, StreamEnds
+from heimdallr_ray.dicom.decoder import ANSWER, READY, REQUEST, TOO_LATE, Job, StreamEnds
 from heimdallr_ray.errors import DecoderUnavailable, NotAVolume, TruncatedObject
 
 _BOOT: Final = "import runpy, sys; sys.path[:0] = sys.argv[2:]; runpy.run_module(sys.argv[1], run_name='__main__')"
@@ -39,6 +39,8 @@ _TRIES: Final = 2
 _MAX_ERROR_NAME: Final = 200
 _PIPE_BYTES: Final = 1 << 20
 _END_S: Final = 5.0
+_BUSY_S: Final = 1800.0
+"""Until another study's batches, however slow, let go of a child."""
 _STREAM_ENDS: Final = f"{StreamEnds.__name__} from the decoder"
 _KILLED_FROM_OUTSIDE: Final = frozenset({signal.SIGKILL, signal.SIGTERM})
 
@@ -88,7 +90,7 @@ class _Child:
         """
         request = json.dumps({"seconds": seconds, "jobs": [list(job) for _, job in frames]}).encode()
         size = sum(job.size for _, job in frames)
-        deadline = time.monotonic() + seconds * len(frames) + _END_S
+        deadline = time.monotonic() + _wall_s(frames, seconds)
         for part in (REQUEST.pack(len(request), size) + request, *(content for content, _ in frames)):
             self._send(part, deadline)
         good, length = ANSWER.unpack(self._received(ANSWER.size, deadline))
@@ -150,6 +152,10 @@ class _Child:
             raise _Died(signal.SIGALRM)
 
 
+def _wall_s(frames: Sequence[Frame], cpu_s: float) -> float:
+    return limits.DECODE_WALL_FACTOR * sum(job.cpu_s(cpu_s) for _, job in frames) + _END_S
+
+
 def _widen(pipe: int) -> None:
     try:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
@@ -166,12 +172,12 @@ class DecoderPool:
         processes: int,
         *,
         module: str = "heimdallr_ray.dicom.decoder",
-        timeout_s: float = limits.DECODE_TIMEOUT_S,
+        cpu_s: float = limits.DECODE_CPU_S,
     ) -> None:
-        """No child is started yet. `module` is what a child runs; `timeout_s` what one frame may take."""
+        """No child is started yet. `module` is what a child runs; `cpu_s` as `limits.DECODE_CPU_S`."""
         self.processes = max(1, min(processes, limits.MAX_DECODER_PROCESSES))
         self._module = module
-        self._timeout_s = timeout_s
+        self._cpu_s = cpu_s
         self._free = threading.BoundedSemaphore(self.processes)
         self._lock = threading.Lock()
         self._idle: list[_Child] = []
@@ -187,8 +193,7 @@ class DecoderPool:
             DecoderUnavailable: no child can be started, or it is killed from outside again and again.
         """
         outs = [np.empty(job.shape, np.dtype(job.dtype)) for _, job in frames]
-        longest = _TRIES * (limits.DECODER_START_S + (len(frames) + 1) * self._timeout_s)
-        if not self._free.acquire(timeout=self.processes * longest):
+        if not self._free.acquire(timeout=_BUSY_S):
             raise DecoderUnavailable("every decoder is busy")
         try:
             for _ in range(_TRIES):
@@ -238,13 +243,12 @@ class DecoderPool:
         """Empty where `outs` are filled, else why not; None where the child was killed from outside."""
         child = self._child()
         try:
-            found = child.answers(frames, outs, self._timeout_s)
+            found = child.answers(frames, outs, self._cpu_s)
         except _Died as error:
             by = child.end() or error.by
             if by in _KILLED_FROM_OUTSIDE:
                 return None
-            slow = by == signal.SIGALRM
-            return f"the decoder took longer than {self._timeout_s:g} s" if slow else "the decoder's process ended"
+            return "the decoder took too long" if by in TOO_LATE else "the decoder's process ended"
         except BaseException:
             child.process.kill()
             child.end()

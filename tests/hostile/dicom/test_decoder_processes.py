@@ -18,12 +18,12 @@ from heimdallr_ray.dicom.decoder import Job
 from heimdallr_ray.dicom.isolated import DecoderPool
 from heimdallr_ray.errors import DecoderUnavailable, NotAVolume
 
-TIMEOUT_S = 0.5
+CPU_S = 0.4
 
 
 @pytest.fixture
 def pool() -> Iterator[DecoderPool]:
-    made = DecoderPool(2, module="tests.support.bad_decoder", timeout_s=TIMEOUT_S)
+    made = DecoderPool(2, module="tests.support.bad_decoder", cpu_s=CPU_S)
     made.decode([frame("warm")])
     yield made
     made.stop()
@@ -66,8 +66,8 @@ def works(pool: DecoderPool) -> None:
     [
         ("crash", "the decoder's process ended"),
         ("leave", "the decoder's process ended"),
-        ("spin", "the decoder took longer than 0.5 s"),
-        ("sleep", "the decoder took longer than 0.5 s"),
+        ("spin", "the decoder took too long"),
+        ("sleep", "the decoder took too long"),
         ("eat", "MemoryError from the decoder"),
         ("shape", "ValueError from the decoder"),
         ("dtype", "ValueError from the decoder"),
@@ -76,7 +76,7 @@ def works(pool: DecoderPool) -> None:
 def test_a_codec_that_misbehaves_costs_its_frame_only(pool: DecoderPool, words: str, said: str) -> None:
     started = time.monotonic()
     assert refusal(pool, words) == said
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 30
     works(pool)
     states = children()
     assert len(states) == 1, "one child, and no zombie of another"
@@ -85,7 +85,7 @@ def test_a_codec_that_misbehaves_costs_its_frame_only(pool: DecoderPool, words: 
 
 def test_a_child_that_stands_still_is_killed_by_its_parent(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(isolated, "_END_S", 0.5)
-    assert refusal(pool, "stop") == "the decoder took longer than 0.5 s"
+    assert refusal(pool, "stop") == "the decoder took too long"
     works(pool)
 
 
