@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from ray import serve
@@ -29,6 +30,8 @@ class StudyConsumer:
         from heimdallr_ray.pipelines.worker import StudyWorker
         from heimdallr_ray.queue.lease import LeaseQueue
         from heimdallr_ray.queue.owners import owner_name
+        from heimdallr_ray.segmentation.demo import weights_dir
+        from heimdallr_ray.segmentation.registry import modalities_read
         from heimdallr_ray.storage.blobs import LocalBlobStore
 
         settings, clock = args.settings(), SystemClock()
@@ -36,7 +39,8 @@ class StudyConsumer:
         queue = LeaseQueue(database, clock, settings.lease_seconds)
         blobs = LocalBlobStore(settings.blob_dir)
         rules = load_rules(settings.series_rules)
-        runner = StudyRunner(database, blobs, queue, RemoteSegmenter(segmenter), clock, args.build, rules)
+        readable = partial(modalities_read, settings.resolved_weights_dir or weights_dir())
+        runner = StudyRunner(database, blobs, queue, RemoteSegmenter(segmenter), clock, args.build, rules, readable)
         self._worker = StudyWorker(database, queue, runner.run, settings, owner_name())
         kernels.warm_up()
         isolated.configure(settings.decoder_processes)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from pydicom.uid import UID
+
 from heimdallr_ray.dicom import geometry
 from heimdallr_ray.dicom.checks import checked_slices
 from heimdallr_ray.dicom.grouping import MAX_PHASES, Kind, Series, stack_of
@@ -76,7 +78,8 @@ class Rule:
 
 
 def _not_volume_sop(series: Series, _profile: Profile, _study: Study) -> Seen:
-    name = series.header.sop_class_uid or "(blank)"
+    uid = series.header.sop_class_uid
+    name = "(blank)" if uid is None else UID(uid).name
     return Seen(name, f"storage class {name} is no CT or MR image" if series.kind is Kind.OTHER else "")
 
 

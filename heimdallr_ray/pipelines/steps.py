@@ -7,7 +7,7 @@ and segmenting passed in.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -25,7 +25,7 @@ from heimdallr_ray.dicom.series import (
     group,
     select,
 )
-from heimdallr_ray.errors import NoUsableSeries
+from heimdallr_ray.errors import ModalityNotSupported, NoUsableSeries
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.metrics.catalogue import measure_all
 from heimdallr_ray.metrics.context import MetricContext
@@ -38,6 +38,10 @@ from heimdallr_ray.segmentation.tasks import task_spec
 from heimdallr_ray.triage.urgency import Assessment, assess
 from heimdallr_ray.volume import LabelMap, Volume, require_same_grid
 
+NO_IMAGES = frozenset(
+    {"", "SR", "PR", "KO", "SEG", "REG", "FID", "RWV", "DOC", "PLAN", "AU", "RTSTRUCT", "RTPLAN", "RTRECORD", "OT"}
+)
+"""Modalities (PS3.3 section C.7.3.1.1.1) of objects about images; no model would be missing for them."""
 STEPS = ("select", "prepare", "segment", "measure", "triage", "render", "commit")
 
 
@@ -100,6 +104,24 @@ def choose_series(
         header = replace(header, study_uid=instance.study_uid, series_uid=instance.series_uid, sop_uid=instance.sop_uid)
         indexed.append(IndexedInstance(header, instance.locator, path.stat().st_size, instance.dataset_sha256))
     return select(group(indexed), purpose, rules=rules, override=override, fallback=fallback_can_read)
+
+
+def require_readable(selection: Selection, modalities: Collection[str], readable: Collection[str] | None) -> None:
+    """Nothing happens where a series was chosen, or where a model could read one of the study's images.
+
+    Advice on series helps nobody whose images no model here reads, so that is said first.
+
+    Args:
+        selection: of the study.
+        modalities: of its series.
+        readable: modalities that the installed models read; None: not known here.
+
+    Raises:
+        ModalityNotSupported: names the modalities.
+    """
+    images = sorted(set(modalities) - NO_IMAGES)
+    if selection.chosen is None and readable is not None and images and not set(images) & set(readable):
+        raise ModalityNotSupported(f"no model that reads {' or '.join(images)} is installed here")
 
 
 def require_chosen(decisions: Sequence[SeriesDecision]) -> NoUsableSeries:

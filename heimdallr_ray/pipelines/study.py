@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,10 +55,12 @@ class StudyRunner:
         clock: Clock,
         build: str,
         rules: SeriesRules | None = None,
+        readable: Callable[[], Collection[str] | None] = lambda: None,
     ) -> None:
         """`segmenter` is a resident engine or the deployment; `build` goes into the provenance.
 
-        `rules` choose the series; None: the package's own.
+        `rules` choose the series; None: the package's own. `readable`: modalities that installed models read, None
+        where that is not known here.
         """
         self._database = database
         self._blobs = blobs
@@ -67,6 +69,7 @@ class StudyRunner:
         self._clock = clock
         self._build = build
         self._rules = rules
+        self._readable = readable
 
     def run(self, lease: Lease, lost: threading.Event) -> None:
         """The study is `done` with one result, or `not_applicable` with its reason.
@@ -98,6 +101,7 @@ class StudyRunner:
             override = describe.override_of(chosen_in(lease.payload))
             selection = steps.choose_series(self._instances(lease), self._path_of, rules=self._rules, override=override)
             self._record_choices(lease, study, selection, None)
+            steps.require_readable(selection, self._modalities(study), self._readable())
         with self._step(lease, lost, "prepare", seconds):
             volume = steps.prepare(selection, self._read)
             self._record_choices(lease, study, selection, volume)
@@ -147,6 +151,10 @@ class StudyRunner:
                 )
                 for row in instances_of(session, lease.study_id, lease.epoch)
             ]
+
+    def _modalities(self, study: StudyRow) -> set[str]:
+        with self._database.read() as session:
+            return {row.modality or "" for row in series_rows_of(session, study.id)}
 
     def _path_of(self, locator: str) -> Path:
         return self._blobs.path(Sha256.parse(locator))

@@ -15,6 +15,7 @@ from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS, TOTAL_FAST, TOTA
 from heimdallr_ray.segmentation.weights import (
     CHECKPOINT_SUFFIX,
     DATASET_NAME,
+    MANIFEST_NAME,
     WeightsSet,
     demo_checkpoints,
     is_marked,
@@ -129,6 +130,20 @@ def overview(weights: WeightsSet | None) -> tuple[TaskEntry, ...]:
 def installed_tasks(weights: WeightsSet) -> tuple[str, ...]:
     """Tasks of which every model is there."""
     return tuple(name for name in TASKS if all(has_model(weights, model) for model in models_of(name)))
+
+
+def modalities_read(folder: Path) -> frozenset[str] | None:
+    """DICOM modalities that the installed models can read; None where the weights do not lie on this machine.
+
+    Raises:
+        WeightsMissing, WeightsTampered: the manifest cannot be read.
+    """
+    if not (folder / MANIFEST_NAME).is_file():
+        return None
+    weights = read_manifest(folder)
+    needed = {"CT": FIRST_PASS, "MR": TOTAL_MR_FAST}
+    installed = installed_tasks(weights)
+    return frozenset(modality for modality, task in needed.items() if task in installed)
 
 
 def archives_for(name: str) -> tuple[Archive, ...]:

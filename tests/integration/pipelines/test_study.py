@@ -202,6 +202,28 @@ class TwoSeries(Site):
             return {"version": found.version, **found.document}
 
 
+@pytest.mark.parametrize(
+    ("readable", "code"),
+    [({"MR"}, "modality_not_supported"), ({"CT", "MR"}, "no_usable_series"), (None, "no_usable_series")],
+)
+def test_no_series_is_blamed_where_no_model_reads_the_images(
+    database: Database, folder: Path, monkeypatch: pytest.MonkeyPatch, readable: set[str] | None, code: str
+) -> None:
+    monkeypatch.setattr(Site, "_batch", lambda self: ct_study(2))
+    site = Site(database, folder)
+    runner = StudyRunner(
+        database, site.blobs, site.queue, site.segmenter, site.clock, "test", readable=lambda: readable
+    )
+    runner.run(site.claim(), threading.Event())
+    with database.read() as session:
+        study = study_by_uid(session, site.study_uid)
+        assert study is not None
+        assert (study.state, study.reason_code) == ("not_applicable", code)
+        assert [row.reject_code for row in series_rows_of(session, study.id)] == ["too_few_slices"]
+        if code == "modality_not_supported":
+            assert study.reason == "no model that reads CT is installed here"
+
+
 def test_a_persons_choice_is_followed_and_shown_in_a_new_version_of_the_result(
     database: Database, folder: Path
 ) -> None:
