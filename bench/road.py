@@ -64,7 +64,7 @@ def run(full: bool) -> Iterator[dict[str, object]]:
                 study = write_demo_study("chest-abdomen", Path(name) / str(repeat), clock.now(), new_id())
                 port = supervisor.settings.dicom_port
                 send_folder(study.folder, host="127.0.0.1", port=port, called_ae=supervisor.settings.ae_title)
-                detail = follower.follow(study)
+                (detail,) = follower.follow(study)
                 stages.append(stages_of(detail, follower.results(study)))
             worked_gib = stack_memory_mib(os.getpid()) / 1024
         finally:

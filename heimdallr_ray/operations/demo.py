@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import httpx
 
+from heimdallr_ray.catalog.states import TERMINAL
 from heimdallr_ray.clients.send import send_folder
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings, load
@@ -30,7 +31,6 @@ LABELS = ("chest-abdomen", "head-bleed")
 STUDY_S = 900.0
 """A study that is not finished by then has failed."""
 POLL_S = 0.25
-TERMINAL = frozenset({"done", "failed", "not_applicable", "cancelled"})
 
 
 PASSED_ON = ("server_port", "dicom_port", "device", "torch_threads", "object_store_mib", "log_level")
@@ -59,37 +59,51 @@ def demo_settings(data_dir: Path, environ: Mapping[str, str] | None = None) -> S
 
 
 class Follower:
-    """Tells each change of a study, stage by stage, until it is finished."""
+    """Tells each change of some studies, stage by stage, until all are finished."""
 
-    def __init__(self, url: str, progress: Progress) -> None:
+    def __init__(self, url: str, progress: Progress, transport: httpx.BaseTransport | None = None) -> None:
         """`url` of the running stack."""
         # trust_env: a proxy of the site has no business with loopback.
-        self._client = httpx.Client(base_url=f"{url}/api/v1", timeout=10.0, trust_env=False)
+        self._client = httpx.Client(base_url=f"{url}/api/v1", timeout=10.0, trust_env=False, transport=transport)
         self._progress = progress
 
-    def follow(self, study: DemoStudy) -> dict[str, Any]:
-        """The finished study.
+    def follow(self, *studies: DemoStudy) -> list[dict[str, Any]]:
+        """The finished studies, in the order in which they were given; all are looked at side by side.
 
         Raises:
-            NotReady: it did not finish within its bound.
+            NotReady: one did not finish within its bound.
         """
-        deadline, said = time.monotonic() + STUDY_S, ""
+        deadline = time.monotonic() + STUDY_S
+        said: dict[str, str] = {}
+        finished: dict[str, dict[str, Any]] = {}
         while time.monotonic() < deadline:
-            answer = self._client.get(f"/studies/{study.study_uid}")
-            if answer.status_code not in (200, 404):
-                raise NotReady(f"the API answers {answer.status_code}: {answer.text[:200]}")
-            if answer.status_code == 200:
-                detail = cast(dict[str, Any], answer.json())
+            for study in studies:
+                if study.study_uid in finished or (detail := self._detail(study)) is None:
+                    continue
                 row = detail["study"]
                 now = row["state"] + (f": {row['step']}" if row["step"] else "")
-                if now != said:
+                if now != said.get(study.study_uid):
                     reason = f" ({row['reason']})" if row["reason"] else ""
                     self._progress(f"{study.label}: {now}{reason}")
-                    said = now
+                    said[study.study_uid] = now
                 if row["state"] in TERMINAL:
-                    return detail
+                    finished[study.study_uid] = detail
+            if len(finished) == len(studies):
+                return [finished[study.study_uid] for study in studies]
             time.sleep(POLL_S)
-        raise NotReady(f"{study.label} was not finished within {STUDY_S:.0f} s")
+        late = ", ".join(study.label for study in studies if study.study_uid not in finished)
+        raise NotReady(f"{late} was not finished within {STUDY_S:.0f} s")
+
+    def _detail(self, study: DemoStudy) -> dict[str, Any] | None:
+        """What the API says of the study; None where it does not know it yet.
+
+        Raises:
+            NotReady: another answer.
+        """
+        answer = self._client.get(f"/studies/{study.study_uid}")
+        if answer.status_code not in (200, 404):
+            raise NotReady(f"the API answers {answer.status_code}: {answer.text[:200]}")
+        return cast(dict[str, Any], answer.json()) if answer.status_code == 200 else None
 
     def worklist(self) -> list[str]:
         """Study UIDs in the order of the worklist."""
@@ -203,8 +217,7 @@ def _studies(supervisor: Supervisor, root: Path, clock: Clock, progress: Progres
         studies.append(study)
     follower = Follower(supervisor.url, progress)
     reports: dict[str, dict[str, Any]] = {}
-    for study in studies:
-        detail = follower.follow(study)
+    for study, detail in zip(studies, follower.follow(*studies), strict=True):
         results = follower.results(study) if detail["study"]["state"] == "done" else None
         reports[study.study_uid] = report_of(study, detail, results)
     return {"studies": [reports[uid] for uid in map(str, follower.worklist()) if uid in reports]}

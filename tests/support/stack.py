@@ -16,6 +16,7 @@ from typing import Any, cast
 import httpx
 import psutil
 
+from heimdallr_ray.catalog.states import TERMINAL
 from heimdallr_ray.operations import lock, ports, processes
 
 READY_S = 180.0
@@ -162,7 +163,7 @@ class Stack:
             if answer.status_code != 200:
                 return None
             detail = cast(dict[str, Any], answer.json())
-            return detail if detail["study"]["state"] in {"done", "failed", "not_applicable", "cancelled"} else None
+            return detail if detail["study"]["state"] in TERMINAL else None
 
         return cast(dict[str, Any], self.wait_for(terminal, timeout_s, f"study {study_uid[-12:]} to finish"))
 

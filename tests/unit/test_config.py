@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from heimdallr_ray.config import LICENCE_LENGTH, Settings, load
 from heimdallr_ray.errors import BadSetting
@@ -97,3 +98,29 @@ def test_a_licence_number_stays_a_secret() -> None:
     assert settings.totalsegmentator_licence.get_secret_value() == number
     assert number not in repr(settings) and number not in str(settings.model_dump(mode="json"))
     assert not of(totalsegmentator_licence="").totalsegmentator_licence.get_secret_value()
+
+
+ORIGINALS = {
+    "HEIMDALLR_SERVER_HOST": ("server_host", "127.0.0.2", "127.0.0.2"),
+    "HEIMDALLR_SERVER_PORT": ("server_port", "8123", 8123),
+    "HEIMDALLR_AE_TITLE": ("ae_title", "BIFROST", "BIFROST"),
+    "HEIMDALLR_DICOM_PORT": ("dicom_port", "11113", 11113),
+    "HEIMDALLR_IDLE_SECONDS": ("idle_seconds", "45", 45.0),
+    "HEIMDALLR_SCAN_SECONDS": ("scan_seconds", "7", 7.0),
+    "HEIMDALLR_UPLOAD_TOKEN": ("upload_token", TOKEN, TOKEN),
+    "HEIMDALLR_MAX_PARALLEL_CASES": ("max_parallel_cases", "3", 3),
+}
+"""Environment name of the original system to our setting, a text and what it means; none of them is the default."""
+
+
+def plain(value: object) -> object:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
+
+
+def test_the_originals_eight_environment_names_are_understood() -> None:
+    assert len(ORIGINALS) == 8
+    settings = load({name: text for name, (_, text, _) in ORIGINALS.items()})
+    understood = {name: plain(getattr(settings, field)) for name, (field, _, _) in ORIGINALS.items()}
+    assert understood == {name: meaning for name, (_, _, meaning) in ORIGINALS.items()}
+    defaults = load({})
+    assert all(plain(getattr(defaults, field)) != meaning for field, _, meaning in ORIGINALS.values())

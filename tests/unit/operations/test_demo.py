@@ -1,11 +1,21 @@
-"""Seconds of a finished study's stages come from what the stack wrote down, or are not known."""
+"""Studies are followed side by side; the seconds of their stages are what the stack wrote down, or not known."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
-from heimdallr_ray.operations.demo import stages_of
+import httpx
+import pytest
+
+from heimdallr_ray.catalog.states import TERMINAL
+from heimdallr_ray.errors import NotReady
+from heimdallr_ray.ids import Uid
+from heimdallr_ray.operations import demo
+from heimdallr_ray.operations.demo import Follower, stages_of
+from heimdallr_ray.operations.demo_studies import DemoStudy
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -51,3 +61,65 @@ def test_of_two_attempts_the_one_that_committed_counts() -> None:
 
 def test_a_commit_that_was_not_recorded_has_no_seconds() -> None:
     assert stages_of(detail(event(20, "study.step", "render")), RESULTS)["commit"] is None
+
+
+def study(label: str) -> DemoStudy:
+    return DemoStudy(label, Uid(f"2.25.{len(label)}"), Path(), 1, {})
+
+
+def answering(states: Mapping[str, Sequence[str]]) -> httpx.MockTransport:
+    """An API that gives each study its next state at each question, and the last one for ever; "" is unknown."""
+    left: dict[str, Iterator[str]] = {str(study(label).study_uid): iter(given) for label, given in states.items()}
+    last: dict[str, str] = {}
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        uid = request.url.path.rsplit("/", 1)[1]
+        last[uid] = next(left[uid], last.get(uid, ""))
+        if not last[uid]:
+            return httpx.Response(404)
+        state, _, step = last[uid].partition(": ")
+        return httpx.Response(200, json={"study": {"study_uid": uid, "state": state, "step": step, "reason": ""}})
+
+    return httpx.MockTransport(answer)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "POLL_S", 0.001)
+
+
+def test_the_second_study_is_told_of_while_the_first_still_runs() -> None:
+    told: list[str] = []
+    states = {
+        "long": ["queued", "queued", "running: segment", "running: segment", "running: render", "done"],
+        "short one": ["", "running: segment", "done", "done"],
+    }
+    found = Follower("http://127.0.0.1", told.append, answering(states)).follow(study("long"), study("short one"))
+    assert [one["study"]["study_uid"] for one in found] == ["2.25.4", "2.25.9"]
+    assert told == [
+        "long: queued",
+        "short one: running: segment",
+        "long: running: segment",
+        "short one: done",
+        "long: running: render",
+        "long: done",
+    ]
+
+
+@pytest.mark.parametrize("state", sorted(TERMINAL))
+def test_every_terminal_state_ends_the_following(state: str) -> None:
+    (found,) = Follower("http://127.0.0.1", lambda _: None, answering({"one": [state]})).follow(study("one"))
+    assert found["study"]["state"] == state
+
+
+def test_a_study_that_never_ends_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "STUDY_S", 0.2)
+    follower = Follower("http://127.0.0.1", lambda _: None, answering({"one": ["done"], "other": ["running"]}))
+    with pytest.raises(NotReady, match=r"^other was not finished"):
+        follower.follow(study("one"), study("other"))
+
+
+def test_an_api_that_answers_with_an_error_ends_the_following() -> None:
+    transport = httpx.MockTransport(lambda _: httpx.Response(500, text="no"))
+    with pytest.raises(NotReady, match="the API answers 500: no"):
+        Follower("http://127.0.0.1", lambda _: None, transport).follow(study("one"))
