@@ -101,7 +101,7 @@ class ResidentEngine:
     @property
     def available_tasks(self) -> tuple[str, ...]:
         """Tasks whose models, the rough one for cropping included, are all in the registry."""
-        return tuple(name for name in TASKS if all(self._weights.has_folder(m.folder) for m in models_of(name)))
+        return tuple(name for name in TASKS if all(map(self._installed, models_of(name))))
 
     @property
     def licensed_tasks(self) -> tuple[str, ...]:
@@ -193,9 +193,13 @@ class ResidentEngine:
     def _may_run(self, row: TaskSpec) -> bool:
         return not row.licence or self._licensed or all(self._is_synthetic(model) for model in row.models)
 
+    def _installed(self, spec: ModelSpec) -> bool:
+        checkpoints = spec.checkpoints(self._weights.files)
+        return bool(checkpoints) and all(name in self._weights.files for name in checkpoints)
+
     def _require(self, row: TaskSpec) -> None:
         for spec in models_of(row.name):
-            if not self._weights.has_folder(spec.folder):
+            if not self._installed(spec):
                 raise WeightsMissing(f"{spec.folder} is not installed")
         if not self._may_run(row):
             raise LicenceRequired(f"{row.upstream_task} needs a TotalSegmentator licence of the site")
