@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from heimdallr_ray.cli import app
 from heimdallr_ray.segmentation.archives import archive_of
