@@ -194,7 +194,7 @@ _SERIES_ROWS = (
     ),
     _row(
         "variable_spacing",
-        "The distance between slices varies, so a volume would be wrong. Send an evenly spaced reconstruction.",
+        "The distance between slices varies, so no volume can be counted. Send an evenly spaced reconstruction.",
         _SERIES,
         _IMAGE,
         _MEASUREMENT,

@@ -21,7 +21,7 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, SecondaryCaptureImageStorage
 from scipy.ndimage import map_coordinates
 
 from heimdallr_ray.dicom.assemble import assemble
@@ -318,6 +318,20 @@ def padding(made: list[Dataset]) -> list[Dataset]:
     return made
 
 
+def colour(made: list[Dataset]) -> list[Dataset]:
+    for dataset in made[:6]:
+        dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+        dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 8, 8, 7
+        dataset.PixelData = bytes(3 * dataset.Rows * dataset.Columns)
+    return made[:6]
+
+
+def frames_without_groups(made: list[Dataset]) -> list[Dataset]:
+    whole = copy.deepcopy(made[0])
+    whole.NumberOfFrames, whole.PixelData = len(made), b"".join(dataset.PixelData for dataset in made)
+    return [whole]
+
+
 def steps_of(*widths: float) -> Callable[[list[Dataset]], list[Dataset]]:
     def change(made: list[Dataset]) -> list[Dataset]:
         z = -150.0
@@ -367,6 +381,17 @@ def steps_of(*widths: float) -> Callable[[list[Dataset]], list[Dataset]]:
         pytest.param(
             with_values(SeriesInstanceUID="", StudyInstanceUID="", FrameOfReferenceUID=""), Equals(), id="blank UIDs"
         ),
+        pytest.param(lambda made: made[:1], Refused("single_slice", images=1), id="one slice"),
+        pytest.param(colour, Refused("colour"), id="colour summary as CT"),
+        pytest.param(
+            with_values(SOPClassUID=SecondaryCaptureImageStorage), Refused("not_volume_sop"), id="secondary capture"
+        ),
+        pytest.param(
+            with_values(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
+            Refused("localizer"),
+            id="copies of a localizer",
+        ),
+        pytest.param(frames_without_groups, Refused("multiframe_without_groups"), id="frames without groups"),
     ],
 )
 def test_series_made_difficult(
