@@ -7,7 +7,7 @@ by side: the codecs hold the interpreter lock for a whole frame, so threads woul
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Final
 
@@ -97,7 +97,7 @@ def stored_pixels(source: bytes, header: Header) -> NDArray[Any]:
     return stored
 
 
-def stored_ahead(wanted: Iterable[tuple[str, Header]], read_bytes: Callable[[str], bytes]) -> Iterator[NDArray[Any]]:
+def stored_ahead(wanted: Iterable[tuple[str, Header]], read_bytes: Callable[[str], bytes]) -> Generator[NDArray[Any]]:
     """`stored_pixels` of each object of `wanted` (locator, header), in order.
 
     Compressed single-frame objects are decoded ahead, as many batches of them as there are decoders. `read_bytes` is
