@@ -17,7 +17,7 @@ import psutil
 import heimdallr_ray
 from heimdallr_ray.config import Settings, is_loopback, load_effective
 from heimdallr_ray.errors import HeimdallrError
-from heimdallr_ray.operations import lock, neighbours, ports, processes, rayhead
+from heimdallr_ray.operations import accelerator, lock, neighbours, ports, processes, rayhead
 
 RAY_SERIES = "2.60."
 PACKAGES = ("ray", "torch", "totalsegmentator", "nnunetv2", "pydicom", "pynetdicom", "nibabel", "sqlmodel", "fastapi")
@@ -195,12 +195,18 @@ def check_series_rules(settings: Settings) -> Iterator[Check]:
 
 
 def check_device(settings: Settings) -> Iterator[Check]:
-    """The accelerator, as the driver reports it."""
-    driver = Path("/proc/driver/nvidia/gpus")
-    cards = sorted(path.name for path in driver.iterdir()) if driver.is_dir() else []
-    missing = settings.device == "cuda" and not cards
-    yield Check("GPU", not missing, f"{len(cards)} NVIDIA device(s)" if cards else "none; models run on the CPU",
-                "install the NVIDIA driver, or set HEIMDALLR_DEVICE=auto" if missing else "")  # fmt: skip
+    """The accelerator: what the driver shows, and whether torch can use it."""
+    found = accelerator.look()
+    if found.usable:
+        where = "; models run on the CPU" if settings.device == "cpu" else ""
+        yield Check("GPU", True, f"torch can use {found.usable} of {found.present} NVIDIA device(s){where}")
+    elif found.present:
+        yield Check("GPU", settings.device != "cuda", f"{accelerator.unusable(found)}; models run on the CPU",
+                    "install a driver that fits this torch, and let this user open /dev/nvidia*")  # fmt: skip
+    else:
+        missing = settings.device == "cuda"
+        yield Check("GPU", not missing, "none; models run on the CPU",
+                    "install the NVIDIA driver, or set HEIMDALLR_DEVICE=auto" if missing else "")  # fmt: skip
     memory_mib = psutil.virtual_memory().available // 2**20
     enough = memory_mib >= 4096
     yield Check("memory", enough, f"{memory_mib} MiB available",

@@ -80,8 +80,8 @@ def environment(where: RayPlaces) -> dict[str, str]:
 class RayHead:
     """A running Ray head."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Start `ray start --head --block` as a child; `wait_ready` says when it answers."""
+    def __init__(self, settings: Settings, gpus: int) -> None:
+        """Start `ray start --head --block` as a child, with as many GPUs to reserve as torch can use."""
         self.where = places(settings)
         self._prepare_folders()
         ensure_token(self.where.token_file)
@@ -94,6 +94,7 @@ class RayHead:
             *("--dashboard-host", "127.0.0.1", "--dashboard-port", str(dashboard)),
             *("--dashboard-agent-listen-port", str(agent), "--ray-client-server-port", str(client)),
             *("--metrics-export-port", str(metrics), "--num-cpus", str(settings.ray_num_cpus or 8)),
+            *("--num-gpus", str(gpus)),
             *("--object-store-memory", str(settings.object_store_mib * 2**20)),
             *("--resources", json.dumps({"dicom_scp": 1}), "--labels", "tier=live"),
         ]

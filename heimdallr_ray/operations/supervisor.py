@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 import heimdallr_ray
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import Clock
-from heimdallr_ray.config import Settings, save_effective
+from heimdallr_ray.config import Settings, is_loopback, save_effective
 from heimdallr_ray.errors import HeimdallrError, NotReady
 from heimdallr_ray.listener.draining import DrainMark
-from heimdallr_ray.operations import application, ports, processes
+from heimdallr_ray.operations import accelerator, application, ports, processes
+from heimdallr_ray.operations.bounded import within
 from heimdallr_ray.operations.leases import release_leases_of_the_dead
 from heimdallr_ray.operations.lock import DataFolderLock, Holder
 from heimdallr_ray.operations.rayhead import NAMESPACE, RayHead, environment
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 READY_S = 60.0
 FIRST_READY_S = 120.0
 """The first start after an installation reads gigabytes of libraries that no cache holds yet."""
+GRACE_S = 2.0
+"""Before the last moment of a start: a step that watches the time itself says more than one that is cut off."""
+DISCONNECT_S = 2.0
 STOP_S = 13.0
 STOP_SCP_S = 3.0
 REMEMBER_EVERY_S = 2.0
@@ -77,6 +81,7 @@ class Supervisor:
         self._head: RayHead | None = None
         self._listener: ListenerActor | None = None
         self._mark = DrainMark(self.settings.run_dir)
+        self._gpus = 0
         self._started = False
 
     @property
@@ -96,7 +101,8 @@ class Supervisor:
         self._lock = DataFolderLock(self.settings.run_dir)
         self._started = True
         first = not (self.settings.run_dir / "started_before").exists()
-        deadline = time.monotonic() + (FIRST_READY_S if first else READY_S)
+        last = time.monotonic() + (FIRST_READY_S if first else READY_S)
+        deadline = last - GRACE_S
         self._holder = Holder(
             pid=os.getpid(),
             started_at=self._clock.now().isoformat(timespec="seconds"),
@@ -109,23 +115,23 @@ class Supervisor:
         self._install_signals()
         self._mark.clear()
         self._require_ports()
-        require_needed(self.settings.resolved_weights_dir or weights_dir())
+        within("the weights' manifest", last, self._require_weights)
+        within("the look for an accelerator", last, self._resolve_device)
         self._progress("database")
-        database = Database(self.settings.resolved_database_url)
-        database.migrate()
-        release_leases_of_the_dead(self.settings, database, self._clock, orderly=False)
-        database.close()
+        within("the database", last, self._prepare_database)
         effective = self.settings.run_dir / "settings.json"
         save_effective(self.settings, effective)
         self._progress("ray head")
-        self._head = RayHead(self.settings)
-        self._connect(deadline)
+        self._head = RayHead(self.settings, self._gpus)
+        within("the connection to the Ray head", last, lambda: self._connect(deadline))
+        # Where ray.init runs in the main thread it installs its own SIGTERM handler, which would not clean up.
+        self._install_signals()
         self._head.remember()
         self._progress("DICOM listener")
-        application.deploy(self.settings, effective, self.build)
-        self._start_scp(effective, deadline)
+        within("Ray Serve", last, lambda: application.deploy(self.settings, effective, self.build))
+        self._listener = within("the DICOM listener", last, lambda: self._start_scp(effective, deadline))
         self._progress("models and Serve application")
-        self._wait_ready(deadline)
+        self._wait_ready(deadline, last)
         self._head.remember()
         (self.settings.run_dir / "started_before").touch()
         self._set_state("ready")
@@ -168,7 +174,9 @@ class Supervisor:
                 with self._told("the DICOM listener's own end"):
                     self._listener.stop(STOP_SCP_S)
             with self._told("the end of the connection to Ray"):
-                _ray().shutdown()
+                # Its import takes seconds where the start was ended before it.
+                disconnect = _ray().shutdown
+                within("Ray", time.monotonic() + DISCONNECT_S, disconnect)
             left = self._head.stop(STOP_S - STOP_SCP_S - 1.0)
             self._release_leases()
         self._mark.clear()
@@ -209,6 +217,28 @@ class Supervisor:
                 who = ", ".join(f"{at.process} (pid {at.pid})" for at in ports.listeners({port})) or "another process"
                 raise NotReady(f"{what} port {port} is taken by {who}; free it or set another one")
 
+    def _require_weights(self) -> None:
+        require_needed(self.settings.resolved_weights_dir or weights_dir())
+
+    def _resolve_device(self) -> None:
+        """From here on the settings say `cpu` or `cuda`, for Ray, for Serve and for the replicas alike."""
+        wanted = self.settings.device
+        found = accelerator.Accelerators(0, 0) if wanted == "cpu" else accelerator.look()
+        device = accelerator.resolve(wanted, found)
+        if found.present and device == "cpu":
+            log.warning("models run on the CPU: %s", accelerator.unusable(found))
+            self._progress(f"models run on the CPU: {accelerator.unusable(found)}")
+        self._gpus = found.usable if device == "cuda" else 0
+        self.settings = self.settings.model_copy(update={"device": device})
+
+    def _prepare_database(self) -> None:
+        database = Database(self.settings.resolved_database_url)
+        try:
+            database.migrate()
+            release_leases_of_the_dead(self.settings, database, self._clock, orderly=False)
+        finally:
+            database.close()
+
     def _connect(self, deadline: float) -> None:
         assert self._head is not None  # noqa: S101
         os.environ.update(environment(self._head.where))
@@ -229,22 +259,22 @@ class Supervisor:
                 if time.monotonic() > deadline:
                     raise NotReady(f"the Ray head does not answer: {error}") from error
                 time.sleep(0.3)
-        # ray.init installs its own SIGTERM handler, which would end us without cleaning up.
-        self._install_signals()
 
-    def _start_scp(self, effective: Path, deadline: float) -> None:
+    def _start_scp(self, effective: Path, deadline: float) -> ListenerActor:
         # Late, for it imports Ray.
         from heimdallr_ray.operations.scp_actor import ListenerActor
 
-        self._listener = ListenerActor(effective, self.build)
-        self._listener.wait_ready(max(1.0, deadline - time.monotonic()))
+        listener = ListenerActor(effective, self.build)
+        listener.wait_ready(max(1.0, deadline - time.monotonic()))
+        return listener
 
-    def _wait_ready(self, deadline: float) -> None:
+    def _wait_ready(self, deadline: float, last: float) -> None:
         assert self._head is not None  # noqa: S101
         missing = "nothing answered yet"
         while time.monotonic() < deadline:
             self._head.require_alive()
-            missing = application.missing(self.settings)
+            missing = within(f"Serve's answer to the question what is missing ({missing})", last,
+                             lambda: application.missing(self.settings))  # fmt: skip
             if not missing:
                 return
             time.sleep(0.3)
@@ -305,6 +335,18 @@ def _ray() -> Any:  # noqa: ANN401
     return ray
 
 
+def exposure(supervisor_pid: int) -> str:
+    """What to know of Ray's ports, in a line; empty where none of them can be reached from other machines."""
+    pids = {process.pid for process in processes.descendants(supervisor_pid)}
+    count = sum(not is_loopback(one.address.removeprefix("::ffff:")) for one in ports.listeners(pids=pids))
+    return (
+        f"Ray           {count} ports listen on all addresses and want Ray's token; keep them behind the firewall: "
+        "docs/operations/security.md"
+        if count
+        else ""
+    )
+
+
 def first_line(text: str) -> str:
     """The first line of a message, bounded: exceptions of Ray carry whole tracebacks."""
     return next((line.strip()[:300] for line in text.splitlines() if line.strip()), "no reason given")
@@ -327,6 +369,8 @@ def run(settings: Settings, clock: Clock, progress: Progress) -> int:
     supervisor = Supervisor(settings, clock, progress)
     try:
         supervisor.start()
+        if told := exposure(os.getpid()):
+            progress(told)
         supervisor.wait()
     except HeimdallrError as error:
         progress(f"failed: {error.code}: {error.detail}")

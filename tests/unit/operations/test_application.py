@@ -23,9 +23,12 @@ with warnings.catch_warnings():
 class Client:
     def __init__(self) -> None:
         self.applications: list[str] = []
+        self.gpus: dict[str, float | None] = {}
 
     def deploy_apps(self, config: Any) -> None:
         self.applications += [one.name for one in config.applications]
+        for deployment in config.applications[0].deployments:
+            self.gpus[deployment.name] = deployment.ray_actor_options.num_gpus
 
 
 @pytest.fixture
@@ -62,3 +65,21 @@ def test_only_warnings_of_serve_are_heard(
     application.deploy(settings, tmp_path / "settings.json", "build")
     assert told == expected
     assert client.applications == ["heimdallr"]
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("cuda", 1), ("cpu", 0)])
+def test_what_takes_the_gpu_reserves_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: list[str], device: str, gpus: int
+) -> None:
+    client = Client()
+    monkeypatch.setattr(api, "serve_start", lambda **_: client)
+    settings = load({}, data_dir=tmp_path, profile="demo", device=device)
+    application.deploy(settings, tmp_path / "settings.json", "build")
+    assert {name: number or 0 for name, number in client.gpus.items()} == {
+        "Ingress": 0,
+        "StudyConsumer": 0,
+        "Segmenter": gpus,
+        "MedGemma": 0,
+        "ReportBuilder": 0,
+    }
+    assert told == []

@@ -86,6 +86,7 @@ def answering(states: Mapping[str, Sequence[str]]) -> httpx.MockTransport:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "POLL_S", 0.001)
+    monkeypatch.setattr(demo, "STUDY_S", 5.0)
 
 
 def test_the_second_study_is_told_of_while_the_first_still_runs() -> None:

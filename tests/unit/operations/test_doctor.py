@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from heimdallr_ray import cli
 from heimdallr_ray.config import Settings, load
-from heimdallr_ray.operations import doctor, ports, rayhead, status
+from heimdallr_ray.operations import accelerator, doctor, ports, rayhead, status
+from heimdallr_ray.operations.accelerator import Accelerators
 from heimdallr_ray.operations.doctor import Check
 from heimdallr_ray.operations.lock import DataFolderLock
 from heimdallr_ray.segmentation.tasks import models_of
@@ -188,12 +189,28 @@ def test_a_database_that_the_first_start_makes_is_no_finding(tmp_path: Path) -> 
     assert finding(doctor.check_database, of(tmp_path), "database").ok
 
 
-def test_a_cuda_device_that_is_not_there_is_found(tmp_path: Path) -> None:
-    if Path("/proc/driver/nvidia/gpus").is_dir():
-        pytest.skip("this machine has an NVIDIA driver")
-    found = finding(doctor.check_device, of(tmp_path, device="cuda"), "GPU")
-    assert not found.ok and "HEIMDALLR_DEVICE=auto" in found.mend
-    assert finding(doctor.check_device, of(tmp_path, device="cpu"), "GPU").ok
+@pytest.mark.parametrize(
+    ("device", "found", "level", "words"),
+    [
+        ("auto", Accelerators(0, 0), "ok", "none; models run on the CPU"),
+        ("cpu", Accelerators(0, 0), "ok", "none; models run on the CPU"),
+        ("cuda", Accelerators(0, 0), "mend", "none; models run on the CPU"),
+        ("auto", Accelerators(2, 2), "ok", "torch can use 2 of 2 NVIDIA device(s)"),
+        ("cpu", Accelerators(2, 2), "ok", "torch can use 2 of 2 NVIDIA device(s); models run on the CPU"),
+        ("auto", Accelerators(1, 0, "the driver is too old"), "note", "torch cannot use the 1 NVIDIA device(s)"),
+        ("cuda", Accelerators(1, 0, "the driver is too old"), "mend", "of this host: the driver is too old"),
+    ],
+)
+def test_the_accelerator_is_the_drivers_and_torchs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: str, found: Accelerators, level: str, words: str
+) -> None:
+    monkeypatch.setattr(accelerator, "look", lambda: found)
+    (check,) = [one for one in doctor.check_device(of(tmp_path, device=device)) if one.name == "GPU"]
+    assert (check.level, words in check.detail) == (level, True), check
+    if level == "mend" and not found.present:
+        assert "HEIMDALLR_DEVICE=auto" in check.mend
+    if found.present and not found.usable:
+        assert "install a driver that fits" in check.mend
 
 
 def tiny_registry(folder: Path, *tasks: str) -> Path:

@@ -1,8 +1,13 @@
-"""What fails while the stack is stopped is told, and the rest is stopped all the same."""
+"""A start ends in time whatever hangs; what fails while the stack is stopped is told, and the rest is stopped."""
 
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,9 +15,13 @@ import pytest
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import SystemClock
-from heimdallr_ray.config import load
-from heimdallr_ray.errors import StorageFull
+from heimdallr_ray.config import Settings, load, load_effective
+from heimdallr_ray.errors import NotReady, StorageFull
 from heimdallr_ray.listener.draining import DrainMark
+from heimdallr_ray.operations import accelerator, application, ports, rayhead
+from heimdallr_ray.operations import supervisor as supervisor_module
+from heimdallr_ray.operations.accelerator import Accelerators
+from heimdallr_ray.operations.bounded import within
 from heimdallr_ray.operations.supervisor import Supervisor
 
 
@@ -106,3 +115,140 @@ def test_a_stack_is_not_drained_before_port_and_uploads_are_quiet(
     assert parts._drained()
     monkeypatch.setattr("heimdallr_ray.operations.application.unfinished", lambda _: None)
     assert not parts._drained(), "an API that does not answer is no proof"
+
+
+class SilentHead(Head):
+    """A Ray head that was started, and whose port is answered."""
+
+    def __init__(self, settings: Settings, gpus: int) -> None:
+        super().__init__()
+        self.where = rayhead.places(settings)
+        self.address, self.gcs_port, self.gpus = "127.0.0.1:1", 1, gpus
+
+    def require_alive(self) -> None:
+        """It lives."""
+
+
+class SilentRay:
+    """A Ray that does nothing, at once or for ever."""
+
+    def __init__(self, init: Callable[..., None]) -> None:
+        self.init = init
+
+    def shutdown(self) -> None:
+        """Nothing was connected."""
+
+
+def hang(*_: object, **__: object) -> None:
+    threading.Event().wait(60)
+
+
+def nothing(*_: object, **__: object) -> None:
+    """Done at once."""
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
+    """A supervisor that starts on a database and a Ray that answer at once, and has 3 s for its first start."""
+    monkeypatch.setattr(supervisor_module, "FIRST_READY_S", 3.0)
+    monkeypatch.setattr(supervisor_module, "GRACE_S", 0.5)
+    monkeypatch.setattr(Database, "migrate", nothing)
+    monkeypatch.setattr(supervisor_module, "release_leases_of_the_dead", nothing)
+    monkeypatch.setattr(supervisor_module, "RayHead", SilentHead)
+    monkeypatch.setattr(supervisor_module, "_ray", lambda: SilentRay(nothing))
+    monkeypatch.setattr(ports, "answers", lambda _: True)
+    monkeypatch.setattr(application, "deploy", nothing)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    server, dicom = ports.pick_free(2)
+    made = Supervisor(
+        load({}, profile="demo", device="cpu", data_dir=tmp_path, server_port=server, dicom_port=dicom),
+        SystemClock(),
+        said.append,
+    )
+    yield made
+    made.stop()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+HANGING: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
+    "the weights' manifest": lambda patch: patch.setattr(supervisor_module, "require_needed", hang),
+    "the database": lambda patch: patch.setattr(Database, "migrate", hang),
+    "the connection to the Ray head": lambda patch: patch.setattr(supervisor_module, "_ray", lambda: SilentRay(hang)),
+    "Ray Serve": lambda patch: patch.setattr(application, "deploy", hang),
+    "the DICOM listener": lambda patch: patch.setattr(Supervisor, "_start_scp", hang),
+}
+
+
+@pytest.mark.parametrize("step", HANGING)
+def test_a_step_that_hangs_ends_the_start_in_time_and_is_named(
+    fresh: Supervisor, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    HANGING[step](monkeypatch)
+    began = time.monotonic()
+    with pytest.raises(NotReady, match=f"not ready in time: {step} has not ended"):
+        fresh.start()
+    assert time.monotonic() - began < 15
+    monkeypatch.setattr(supervisor_module, "_ray", lambda: SilentRay(nothing))
+    assert fresh.stop() == []
+
+
+def test_a_question_to_serve_that_hangs_ends_the_start(fresh: Supervisor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Supervisor, "_start_scp", lambda *_: Listener())
+    answers = iter(["Segmenter is loading"])
+
+    def missing(_settings: Settings) -> str:
+        for answer in answers:
+            return answer
+        hang()
+        return ""
+
+    monkeypatch.setattr(application, "missing", missing)
+    with pytest.raises(NotReady, match=r"not ready in time: .*Segmenter is loading.* has not ended"):
+        fresh.start()
+
+
+def test_what_a_step_raises_is_raised_and_what_it_gives_is_given() -> None:
+    assert within("a step", time.monotonic() + 20, lambda: 7) == 7
+    assert within("a step", time.monotonic() + 20, lambda: None) is None
+    with pytest.raises(StorageFull, match="4 MiB"):
+        within("a step", time.monotonic() + 20, lambda: exec("raise error", {"error": StorageFull("4 MiB left")}))  # noqa: S102
+
+
+@pytest.mark.parametrize(
+    ("found", "gpus", "device"), [(Accelerators(2, 2), 2, "cuda"), (Accelerators(1, 0, "too old"), 0, "cpu")]
+)
+def test_the_device_is_resolved_once_for_ray_serve_and_replicas(
+    fresh: Supervisor,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    found: Accelerators,
+    gpus: int,
+    device: str,
+) -> None:
+    deployed: list[Settings] = []
+    monkeypatch.setattr(accelerator, "look", lambda: found)
+    monkeypatch.setattr(application, "deploy", lambda settings, *_: deployed.append(settings))
+    monkeypatch.setattr(application, "missing", lambda _: "")
+    monkeypatch.setattr(Supervisor, "_start_scp", lambda *_: Listener())
+    monkeypatch.setattr(supervisor_module, "FIRST_READY_S", 30.0)
+    fresh.settings = fresh.settings.model_copy(update={"device": "auto"})
+    fresh.start()
+    assert cast(Any, fresh)._head.gpus == gpus
+    assert load_effective(fresh.settings.run_dir / "settings.json").device == device
+    assert [settings.device for settings in deployed] == [device]
+    assert any("models run on the CPU" in line and "too old" in line for line in said) == (device == "cpu")
+
+
+def test_only_ports_that_others_can_reach_are_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = ["127.0.0.1", "::1", "::ffff:127.0.0.1"]
+
+    def listeners(*_: object, **__: object) -> list[ports.Listener]:
+        return [ports.Listener(address, 1, 1, "ray") for address in addresses]
+
+    monkeypatch.setattr(ports, "listeners", listeners)
+    assert supervisor_module.exposure(os.getpid()) == ""
+    addresses += ["::", "0.0.0.0"]
+    told = supervisor_module.exposure(os.getpid())
+    assert "2 ports listen on all addresses" in told and "docs/operations/security.md" in told
