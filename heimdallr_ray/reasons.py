@@ -152,7 +152,9 @@ _SERIES_ROWS = (
     ),
     _row("colour", "A colour picture, not measured values.", _SERIES),
     _row(
-        "mosaic", "Several slices are tiled into one image, so their places are not known. Send them singly.", _SERIES
+        "mosaic",
+        "Several slices are tiled into one image, and it could not be proven where each lies. Send them singly.",
+        _SERIES,
     ),
     _row(
         "multiframe_without_groups",
