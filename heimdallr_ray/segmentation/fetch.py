@@ -51,6 +51,7 @@ class Bounds:
         pause_s: before the second attempt; doubles with each that brings nothing.
         max_pause_s: longest pause.
         max_bytes: of the archive.
+        total_s: for all attempts together.
     """
 
     connect_s: float = 15.0
@@ -62,6 +63,7 @@ class Bounds:
     pause_s: float = 1.0
     max_pause_s: float = 30.0
     max_bytes: int = MAX_ARCHIVE_BYTES
+    total_s: float = 6 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -118,12 +120,13 @@ def download(
     if request.licence_body is not None:
         part.forget()
     idle, pause, reason = 0, limits.pause_s, ""
+    deadline = monotonic() + limits.total_s
     timeout = httpx.Timeout(limits.silence_s, connect=limits.connect_s)
     with httpx.Client(timeout=timeout, headers={"Accept-Encoding": "identity"}) as client:
         for attempt in range(1, limits.attempts + 1):
             before = part.size
             try:
-                digest = _attempt(client, request, part, limits, progress, monotonic)
+                digest = _attempt(client, request, part, limits, progress, monotonic, deadline)
             except (_TryAgain, httpx.TransportError) as error:
                 idle = 0 if part.size > before else idle + 1
                 pause = limits.pause_s if part.size > before else min(pause * 2, limits.max_pause_s)
@@ -165,6 +168,7 @@ def _attempt(
     bounds: Bounds,
     progress: Progress,
     monotonic: Callable[[], float],
+    deadline: float,
 ) -> str:
     headers: dict[str, str] = {}
     if part.size and part.validator:
@@ -175,7 +179,7 @@ def _attempt(
         continued = _judge(response, request, part, bounds)
         digest = _digest_of(part.path) if continued else hashlib.sha256()
         with part.path.open("ab" if continued else "wb") as stream:
-            _receive(response, stream, digest, part, bounds, progress, monotonic)
+            _receive(response, stream, digest, part, bounds, progress, monotonic, deadline)
             stream.flush()
             os.fsync(stream.fileno())
     if part.size < len(_ZIP_BEGINS) and part.size == (part.total or part.size):
@@ -286,6 +290,7 @@ def _receive(
     bounds: Bounds,
     progress: Progress,
     monotonic: Callable[[], float],
+    deadline: float,
 ) -> None:
     window_began, window_bytes = monotonic(), 0
     # Pieces as they come: a chunk size would wait for a slow server to fill it, past the look at its rate.
@@ -300,6 +305,8 @@ def _receive(
         window_bytes += len(chunk)
         progress(part.size, part.total)
         now = monotonic()
+        if now > deadline:
+            raise DownloadFailed(f"not whole after {bounds.total_s / 3600:.0f} h; run it again to go on")
         if now - window_began >= bounds.window_s:
             if window_bytes < bounds.min_window_bytes:
                 raise _TryAgain(f"{window_bytes} bytes in {now - window_began:.0f} s")

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from heimdallr_ray.errors import BadArchive, DownloadFailed, LicenceRequired, TooLarge
+from heimdallr_ray.errors import BadArchive, DownloadFailed, LicenceRequired, StorageFull, TooLarge
+from heimdallr_ray.segmentation import fetch
 from heimdallr_ray.segmentation.fetch import Bounds, Downloaded, Request, download
 from tests.support.file_server import Behaviour, serving_file
 
@@ -189,6 +190,24 @@ def test_more_than_allowed_is_refused(told: Behaviour, base: str, tmp_path: Path
         )
     assert list(tmp_path.iterdir()) == []
     assert max(taken, default=0) <= (100_000 if chunked else 0)
+
+
+def test_a_download_ends_in_all(told: Behaviour, base: str, tmp_path: Path) -> None:
+    told.trickle = (1000, 0.02)
+    with pytest.raises(DownloadFailed, match="not whole after 0 h"):
+        get(base, tmp_path, replace(QUICK, total_s=0.2))
+    assert (tmp_path / "model.zip.part").stat().st_size > 0
+    told.trickle = None
+    assert_whole(get(base, tmp_path), told.content, tmp_path)
+
+
+def test_a_full_disk_is_told_before_a_byte_is_written(
+    told: Behaviour, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "MIN_FREE_BYTES", 1 << 60)
+    with pytest.raises(StorageFull, match="MiB more are needed"):
+        get(base, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_no_other_scheme_than_https_leaves_this_machine(told: Behaviour, base: str, tmp_path: Path) -> None:

@@ -12,7 +12,9 @@ from heimdallr_ray.segmentation.weights import (
     MANIFEST_NAME,
     SYNTHETIC_MARKER,
     any_synthetic,
+    read_document,
     read_manifest,
+    store_document,
     verify,
     write_manifest,
 )
@@ -159,3 +161,20 @@ def test_a_description_that_changed_later_is_not_asked(folder: Path) -> None:
     (folder / DATASET).write_text("{}")
     with pytest.raises(WeightsTampered):
         any_synthetic(read_manifest(folder))
+
+
+@pytest.mark.parametrize("pins", [[], {"Dataset298": []}, {"Dataset298": {}}, {"Dataset298": {"originals": 3}}, 7])
+def test_pins_of_another_form_are_refused(folder: Path, pins: object) -> None:
+    document = read_document(folder)
+    assert document["imported"] == {}
+    store_document(folder, {**document, "imported": pins})
+    with pytest.raises(WeightsTampered, match="imported"):
+        read_document(folder)
+
+
+def test_what_is_on_its_way_into_a_registry_is_not_listed(folder: Path) -> None:
+    before = read_manifest(write_manifest(folder, synthetic=True).parent).files
+    (folder / ".incoming").mkdir()
+    (folder / ".incoming" / "model.zip.part").write_bytes(b"half")
+    (folder / ".manifest.json.tmp").write_bytes(b"{")
+    assert read_manifest(write_manifest(folder, synthetic=True).parent).files == before
