@@ -23,7 +23,8 @@ from heimdallr_ray.segmentation.engine import Timings
 from heimdallr_ray.segmentation.specs import TaskSpec
 from heimdallr_ray.segmentation.tasks import models_of
 from heimdallr_ray.segmentation.totalseg import environment, upstream_child
-from heimdallr_ray.segmentation.weights import WeightsSet
+from heimdallr_ray.segmentation.totalseg.checkpoint import trusted_checkpoint
+from heimdallr_ray.segmentation.weights import CHECKPOINT_SUFFIX, WeightsSet
 from heimdallr_ray.volume import Volume
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,11 @@ class UpstreamRunner:
             for file in sorted(files.union(model.checkpoints(self._weights.files))):
                 target = folder / upstream_child.WEIGHTS / file
                 target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(self._weights.read(file))
+                content = self._weights.read(file)
+                if file.endswith(CHECKPOINT_SUFFIX):
+                    # Upstream unpickles without restraint; it only gets what the restrained unpickler has read.
+                    trusted_checkpoint(content, file)
+                target.write_bytes(content)
         request = {
             "task": spec.upstream_task,
             "fast": spec.fast,
