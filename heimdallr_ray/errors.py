@@ -24,7 +24,7 @@ class HeimdallrError(Exception):
         super().__init__(detail or (type(self).__doc__ or self.code).strip().splitlines()[0])
         self.detail = str(self)
 
-    def __reduce__(self) -> tuple[type[HeimdallrError], tuple[str, ...]]:
+    def __reduce__(self) -> tuple[type[HeimdallrError], tuple[str | None, ...]]:
         """Errors cross process boundaries with their detail."""
         return type(self), (self.detail,)
 

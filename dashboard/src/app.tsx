@@ -4,6 +4,7 @@ import { ApiError, getStatus } from "./api/client";
 import { LiveBadge, LiveProvider } from "./api/live";
 import { setToken } from "./api/token";
 import { Link, useRoute } from "./router";
+import { DEMO_INSTALLATION } from "./ui";
 import { StudyPage } from "./study/StudyPage";
 import { Worklist } from "./worklist/Worklist";
 
@@ -32,7 +33,7 @@ export function App() {
       </header>
       <div className="strip">AI pre-read. The order is a suggestion; every study stays in the list.</div>
       {status.data?.synthetic === true && route.page !== "study" && (
-        <div className="demo" role="note">DEMO WEIGHTS <span>Results come from synthetic demo models and are not about any patient.</span></div>
+        <div className="demo" role="note">DEMO WEIGHTS <span>{DEMO_INSTALLATION}</span></div>
       )}
       {route.page === "worklist" && <Worklist />}
       {route.page === "study" && <StudyPage uid={route.uid} key={route.uid} />}

@@ -1,15 +1,15 @@
 import { useQuery } from "@tanstack/react-query";
 import { useEffect, useState } from "react";
 import { getBlob, getReasons } from "./api/client";
-import { reasonOf } from "./lib/reasons";
+import { reasonOf, saysTheSame } from "./lib/reasons";
 import { stateTone, stateWords } from "./lib/states";
 import { urgencyLook } from "./lib/urgency";
 import type { ArtifactView, StudySummary } from "./api/types";
 
 export function UrgencyPill({ study }: { study: Pick<StudySummary, "urgency" | "state"> }) {
-  const { icon, word, tone } = urgencyLook(study.urgency, study.state);
+  const { icon, word, tone, tip } = urgencyLook(study.urgency, study.state);
   return (
-    <span className={`pill ${tone}`} data-urgency={study.urgency ?? "none"}>
+    <span className={`pill ${tone}`} title={tip} data-urgency={study.urgency ?? "none"}>
       {icon !== "" && <span aria-hidden="true">{icon}</span>}
       {word}
     </span>
@@ -23,6 +23,9 @@ export function StatePill({ study }: { study: StudySummary }) {
 export function Failure({ error }: { error: Error }) {
   return <div className="failure" role="alert">{error.message}</div>;
 }
+
+/** What a demo installation says of itself, and of itself only. */
+export const DEMO_INSTALLATION = "AI results on this installation come from synthetic demo models and are not about any patient.";
 
 const NO_SENTENCES: Record<string, string> = {};
 
@@ -38,7 +41,7 @@ export function Why({ code, detail = null }: { code: string; detail?: string | n
   return (
     <div className="why" data-reason={code}>
       {sentence} <code>{code}</code>
-      {detail !== null && detail !== "" && <div className="hint">{detail}</div>}
+      {detail !== null && detail !== "" && !saysTheSame(sentence, detail) && <div className="hint">{detail}</div>}
     </div>
   );
 }

@@ -27,6 +27,7 @@ from tests.support.seeded import (
     FAILED_UID,
     HEAD_UID,
     NOT_APPLICABLE_UID,
+    RECEIVING_UID,
     RUNNING_UID,
     add_result,
     add_study,
@@ -103,6 +104,10 @@ def test_a_measured_study(page: Page, site: Site):
     liver.get_by_role("button").click()
     expect(liver).to_contain_text("demo/total")
     expect(liver).to_contain_text("unrounded")
+    expect(absent).to_contain_text("brain 12 mL, needs 100 mL")
+    attenuation = page.locator('[data-measurement="liver_attenuation"]')
+    attenuation.get_by_role("button").click()
+    expect(attenuation).to_contain_text(re.compile(r"unrounded-?[\d.]+ HU"))
     expect(page.locator(".identity")).to_contain_text("DEMO-001")
     expect(page.get_by_text("DEMO WEIGHTS", exact=False).first).to_be_visible()
     expect(page.get_by_text("thinnest axial series with a soft kernel")).to_be_visible()
@@ -161,6 +166,78 @@ def test_the_volume_with_its_labels(page: Page, site: Site):
         if re.search(r"-?\d+ +\w+", found):
             break
     assert re.search(r"-?\d+ +\w+", found), f"no structure under the cursor: {found!r}"
+
+
+def test_a_study_with_a_bleed_opens_with_the_bleed_in_the_brain_window(page: Page, site: Site):
+    page.goto(f"{site.url}/studies/{HEAD_UID}")
+    expect(page.locator('[data-measurement="intracranial_hemorrhage_volume"]')).to_contain_text("mL")
+    page.get_by_role("tab", name="Volume").click()
+    expect(page.get_by_label("Window")).to_have_value("3")
+    expect(page.get_by_label("Labels")).to_have_value("display-labels-cerebral_bleed.nii.gz")
+    expect(page.locator('.stage[data-ready="true"]')).to_be_visible(timeout=120_000)
+    page.get_by_label("Labels").select_option("display-labels-total.nii.gz")
+    legend = page.get_by_test_id("legend")
+    legend.locator("summary").click()
+    expect(legend).to_contain_text("Brain")
+    expect(legend).not_to_contain_text("Liver")
+    legend.get_by_role("button").click()
+    expect(legend).to_contain_text("Not found, or missed by the model:")
+    expect(legend).to_contain_text("Liver")
+    stage, words = page.locator("#stage").bounding_box(), page.locator(".beside").bounding_box()
+    assert stage is not None and words is not None
+    assert words["y"] + words["height"] <= stage["y"]  # no word lies on the picture
+
+
+def test_nothing_is_said_of_images_that_are_not_synthetic(page: Page, site: Site):
+    page.goto(f"{site.url}/studies/{NOT_APPLICABLE_UID}")
+    banner = page.get_by_test_id("demo")
+    expect(banner).to_contain_text("AI results on this installation come from synthetic demo models")
+    expect(banner).not_to_contain_text("images")
+    page.goto(f"{site.url}/studies/{ABDOMEN_UID}")
+    expect(banner).to_contain_text("Made with synthetic demo models or images.")
+
+
+def test_a_study_without_an_urgency_is_not_called_routine_and_says_how_it_is_ordered(page: Page, site: Site):
+    page.goto(site.url)
+    pill = page.locator(f'[data-study="{FAILED_UID}"] .pill').first
+    expect(pill).to_have_text("no AI urgency")
+    expect(pill).to_have_attribute("title", re.compile("That is not ROUTINE.*keeps the place of its order"))
+
+
+def test_while_images_come_in_it_says_when_analysis_starts(page: Page, site: Site):
+    page.goto(f"{site.url}/studies/{RECEIVING_UID}")
+    idle_s = f"{site.services.settings.idle_seconds:g}"
+    expect(page.get_by_test_id("state-words")).to_contain_text(f"Analysis starts {idle_s} s after the last image.")
+
+
+def test_a_study_that_is_not_there_is_said_once_with_a_way_home(chromium: Browser, site: Site):
+    page = chromium.new_page()  # the browser itself writes the 404 to its console
+    page.goto(f"{site.url}/")
+    page.evaluate("history.pushState(null, '', '/studies/1.2.3.4'); dispatchEvent(new PopStateEvent('popstate'))")
+    expect(page.get_by_role("heading", name="There is no such study")).to_be_visible()
+    expect(page.get_by_text("no such study")).to_have_count(1)
+    page.get_by_role("main").get_by_role("link", name="Go to the worklist").click()
+    expect(page.locator("tbody tr").first).to_be_visible()
+    page.close()
+
+
+def test_a_retry_that_changed_nothing_says_so(chromium: Browser, tmp_path: Path):
+    made = services(tmp_path / "data")
+    now = made.clock.now()
+    ended = {"state": "not_applicable", "reason_code": "no_usable_series", "reason": "too_few_slices: 2 slices"}
+    with made.database.write() as session:
+        study = add_study(session, ABDOMEN_UID, now, n_instances=1, **ended)
+        record_event(
+            session, "study.retry", now=now, actor="api", study_id=study.id,
+            old="not_applicable", new="queued", reason=ended["reason"],
+        )  # fmt: skip
+    with serving(create_app(made)) as url:
+        page = chromium.new_page()
+        page.goto(f"{url}/studies/{ABDOMEN_UID}")
+        expect(page.get_by_test_id("retried")).to_have_text(re.compile(r"Retried at \d\d:\d\d, same result\."))
+        expect(page.locator(".identity")).to_contain_text("1 image")
+        expect(page.locator(".identity")).not_to_contain_text("1 images")
+        page.close()
 
 
 @pytest.mark.parametrize(
@@ -370,6 +447,10 @@ def test_a_dropped_zip_becomes_a_study_and_a_bad_one_is_explained(chromium: Brow
         choose.set_input_files(archive)
         expect(page.get_by_text("2 images stored")).to_be_visible()
         expect(page.locator("tbody tr")).to_have_count(1)
+        choose.set_input_files(archive)
+        expect(page.get_by_text("2 of them were already here")).to_be_visible()
+        page.get_by_role("link", name="Open the study").click()
+        expect(page).to_have_url(re.compile(r"/studies/1\.2\.826"))
         page.close()
 
 

@@ -1,11 +1,15 @@
 import { describe, expect, it } from "vitest";
-import { ageYears, bytes, dicomDate, dicomTime, personName, roundedValue, seconds, sexAndAge, studyName, valueWithUnit, words } from "./format";
+import { ageYears, bytes, counted, dicomDate, dicomTime, personName, roundedValue, seconds, sexAndAge, studyName, valueWithUnit, whole, words } from "./format";
 
 describe("numbers", () => {
   it("rounds for the screen and never to an exponent", () => {
     expect([0, 0.0042, 0.1234, 1.2345, 12.345, 123.45, 123456.7].map(roundedValue)).toEqual(["0.00", "0.004", "0.123", "1.23", "12.3", "123", "123457"]);
     expect(roundedValue(-0.00001)).toBe("0.000");
     expect(roundedValue(-78.46)).toBe("-78.5");
+  });
+  it("counts one thing as one and shows no negative nothing", () => {
+    expect([counted(1, "image"), counted(2, "image"), counted(1, "entry was", "entries were")]).toEqual(["1 image", "2 images", "1 entry was"]);
+    expect([whole(-0.3), whole(0), whole(-1.6), whole(54.4)]).toEqual(["0", "0", "-2", "54"]);
   });
   it("shows UCUM units as people write them", () => {
     expect(valueWithUnit(78.46, "[hnsf'U]")).toBe("78.5 HU");

@@ -21,10 +21,10 @@ export function valueWithUnit(value: number | null, ucum: string): string {
 }
 
 /** Modality and description, without saying the modality twice. */
-export function studyName(modalities: string[], description: string | null): string {
+export function studyName(modalities: string[], description: string | null, none = "no description"): string {
   const text = (description ?? "").trim();
   const missing = modalities.filter((modality) => !new RegExp(`\\b${modality.replace(/\W/g, "")}\\b`, "i").test(text));
-  return [...missing, text].filter((part) => part !== "").join(" ") || "no description";
+  return [...missing, text].filter((part) => part !== "").join(" ") || none;
 }
 
 /** `liver_volume` -> `Liver volume`. */
@@ -99,4 +99,14 @@ export function bytes(size: number): string {
 export function seconds(value: number): string {
   if (value < 60) return `${value.toFixed(value < 10 ? 2 : 1)} s`;
   return `${Math.floor(value / 60)} min ${Math.round(value % 60)} s`;
+}
+
+/** `1 image`, `2 images`. */
+export function counted(number: number, noun: string, plural = `${noun}s`): string {
+  return `${number} ${number === 1 ? noun : plural}`;
+}
+
+/** A whole number; what rounds to nothing is 0, never -0. */
+export function whole(value: number): string {
+  return String(Math.round(value) + 0);
 }

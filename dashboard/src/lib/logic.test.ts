@@ -5,10 +5,10 @@ import { routeOf } from "../router";
 import { uploadMessage } from "../worklist/UploadZone";
 import { labelColour, labelTable } from "./colours";
 import { hasOverlay, keyPictures, shownOf } from "./images";
-import { reasonOf } from "./reasons";
-import { findingsOf, leftOutOf, measurementsOf, statusWord } from "./results";
-import { canChoose, canRetry, noneWords, olderResultWords, STATES, stateSentence, stateWords } from "./states";
-import { urgencyLook } from "./urgency";
+import { reasonOf, saysTheSame } from "./reasons";
+import { findingsOf, hasBleed, leftOutOf, measurementsOf, statusWord } from "./results";
+import { canChoose, canRetry, noneWords, olderResultWords, retriedWords, STATES, stateSentence, stateWords } from "./states";
+import { NO_AI_URGENCY, urgencyLook } from "./urgency";
 
 const study = (state: string, reason: string | null = null) => ({ state, step: state === "running" ? "segment" : null, reason, reason_code: null });
 
@@ -23,8 +23,21 @@ describe("urgency", () => {
   });
   it("is never routine where nothing is known", () => {
     expect(urgencyLook(null, "running").word).toBe("pending");
-    expect(urgencyLook(null, "failed").word).toBe("unknown");
-    expect(urgencyLook("P9", "done").word).toBe("unknown");
+    expect(urgencyLook(null, "failed")).toMatchObject({ word: "no AI urgency", tip: NO_AI_URGENCY });
+    expect(urgencyLook("P9", "done").word).toBe("no AI urgency");
+    expect(NO_AI_URGENCY).toContain("not ROUTINE");
+  });
+  it("knows a bleed by its volume or, where that is held back, by its voxels", () => {
+    const row = (value: number | null, status: string, nVoxels: number | null) => ({ id: "intracranial_hemorrhage_volume", value, unit: "mL", status, reasons: [], nVoxels, provenance: [], evidence: [] });
+    expect(hasBleed([row(30, "ok", 900)])).toBe(true);
+    expect(hasBleed([row(null, "incomplete_fov", 900)])).toBe(true);
+    expect(hasBleed([row(0, "ok", 0)])).toBe(false);
+    expect(hasBleed([row(null, "not_applicable", 12)])).toBe(false);
+    expect(hasBleed([])).toBe(false);
+  });
+  it("says a reason once", () => {
+    expect(saysTheSame("A planning image (localizer, scout), not a volume.", "planning image (localizer, scout)")).toBe(true);
+    expect(saysTheSame("Too few slices for a volume.", "2 slices, needs 10")).toBe(false);
   });
 });
 
@@ -38,6 +51,19 @@ describe("states", () => {
   it("offers another series where the study has ended", () => expect(STATES.filter(canChoose)).toEqual(["done", "failed", "not_applicable", "cancelled"]));
   it("offers another run only where nothing happens by itself", () => expect(STATES.filter(canRetry)).toEqual(["failed", "not_applicable", "cancelled"]));
   it("does not let 'not applicable' pass for a negative finding", () => expect(stateSentence(study("not_applicable", "MG"))).toContain("not a negative finding"));
+  it("says after how many seconds analysis starts", () => {
+    expect(stateSentence(study("receiving"), false, 30)).toContain("Analysis starts 30 s after the last image.");
+    expect(stateSentence(study("settling"), false, 30)).toContain("Analysis starts 30 s after the last image.");
+    expect(stateSentence(study("settling"))).toContain("when the study counts as complete");
+  });
+  it("says that a retry changed nothing, and only then", () => {
+    const retry = { id: 1, at: "2026-05-02T10:15:00Z", kind: "study.retry", actor: "api", old: "not_applicable", new: "queued", reason: "why" };
+    const ended = { state: "not_applicable", reason: "why" };
+    expect(retriedWords(ended, [retry], new Date())).toMatch(/^Retried at .*, same result\.$/);
+    expect(retriedWords(ended, [], new Date())).toBeNull();
+    expect(retriedWords({ ...ended, reason: "another" }, [retry], new Date())).toBeNull();
+    expect(retriedWords({ ...ended, state: "queued" }, [retry], new Date())).toBeNull();
+  });
   it("is silent where the results speak", () => expect(stateSentence(study("done"))).toBeNull());
 });
 

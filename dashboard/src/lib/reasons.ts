@@ -6,3 +6,8 @@ export function reasonOf(code: string, sentences: Record<string, string>): { sen
   const sentence = Object.hasOwn(sentences, name) ? sentences[name] : undefined;
   return sentence === undefined ? { sentence: `${words(name)}.`, known: false } : { sentence, known: true };
 }
+
+const plain = (text: string): string => text.toLowerCase().replace(/[^\p{L}\p{N}]+/gu, " ").trim();
+
+/** True where the detail adds nothing to the sentence. */
+export const saysTheSame = (sentence: string, detail: string): boolean => ` ${plain(sentence)} `.includes(` ${plain(detail)} `);

@@ -38,6 +38,16 @@ export function measurementsOf(document: unknown): MeasurementRow[] {
   });
 }
 
+/** True where the model marked blood in a head, with a volume or without one. */
+export function hasBleed(rows: MeasurementRow[]): boolean {
+  const row = rows.find(({ id }) => id === "intracranial_hemorrhage_volume");
+  if (row === undefined || row.status === "not_applicable") return false;
+  return (row.value ?? row.nVoxels ?? 0) > 0;
+}
+
+/** What the planner saw where the segmentation of a measurement was not run. */
+export const notRunWords = (row: MeasurementRow): string | null => row.evidence.find(([name]) => name === "not_run")?.[1] ?? null;
+
 export interface FindingRow {
   id: string;
   text: string;

@@ -1,4 +1,5 @@
-import type { StudySummary } from "../api/types";
+import type { HistoryView, StudySummary } from "../api/types";
+import { clockTime, counted } from "./format";
 
 /** A study's state in words, with the running step or the reason. */
 export function stateWords(study: Pick<StudySummary, "state" | "step" | "reason" | "reason_code">): string {
@@ -32,16 +33,17 @@ export function olderResultWords(
   else if (study.state === "cancelled") parts.push("the newer run was cancelled");
   else if (study.state === "superseded") parts.push("a newer version of the study replaces this one");
   else if (parts.length === 0) parts.push("a newer run has begun");
-  return `Older result: ${parts.join(" and ")}. These numbers are from ${result.n_images} of ${study.n_instances} images.`;
+  return `Older result: ${parts.join(" and ")}. These numbers are from ${result.n_images} of ${counted(study.n_instances, "image")}.`;
 }
 
 /** One sentence or two that tell the reader what to expect of this study now; null where its results speak. */
-export function stateSentence(study: Pick<StudySummary, "state" | "step">, older = false): string | null {
+export function stateSentence(study: Pick<StudySummary, "state" | "step">, older = false, idleSeconds?: number): string | null {
+  const starts = idleSeconds === undefined ? "when the study counts as complete" : `${idleSeconds} s after the last image`;
   switch (study.state) {
     case "receiving":
-      return "Images are still coming in. Analysis starts when the study is complete.";
+      return `Images are still coming in. Analysis starts ${starts}.`;
     case "settling":
-      return "No new image for a while. Analysis starts when the study counts as complete.";
+      return `No new image for a while. Analysis starts ${starts}.`;
     case "queued":
       return "Complete and waiting for a free worker.";
     case "running":
@@ -79,6 +81,13 @@ export function noneWords(what: string, state: string): string {
 
 /** States that stay as they are until a person asks for another run. */
 export const canRetry = (state: string): boolean => ["failed", "not_applicable", "cancelled"].includes(state);
+
+/** That the last retry changed nothing; null where there was none, or it ended otherwise. */
+export function retriedWords(study: Pick<StudySummary, "state" | "reason">, history: HistoryView[], now: Date): string | null {
+  const retry = history.findLast((item) => item.kind === "study.retry");
+  if (retry === undefined || retry.old !== study.state || retry.reason !== study.reason) return null;
+  return `Retried at ${clockTime(retry.at, now)}, same result.`;
+}
 
 /** States in which another series may be chosen: nothing happens any more by itself. */
 export const canChoose = (state: string): boolean => state === "done" || canRetry(state);

@@ -4,6 +4,8 @@ export interface UrgencyLook {
   icon: string;
   word: string;
   tone: string;
+  /** What the word alone does not say. */
+  tip?: string;
 }
 
 const LOOKS: Record<string, UrgencyLook> = {
@@ -13,10 +15,14 @@ const LOOKS: Record<string, UrgencyLook> = {
   P3: { icon: "●", word: "ROUTINE", tone: "rout" },
 };
 
+const PLACE = "In the list it keeps the place of its order (STAT and HIGH stand with URGENT); without one it stands among the routine studies, first come, first read.";
+export const NO_AI_URGENCY = `AI gives this study no urgency. That is not ROUTINE: nothing is known. AI may raise a study, never lower it. ${PLACE}`;
+const PENDING = `AI has not judged this study yet. ${PLACE}`;
 const ENDED = new Set(["done", "failed", "not_applicable", "cancelled", "superseded"]);
 
 /** A study without an urgency is not a routine study: nothing is known of it, yet or at all. */
 export function urgencyLook(urgency: string | null, state: string): UrgencyLook {
   const known = urgency === null ? undefined : LOOKS[urgency];
-  return known ?? { icon: "", word: ENDED.has(state) ? "unknown" : "pending", tone: "none" };
+  if (known !== undefined) return known;
+  return ENDED.has(state) ? { icon: "", word: "no AI urgency", tone: "unknown", tip: NO_AI_URGENCY } : { icon: "", word: "pending", tone: "none", tip: PENDING };
 }

@@ -1,7 +1,7 @@
 import { useState } from "react";
-import { valueWithUnit, words } from "../lib/format";
+import { unitOf, valueWithUnit, words } from "../lib/format";
 import { reasonOf } from "../lib/reasons";
-import { statusTone, statusWord, type LeftOutTask, type MeasurementRow } from "../lib/results";
+import { notRunWords, statusTone, statusWord, type LeftOutTask, type MeasurementRow } from "../lib/results";
 import { useSentences, Why } from "../ui";
 
 /** Every measurement with its value or the reason why it has none; never an empty cell that could be read as zero. */
@@ -24,7 +24,7 @@ export function Measurements({ rows }: { rows: MeasurementRow[] }) {
 function byReason(rows: MeasurementRow[]): MeasurementRow[][] {
   const groups = new Map<string, MeasurementRow[]>();
   for (const row of rows) {
-    const key = [row.status, ...row.reasons].join("\n");
+    const key = [row.status, notRunWords(row) ?? "", ...row.reasons].join("\n");
     groups.set(key, [...(groups.get(key) ?? []), row]);
   }
   return [...groups.values()];
@@ -58,14 +58,14 @@ function Measurement({ row, repeated = false }: { row: MeasurementRow; repeated?
         <td className="num">{row.value === null ? <span className="hint">—</span> : <span className="value" title={String(row.value)}>{valueWithUnit(row.value, row.unit)}</span>}</td>
         <td>
           <span className={`pill small ${statusTone(row.status)}`} title={reasonOf(row.status, sentences).sentence}>{statusWord(row.status)}</span>
-          {repeated ? <Repeated codes={row.reasons} /> : row.reasons.map((code) => <Why key={code} code={code} />)}
+          {repeated ? <Repeated codes={row.reasons} /> : row.reasons.map((code, at) => <Why key={code} code={code} detail={at === 0 ? notRunWords(row) : null} />)}
         </td>
       </tr>
       {open && (
         <tr className="more">
           <td colSpan={3}>
             <dl>
-              {row.value !== null && <Pair name="unrounded" value={`${row.value} ${row.unit}`} />}
+              {row.value !== null && <Pair name="unrounded" value={`${row.value} ${unitOf(row.unit)}`.trim()} />}
               {row.nVoxels !== null && <Pair name="voxels" value={String(row.nVoxels)} />}
               {[...row.provenance, ...row.evidence].map(([name, value]) => <Pair key={name} name={name} value={value} />)}
             </dl>

@@ -2,7 +2,7 @@ import { useMutation, useQueryClient } from "@tanstack/react-query";
 import { Fragment, useId, useState, type FormEvent } from "react";
 import { chooseSeries } from "../api/client";
 import type { ChoiceView, SeriesPartView, SeriesView, StudyDetail } from "../api/types";
-import { clockTime } from "../lib/format";
+import { clockTime, studyName } from "../lib/format";
 import { canBeChosen, effectTone, rulesWords, scoreWords } from "../lib/series";
 import { canChoose, noneWords } from "../lib/states";
 import { Why } from "../ui";
@@ -31,7 +31,7 @@ export function SeriesTable({ detail }: { detail: StudyDetail }) {
 
 function Row({ uid, item, able, standing }: { uid: string; item: SeriesView; able: boolean; standing: boolean }) {
   const [open, setOpen] = useState(false);
-  const name = `${item.modality ?? ""} ${item.series_description ?? ""}`.trim() || "series without a name";
+  const name = studyName(item.modality === null ? [] : [item.modality], item.series_description, "series without a name");
   const alone = item.selection?.parts.length === 1;
   const byPerson = item.selection?.parts.some((part) => part.accepted && part.chosen_by === "person") === true;
   return (
@@ -48,8 +48,8 @@ function Row({ uid, item, able, standing }: { uid: string; item: SeriesView; abl
         <td>
           {item.chosen === null && <span className="hint">not decided</span>}
           {item.chosen === true && <span className="chosen">✓ {byPerson ? "chosen by a person" : "measured"}</span>}
-          {item.chosen === false && <Why code={item.reject_code ?? "not_chosen"} />}
-          {item.reason !== null && <div className="hint">{item.reason}</div>}
+          {item.chosen === false && <Why code={item.reject_code ?? "not_chosen"} detail={item.reason} />}
+          {item.chosen !== false && item.reason !== null && <div className="hint">{item.reason}</div>}
           {flagsOf(item.geometry).map((flag) => <Why key={flag} code={flag} />)}
         </td>
       </tr>

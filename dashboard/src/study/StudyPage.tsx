@@ -4,12 +4,13 @@ import { ApiError, getResults, getStatus, getStudy, retryStudy } from "../api/cl
 import { useLive } from "../api/live";
 import type { StudyDetail, StudySummary } from "../api/types";
 import { useKeys } from "../keys";
-import { dicomDate, dicomTime, personName, sexAndAge, studyName } from "../lib/format";
+import { counted, dicomDate, dicomTime, personName, sexAndAge, studyName } from "../lib/format";
 import { hasOverlay, keyPictures } from "../lib/images";
-import { findingsOf, leftOutOf, measurementsOf } from "../lib/results";
-import { canRetry, noneWords, olderResultWords, stateSentence } from "../lib/states";
-import { navigate } from "../router";
-import { Failure, StatePill, UrgencyPill, Why } from "../ui";
+import { findingsOf, hasBleed, leftOutOf, measurementsOf } from "../lib/results";
+import { urgencyLook } from "../lib/urgency";
+import { canRetry, noneWords, olderResultWords, retriedWords, stateSentence } from "../lib/states";
+import { Link, navigate } from "../router";
+import { DEMO_INSTALLATION, Failure, StatePill, UrgencyPill, Why } from "../ui";
 import { Files, History, Stages } from "./Facts";
 import { Gallery } from "./Gallery";
 import { LeftOut, Measurements } from "./Measurements";
@@ -43,34 +44,40 @@ export function StudyPage({ uid }: { uid: string }) {
     return (
       <main id="content" className="empty">
         <h1>{missing ? "There is no such study" : "The study cannot be shown"}</h1>
-        <p>{detail.error.message}</p>
+        {missing ? <p>Its address may be wrong, or it was never received here.</p> : <p>{detail.error.message}</p>}
+        <p><Link to="/">Go to the worklist</Link></p>
       </main>
     );
   }
   if (detail.data === undefined) return <main id="content" className="empty"><p>Loading the study</p></main>;
   const { study } = detail.data;
   const older = olderResultWords(study, detail.data.result);
-  const sentence = stateSentence(study, older !== null);
+  const sentence = stateSentence(study, older !== null, status.data?.idle_seconds);
+  const again = retriedWords(study, detail.data.history, new Date());
   const measurements = measurementsOf(results.data);
   const findings = findingsOf(results.data);
   return (
     <>
       <Identity study={study} />
-      {(study.synthetic || status.data?.synthetic === true) && (
-        <div className="demo" role="note">DEMO WEIGHTS <span>Made with synthetic demo models or images. Not about any patient; never leaves this system.</span></div>
+      {study.synthetic ? (
+        <div className="demo" role="note" data-testid="demo">DEMO WEIGHTS <span>Made with synthetic demo models or images. Not about any patient; never leaves this system.</span></div>
+      ) : status.data?.synthetic === true && (
+        // The images may be a patient's: nothing is said of them.
+        <div className="demo" role="note" data-testid="demo">DEMO WEIGHTS <span>{DEMO_INSTALLATION}</span></div>
       )}
       {study.uid_generated && (
         <div className="demo" role="note" data-testid="uid-made">STUDY UID MADE HERE <span>The images carry no StudyInstanceUID, so Heimdallr made one. The PACS does not know this study under it, and images that are sent later become another study.</span></div>
       )}
       {older !== null && <div className="demo" role="status" data-testid="older-result">⟲ {older}</div>}
       <main id="content" className="study">
-        <Viewer detail={detail.data} />
+        <Viewer detail={detail.data} bleed={hasBleed(measurements)} />
         <section className="panel" aria-label="Results">
           {sentence !== null && (
             <section>
               <div className={study.state === "failed" ? "word failed" : "word"} role="status" data-testid="state-words">
                 <p>{sentence}</p>
                 {canRetry(study.state) && <Because study={study} explained={detail.data.series.some((item) => item.reject_code !== null)} />}
+                {again !== null && <p data-testid="retried">{again}</p>}
                 {canRetry(study.state) && <Retry uid={study.study_uid} />}
               </div>
             </section>
@@ -79,7 +86,7 @@ export function StudyPage({ uid }: { uid: string }) {
             <h2>Urgency</h2>
             <div className="urgency-box">
               <UrgencyPill study={study} />
-              <span>{study.urgency_reason ?? (study.urgency === null ? "No rule has judged this study." : "No reason was recorded.")}</span>
+              <span>{study.urgency_reason ?? (study.urgency === null ? (urgencyLook(null, study.state).tip ?? "No rule has judged this study.") : "No reason was recorded.")}</span>
             </div>
             {findings.some((finding) => finding.text !== study.urgency_reason) && (
               <ul>{findings.map((finding) => <li key={finding.id}>{finding.text}</li>)}</ul>
@@ -134,7 +141,7 @@ function Identity({ study }: { study: StudySummary }) {
         <span>Accession <b className="mono">{study.accession_number ?? "—"}</b></span>
         <span><b>{studyName(study.modalities, study.study_description)}</b></span>
         <span>{when === "" ? "study date unknown" : when}</span>
-        <span>{study.n_instances} images</span>
+        <span>{counted(study.n_instances, "image")}</span>
       </div>
       <span className="grow" />
       <StatePill study={study} />
@@ -142,7 +149,7 @@ function Identity({ study }: { study: StudySummary }) {
   );
 }
 
-function Viewer({ detail }: { detail: StudyDetail }) {
+function Viewer({ detail, bleed }: { detail: StudyDetail; bleed: boolean }) {
   const [tab, setTab] = useState<"images" | "volume">("images");
   const [overlay, setOverlay] = useState(true);
   const offered = tab === "images" ? hasOverlay(keyPictures(detail.artifacts)) : detail.viewer?.overlays.some((item) => item.same_grid) === true;
@@ -164,7 +171,7 @@ function Viewer({ detail }: { detail: StudyDetail }) {
         <div className="stage"><p className="waiting">There is no volume to show.</p></div>
       ) : (
         <Suspense fallback={<div className="stage"><p className="waiting">Loading the viewer</p></div>}>
-          <VolumeTab viewer={detail.viewer} artifacts={detail.artifacts} overlay={overlay} synthetic={detail.study.synthetic} />
+          <VolumeTab key={bleed ? "bleed" : "all"} bleed={bleed} viewer={detail.viewer} artifacts={detail.artifacts} overlay={overlay} synthetic={detail.study.synthetic} />
         </Suspense>
       )}
     </section>

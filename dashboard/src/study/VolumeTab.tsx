@@ -4,20 +4,24 @@ import { getBytes } from "../api/client";
 import type { ArtifactView, ViewerView } from "../api/types";
 import { useKeys } from "../keys";
 import { labelColour } from "../lib/colours";
-import { bytes, words } from "../lib/format";
-import { MODES, openViewer, WINDOWS, type Mode, type Place, type VolumeViewer } from "./volume";
+import { bytes, whole, words } from "../lib/format";
+import { BRAIN_WINDOW, MODES, openViewer, WINDOWS, type Mode, type Place, type VolumeViewer } from "./volume";
+
+const BLEED_TASK = "cerebral_bleed";
 
 interface Props {
   viewer: ViewerView;
   artifacts: ArtifactView[];
   overlay: boolean;
   synthetic: boolean;
+  /** Blood was marked: that is what the reader wants to see first. */
+  bleed: boolean;
 }
 
-export default function VolumeTab({ viewer, artifacts, overlay, synthetic }: Props) {
+export default function VolumeTab({ viewer, artifacts, overlay, synthetic, bleed }: Props) {
   const drawable = viewer.overlays.filter((item) => item.same_grid);
   const refused = viewer.overlays.length - drawable.length;
-  const [task, setTask] = useState(drawable.find((item) => item.task === "total")?.name ?? drawable[0]?.name ?? "");
+  const [task, setTask] = useState((drawable.find((item) => bleed && item.task === BLEED_TASK) ?? drawable.find((item) => item.task === "total") ?? drawable[0])?.name ?? "");
   const chosen = drawable.find((item) => item.name === task);
   const image = artifacts.find((item) => item.name === viewer.volume);
   const labels = artifacts.find((item) => item.name === chosen?.name);
@@ -27,10 +31,11 @@ export default function VolumeTab({ viewer, artifacts, overlay, synthetic }: Pro
   const canvas = useRef<HTMLCanvasElement>(null);
   const opened = useRef<VolumeViewer | null>(null);
   const [ready, setReady] = useState(false);
+  const [found, setFound] = useState<ReadonlySet<number>>(new Set());
   const [failure, setFailure] = useState<string | null>(null);
   const [place, setPlace] = useState<Place | null>(null);
   const [opacity, setOpacity] = useState(0.4);
-  const [preset, setPreset] = useState(0);
+  const [preset, setPreset] = useState(bleed ? BRAIN_WINDOW : 0);
   const [mode, setMode] = useState<Mode>("multiplanar");
   const structures = chosen?.structures;
 
@@ -45,6 +50,7 @@ export default function VolumeTab({ viewer, artifacts, overlay, synthetic }: Pro
       .then((made) => {
         if (gone) return made.close();
         opened.current = made;
+        setFound(made.found);
         setReady(true);
       })
       .catch((error: unknown) => {
@@ -94,16 +100,18 @@ export default function VolumeTab({ viewer, artifacts, overlay, synthetic }: Pro
         )}
         <label>Opacity <input type="range" min={0} max={1} step={0.05} value={opacity} disabled={!overlay || chosen === undefined} onChange={(event) => setOpacity(Number(event.target.value))} /></label>
       </div>
+      <div className="beside">
+        <span data-testid="place">{place === null ? "" : `${place.mm.map(whole).join(" ")} mm`}</span>
+        <span data-testid="under-cursor">{place === null ? "" : `${whole(place.value)}${overlay && place.label !== null ? `  ${place.label}` : ""}`}</span>
+        <span className="grow" />
+        <span>PREVIEW, REDUCED RESOLUTION. AI OVERLAY - NOT FOR DIAGNOSIS</span>
+        {synthetic && <b className="warn">DEMO WEIGHTS</b>}
+      </div>
       <div className="stage" id="stage" role="tabpanel" aria-labelledby="tab-volume" data-ready={ready}>
         <canvas ref={canvas} aria-label="Volume viewer" />
         {!ready && error === null && failure === null && <p className="waiting" style={{ zIndex: 1 }}>Loading {bytes(size)}</p>}
         {(error !== null || failure !== null) && <p className="waiting" role="alert" style={{ zIndex: 1 }}>The volume cannot be shown: {error?.message ?? failure}</p>}
-        <div className="corner tl" data-testid="place">{place === null ? "" : `${place.mm.map((v) => v.toFixed(0)).join(" ")} mm`}</div>
-        <div className="corner tr">PREVIEW, REDUCED RESOLUTION<br />AI OVERLAY - NOT FOR DIAGNOSIS{synthetic && <div className="warn">DEMO WEIGHTS</div>}</div>
-        <div className="corner bl" data-testid="under-cursor">
-          {place === null ? "" : `${place.value.toFixed(0)}${overlay && place.label !== null ? `  ${place.label}` : ""}`}
-        </div>
-        {overlay && ready && structures !== undefined && <Legend structures={structures} />}
+        {overlay && ready && structures !== undefined && <Legend structures={structures} found={found} />}
       </div>
       {refused > 0 && <div className="demo" role="note">{refused} label map{refused > 1 ? "s are" : " is"} not drawn <span>not proven to lie on the grid of this image</span></div>}
     </>
@@ -120,9 +128,21 @@ function useBytes(artifact: ArtifactView | undefined) {
   });
 }
 
-function Legend({ structures }: { structures: Record<string, string> }) {
+/** What the label map holds; the other names that the model knows only when asked for. */
+function Legend({ structures, found }: { structures: Record<string, string>; found: ReadonlySet<number> }) {
+  const [all, setAll] = useState(false);
   const entries = Object.entries(structures);
-  return <details className="legend"><summary>Structures ({entries.length})</summary>{entries.map(([value, name]) => <Swatch key={value} value={value} name={name} />)}</details>;
+  const there = entries.filter(([value]) => found.has(Number(value)));
+  const absent = entries.filter(([value]) => !found.has(Number(value)));
+  return (
+    <details className="legend" data-testid="legend">
+      <summary>Structures found ({there.length})</summary>
+      {there.map(([value, name]) => <Swatch key={value} value={value} name={name} />)}
+      {absent.length > 0 && <button type="button" aria-expanded={all} onClick={() => setAll(!all)}>{all ? "show found only" : `show all ${entries.length}`}</button>}
+      {all && <div className="hint">Not found, or missed by the model:</div>}
+      {all && absent.map(([value, name]) => <Swatch key={value} value={value} name={name} />)}
+    </details>
+  );
 }
 
 function Swatch({ value, name }: { value: string; name: string }) {

@@ -10,6 +10,7 @@ export const WINDOWS = [
   { name: "Brain", key: "6", centre: 40, width: 80 },
   { name: "Liver", key: "7", centre: 80, width: 150 },
 ] as const;
+export const BRAIN_WINDOW = WINDOWS.findIndex((item) => item.name === "Brain");
 
 export const MODES = ["multiplanar", "axial", "coronal", "sagittal"] as const;
 export type Mode = (typeof MODES)[number];
@@ -29,6 +30,8 @@ export interface Place {
 }
 
 export interface VolumeViewer {
+  /** Values of the structures that the drawn label map holds. */
+  found: ReadonlySet<number>;
   setOverlay: (opacity: number) => void;
   setWindow: (centre: number, width: number) => void;
   setMode: (mode: Mode) => void;
@@ -68,10 +71,14 @@ export async function openViewer(
     await NVImage.loadFromUrl({ url: image.slice(0), name: "image.nii.gz", colormap: "gray", cal_min: soft.centre - soft.width / 2, cal_max: soft.centre + soft.width / 2 }),
   );
   const names = new Map<number, string>();
+  const found = new Set<number>();
   if (labels !== null) {
     const table = labelTable(labels.structures);
     table.I.forEach((value, index) => names.set(value, table.labels[index] ?? ""));
     const map = await NVImage.loadFromUrl({ url: labels.bytes.slice(0), name: "labels.nii.gz", opacity: 0.4 });
+    let last = 0; // runs of one value are long
+    for (const value of map.img ?? []) if (value !== last) found.add((last = value));
+    found.delete(0);
     map.setColormapLabel(table);
     viewer.addVolume(map);
     viewer.updateGLVolume();
@@ -89,6 +96,7 @@ export async function openViewer(
   viewer.createOnLocationChange();
 
   return {
+    found,
     setOverlay: (opacity) => {
       if (labels !== null) viewer.setOpacity(1, opacity);
     },

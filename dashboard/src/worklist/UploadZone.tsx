@@ -1,8 +1,9 @@
 import { useQueryClient } from "@tanstack/react-query";
-import { useEffect, useRef, useState } from "react";
+import { Fragment, useEffect, useRef, useState } from "react";
 import { ApiError, uploadZip } from "../api/client";
 import { setToken, token } from "../api/token";
-import { bytes } from "../lib/format";
+import { bytes, counted } from "../lib/format";
+import { Link } from "../router";
 import type { UploadResult } from "../api/types";
 
 type Phase =
@@ -21,6 +22,8 @@ const HELP: Record<string, string> = {
   unauthorized: "The server asks for an upload token.",
 };
 
+/** More studies of one ZIP are found in the list. */
+const MAX_LINKS = 5;
 const NOT_A_ZIP = "Only .zip files are accepted. Put the DICOM files of a study into one ZIP.";
 
 /** What the reader is told: our words first, the server's detail after them. */
@@ -107,8 +110,10 @@ export function UploadZone() {
       )}
       {phase.kind === "done" && (
         <span role="status">
-          <span className="chosen">{phase.result.accepted} images stored</span> from {phase.name}
-          {phase.result.rejected > 0 && <>, {phase.result.rejected} entries were no DICOM image</>}.
+          <span className="chosen">{counted(phase.result.accepted, "image")} stored</span> from {phase.name}
+          {phase.result.already_there > 0 && <>, {phase.result.already_there} of them {phase.result.already_there === 1 ? "was" : "were"} already here</>}
+          {phase.result.rejected > 0 && <>, {counted(phase.result.rejected, "entry was", "entries were")} no DICOM image</>}.
+          {phase.result.study_uids.slice(0, MAX_LINKS).map((uid, at) => <Fragment key={uid}>{" "}<Link to={`/studies/${uid}`}>Open {phase.result.study_uids.length > 1 ? `study ${at + 1}` : "the study"}</Link></Fragment>)}
         </span>
       )}
       {phase.kind === "failed" && <span role="alert" className="bad">{phase.name}: {phase.message}</span>}

@@ -74,7 +74,7 @@ export function Worklist() {
           <table>
             <thead>
               <tr>
-                <th scope="col" title="The more urgent of our rules and the ordered priority comes first; then first come, first read">Urgency ▼</th>
+                <th scope="col" title="The more urgent of our rules and the ordered priority comes first; then first come, first read. AI may raise a study, never lower it: one without AI urgency keeps the place of its order, without an order among the routine studies">Urgency ▼</th>
                 <th scope="col">State</th>
                 <th scope="col">Patient</th>
                 <th scope="col">MRN</th>
