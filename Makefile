@@ -37,7 +37,7 @@ help: ## this list
 
 setup: $(STAMPS)/package $(STAMPS)/web ## virtual environment, locked packages, web pages
 
-demo: setup ## start everything, send a synthetic CT over DICOM, open the worklist
+demo: setup ## start everything, send two synthetic CT studies over DICOM, print the worklist's address
 	$(BIN)/heimdallr demo
 
 up: setup ## start everything and wait for studies; needs TotalSegmentator's weights, make up PROFILE=demo does not

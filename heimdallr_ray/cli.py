@@ -154,7 +154,11 @@ def demo(
     as_json: JsonOption = False,
     keep: Annotated[Path | None, typer.Option(help="Work in this folder and leave it there.")] = None,
 ) -> None:
-    """Two synthetic CT studies travel the whole road, with demo weights, in a temporary folder."""
+    """Two synthetic CT studies travel the whole road, with demo weights.
+
+    Works in a temporary folder that is removed at the end; --keep FOLDER works there and keeps it. The data folder of
+    the settings (HEIMDALLR_DATA_DIR) is not used.
+    """
     from heimdallr_ray.operations import demo as demo_run
 
     exit_status, document = demo_run.run(SystemClock(), say, once=once, keep=keep)
@@ -175,6 +179,7 @@ def send(
 ) -> None:
     """Send every DICOM object below a folder by C-STORE, with progress."""
     from heimdallr_ray.clients import wording
+    from heimdallr_ray.clients.idle import idle_seconds
     from heimdallr_ray.clients.send import send_folder
     from heimdallr_ray.operations.application import server_url
 
@@ -197,7 +202,8 @@ def send(
             raise failure(NotReady(f"{error.detail}; is the listener up? `heimdallr status` tells")) from error
         except HeimdallrError as error:
             raise failure(error) from error
-    _report(report.as_json(), wording.of_send(report, base), as_json)
+    api_token = settings.api_token.get_secret_value() or None
+    _report(report.as_json(), wording.of_send(report, base, idle_seconds(base, api_token)), as_json)
     raise typer.Exit(0 if not report.failed else 1)
 
 
@@ -212,6 +218,7 @@ def upload(
 ) -> None:
     """Upload a ZIP archive, a DICOM file or a folder of them over HTTP, with progress."""
     from heimdallr_ray.clients import wording
+    from heimdallr_ray.clients.idle import idle_seconds
     from heimdallr_ray.clients.upload import upload_zip
     from heimdallr_ray.operations.application import server_url
 
@@ -227,9 +234,12 @@ def upload(
                 token=token or None,
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
             )
+        except NotReady as error:
+            raise failure(NotReady(f"{error.detail}; is the stack up? `heimdallr status` tells")) from error
         except HeimdallrError as error:
             raise failure(error) from error
-    _report(outcome.as_json(), wording.of_upload(outcome, wording.page_base(url)), as_json)
+    base, api_token = wording.page_base(url), settings.api_token.get_secret_value() or None
+    _report(outcome.as_json(), wording.of_upload(outcome, base, idle_seconds(base, api_token)), as_json)
 
 
 @app.command()
@@ -266,6 +276,8 @@ def _bar(unit: str) -> Progress:
     return Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
         console=err,
+        # A bar in a log is noise, and an empty one after an error is a riddle.
+        disable=not err.is_terminal,
     )  # fmt: skip
 
 

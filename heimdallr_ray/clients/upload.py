@@ -56,6 +56,8 @@ class UploadReport:
     """Files of the archive that were left out: those that are no DICOM objects (`rejected`), and DICOMDIRs."""
     skipped_files: tuple[SkippedFile, ...] = ()
     """The first of them, each with its reason."""
+    already_there: int = 0
+    """Of `accepted`, those that the server had before; 0 where it does not say."""
 
     def as_json(self) -> dict[str, Any]:
         """The report for a program."""
@@ -185,7 +187,7 @@ def _post(stream: IO[bytes], name: str, url: str, token: str | None, on_progress
     except httpx.InvalidURL as error:
         raise Rejected(f"not a URL: {error}") from error
     except httpx.HTTPError as error:
-        raise NotReady(f"the server does not answer: {type(error).__name__}") from error
+        raise NotReady(f"{url} does not answer ({type(error).__name__})") from error
     if response.status_code >= 300:
         raise _refusal(response)
     try:
@@ -195,6 +197,7 @@ def _post(stream: IO[bytes], name: str, url: str, token: str | None, on_progress
             rejected=int(answer["rejected"]),
             study_uids=tuple(str(uid) for uid in answer["study_uids"]),
             bytes_sent=total,
+            already_there=int(answer.get("already_there", 0)),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise NotReady("the answer is not one of heimdallr") from error

@@ -28,10 +28,11 @@ def page(base: str, study_uid: str) -> str:
     return f"{base}/studies/{study_uid}"
 
 
-def of_send(report: SendReport, base: str | None) -> Iterator[str]:
-    """The lines of a C-STORE report; `base` is the address of the pages, where it is known."""
-    sent = f"{report.sent} of {len(report.files)}" if report.failed else str(report.sent)
-    yield f"sent     {sent} images, {_size(report.bytes_sent)} in {report.seconds:.1f} s"
+def of_send(report: SendReport, base: str | None, idle_s: float | None = None) -> Iterator[str]:
+    """The lines of a C-STORE report; `base` is the address of the pages and `idle_s` its idle time, where known."""
+    all_of_them = _count(len(report.files), "image")
+    sent = f"{report.sent} of {all_of_them}" if report.failed else all_of_them
+    yield f"sent     {sent}, {_size(report.bytes_sent)} in {report.seconds:.1f} s"
     failures = [item for item in report.files if not item.acknowledged]
     if failures:
         yield f"failed   {_count(len(failures), 'image')}"
@@ -42,17 +43,21 @@ def of_send(report: SendReport, base: str | None) -> Iterator[str]:
     yield from _studies(report.study_uids, base)
     if report.without_study_uid:
         yield f"study    {_count(report.without_study_uid, 'image')} without a StudyInstanceUID; the receiver gives one"
+    yield from _then(report.sent, idle_s)
 
 
-def of_upload(report: UploadReport, base: str | None) -> Iterator[str]:
-    """The lines of an upload's report; `base` is the address of the pages, where it is known."""
+def of_upload(report: UploadReport, base: str | None, idle_s: float | None = None) -> Iterator[str]:
+    """The lines of an upload's report; `base` is the address of the pages and `idle_s` its idle time, where known."""
     studies = "study" if len(report.study_uids) == 1 else "studies"
     yield (
         f"stored   {_count(report.accepted, 'image')} of {len(report.study_uids)} {studies}, "
         f"{_size(report.bytes_sent)} uploaded"
     )
+    if report.already_there:
+        yield f"         {report.already_there} of them {'was' if report.already_there == 1 else 'were'} already there"
     yield from _skipped(report.skipped, report.skipped_files)
     yield from _studies(report.study_uids, base)
+    yield from _then(report.accepted - report.already_there, idle_s)
 
 
 def _skipped(count: int, named: Sequence[SkippedFile]) -> Iterator[str]:
@@ -71,6 +76,11 @@ def _studies(uids: Sequence[str], base: str | None) -> Iterator[str]:
         if base is not None:
             yield f"page     {page(base, uid)}"
     yield from _more(len(uids))
+
+
+def _then(new: int, idle_s: float | None) -> Iterator[str]:
+    if new > 0 and idle_s is not None:
+        yield f"then     analysis starts {idle_s:g} s after the last image"
 
 
 def _more(count: int, shown: int = MAX_NAMED) -> Iterator[str]:

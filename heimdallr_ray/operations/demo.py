@@ -169,6 +169,13 @@ def report_of(study: DemoStudy, detail: dict[str, Any], results: dict[str, Any] 
     return entry
 
 
+def kept_words(keep: Path | None) -> str:
+    """What becomes of the demo's data."""
+    if keep is not None:
+        return f"the data stays in {keep}"
+    return "the data lies in a temporary folder that is removed then, --keep FOLDER keeps it"
+
+
 @contextmanager
 def _folder(keep: Path | None) -> Generator[Path]:
     if keep is not None:
@@ -192,7 +199,7 @@ def run(clock: Clock, progress: Progress, *, once: bool, keep: Path | None = Non
             (root / "demo.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
             good = all(study["state"] == "done" for study in document["studies"])
             if not once:
-                progress(f"worklist: {supervisor.url}   (Ctrl-C stops everything)")
+                progress(f"worklist: {supervisor.url}   (Ctrl-C stops everything; {kept_words(keep)})")
                 supervisor.wait()
         except HeimdallrError as error:
             progress(f"failed: {error.code}: {error.detail}")

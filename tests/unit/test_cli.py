@@ -10,6 +10,8 @@ from typer.testing import CliRunner
 
 from heimdallr_ray import cli
 from heimdallr_ray.operations import supervisor
+from heimdallr_ray.operations.demo import kept_words
+from tests.support.intake import write_study
 
 
 def invoke(*words: str) -> tuple[int, str]:
@@ -41,6 +43,22 @@ def test_up_without_weights_says_where_they_belong_and_how_to_do_without(
     status, said = invoke("up", "--data-dir", str(tmp_path))
     assert status == 1
     assert str(tmp_path / "weights") in said and "--profile demo" in said and "docs/weights.md" in said
+
+
+def test_an_upload_to_a_stack_that_is_down_names_the_address_and_the_way_out(tmp_path: Path) -> None:
+    write_study(tmp_path / "study", 1)
+    status, said = invoke("upload", str(tmp_path / "study"), "--url", "http://127.0.0.1:9")
+    assert status == 1
+    assert "not_ready: http://127.0.0.1:9 does not answer" in said and "`heimdallr status` tells" in said
+    assert "uploading" not in said  # no bar where nobody watches one
+
+
+def test_the_demo_says_what_becomes_of_its_data() -> None:
+    assert "removed" in kept_words(None) and "--keep FOLDER" in kept_words(None)
+    assert kept_words(Path("/kept")) == "the data stays in /kept"
+    _, said = invoke("demo", "--help")
+    words = " ".join(said.split())
+    assert "temporary folder that is removed at the end" in words and "HEIMDALLR_DATA_DIR" in words
 
 
 def test_names_in_brackets_are_shown_as_they_are(tmp_path: Path) -> None:

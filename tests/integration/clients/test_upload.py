@@ -11,6 +11,7 @@ import pytest
 from heimdallr_ray.api.app import create_app
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.clients.files import INDEX_REASON, MAX_NAMED, SkippedFile
+from heimdallr_ray.clients.idle import idle_seconds
 from heimdallr_ray.clients.upload import upload_zip
 from heimdallr_ray.errors import BadArchive, EmptyInput, NotReady, Rejected, TooLarge, Unauthorized
 from heimdallr_ray.listener import part10
@@ -40,6 +41,13 @@ def url(intake: Intake) -> Generator[str]:
     )
     with serving(create_app(services)) as base:
         yield base
+
+
+def test_the_server_says_after_how_long_analysis_starts(intake: Intake, url: str) -> None:
+    assert idle_seconds(f"{url}/", TOKEN, timeout_s=60.0) == intake.settings.idle_seconds
+    assert idle_seconds(url, timeout_s=60.0) is None  # it asks for a token
+    assert idle_seconds("http://127.0.0.1:9") is None
+    assert idle_seconds(None) is None
 
 
 def test_a_folder_is_zipped_and_stored(tmp_path: Path, intake: Intake, url: str) -> None:

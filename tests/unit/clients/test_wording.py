@@ -28,6 +28,26 @@ def test_a_send_names_study_page_and_what_was_left_out() -> None:
     ]
 
 
+def test_when_analysis_starts_is_told_where_it_is_known_and_something_new_came() -> None:
+    files = (FileStatus("a.dcm", "1.2.1", 0x0000),)
+    sent = SendReport(files, 0, 1, 2_500_000, 1.25, (), ("1.2",))
+    assert list(wording.of_send(sent, None, 30.0)) == [
+        "sent     1 image, 2.5 MB in 1.2 s",
+        "study    1.2",
+        "then     analysis starts 30 s after the last image",
+    ]
+    again = UploadReport(2, 0, ("1.2",), 900, already_there=2)
+    assert list(wording.of_upload(again, None, 2.5)) == [
+        "stored   2 images of 1 study, 0.9 kB uploaded",
+        "         2 of them were already there",
+        "study    1.2",
+    ]
+    assert list(wording.of_upload(UploadReport(2, 0, ("1.2",), 900, already_there=1), None, 2.5))[-2:] == [
+        "study    1.2",
+        "then     analysis starts 2.5 s after the last image",
+    ]
+
+
 def test_long_lists_are_cut_and_counted() -> None:
     named = tuple(SkippedFile(f"{index}.txt", "not DICOM") for index in range(MAX_NAMED))
     failures = tuple(FileStatus(f"{index}.dcm", "1.2", 0xC000, reason_of(0xC000)) for index in range(MAX_NAMED + 3))
