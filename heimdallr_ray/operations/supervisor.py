@@ -340,7 +340,7 @@ def exposure(supervisor_pid: int) -> str:
     pids = {process.pid for process in processes.descendants(supervisor_pid)}
     count = sum(not is_loopback(one.address.removeprefix("::ffff:")) for one in ports.listeners(pids=pids))
     return (
-        f"Ray           {count} ports listen on all addresses and want Ray's token; keep them behind the firewall: "
+        f"Ray            {count} ports listen on all addresses and want Ray's token; keep them behind the firewall: "
         "docs/operations/security.md"
         if count
         else ""

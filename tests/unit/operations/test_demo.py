@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import pytest
 
 from heimdallr_ray.catalog.states import TERMINAL
+from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.errors import NotReady
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.operations import demo
@@ -105,6 +107,30 @@ def test_the_second_study_is_told_of_while_the_first_still_runs() -> None:
         "long: running: render",
         "long: done",
     ]
+
+
+def test_the_demo_follows_all_its_studies_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    followed: list[list[str]] = []
+
+    class Recorder:
+        def __init__(self, *_: object) -> None:
+            """Nothing is asked."""
+
+        def follow(self, *studies: DemoStudy) -> list[dict[str, Any]]:
+            followed.append([one.label for one in studies])
+            row = {"state": "failed", "urgency": None, "reason_code": "", "reason": ""}
+            return [{"study": row, "artifacts": []} for _ in studies]
+
+        def worklist(self) -> list[str]:
+            return [str(study(label).study_uid) for label in reversed(demo.LABELS)]
+
+    monkeypatch.setattr(demo, "Follower", Recorder)
+    monkeypatch.setattr(demo, "write_demo_study", lambda label, *_: study(label))
+    monkeypatch.setattr(demo, "send_folder", lambda *_, **__: SimpleNamespace(failed=0))
+    supervisor: Any = SimpleNamespace(settings=SimpleNamespace(ae_title="A", dicom_port=1), url="")
+    document = cast(Any, demo)._studies(supervisor, tmp_path, SystemClock(), lambda _: None)
+    assert followed == [list(demo.LABELS)]
+    assert [one["label"] for one in document["studies"]] == list(reversed(demo.LABELS))
 
 
 @pytest.mark.parametrize("state", sorted(TERMINAL))
