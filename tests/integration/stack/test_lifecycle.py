@@ -23,6 +23,11 @@ pytestmark = pytest.mark.timeout(600)
 STEPS = {"ports and weights", "database", "ray head", "DICOM listener", "models and Serve application"}
 
 
+FIRST_START_S = 120.0
+SECOND_START_S = 60.0
+STOP_S = 15.0
+
+
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Stack]:
     made = Stack(tmp_path / "data")
@@ -76,21 +81,42 @@ def test_what_a_start_tells_is_ours_alone(stack: Stack) -> None:
     assert "Started Serve" not in stack.log_file.read_text()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_stop_leaves_no_process_and_no_port(own: Stack, number: signal.Signals) -> None:
+def test_a_start_tells_of_rays_ports_that_listen_on_all_addresses(stack: Stack) -> None:
+    exposed = next(one for one in stack.run_json("doctor") if one["name"] == "listeners of Ray")
+    assert exposed["level"] == "note"
+    (line,) = [one for one in stack.log_file.read_text().splitlines() if "listen on all addresses" in one]
+    assert "docs/operations/security.md" in line
+    assert int(line.split(" ports listen")[0].split()[-1]) > 0
+
+
+def started(own: Stack, bar_s: float) -> None:
+    """It is ready, within the bar of its kind of start."""
+    began = time.monotonic()
     own.start()
+    seconds = time.monotonic() - began
+    print(f"ready after {seconds:.1f} s")
+    assert seconds <= bar_s
+
+
+def stopped_without_a_trace(own: Stack, number: signal.Signals = signal.SIGTERM) -> None:
+    """It ended within its bar; no process and no open port is left."""
     members = own.members()
-    pids = {member.pid for member in members}
-    listening = {one.port for one in ports.listeners(pids=pids)}
-    assert own.dicom_port in listening
-    assert own.server_port in listening
+    listening = {one.port for one in ports.listeners(pids={member.pid for member in members})}
+    assert {own.dicom_port, own.server_port} <= listening
     seconds = own.stop(number)
-    assert seconds <= 15, f"took {seconds:.1f} s"
+    print(f"stopped after {seconds:.1f} s")
+    assert seconds <= STOP_S
     deadline = time.monotonic() + 2
     while any(member.is_running() for member in members) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert [member for member in members if member.is_running()] == []
     assert [one for one in ports.listeners() if one.port in listening] == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+def test_stop_leaves_no_process_and_no_port(own: Stack, number: signal.Signals) -> None:
+    own.start()
+    stopped_without_a_trace(own, number)
     assert not (own.data_dir / "run" / "supervisor.json").exists()
 
 
@@ -135,14 +161,14 @@ def test_open_bind_without_a_rule_is_refused(own: Stack) -> None:
 
 
 def test_a_study_that_runs_when_the_stack_is_stopped_is_taken_up_by_the_next_start(own: Stack, tmp_path: Path) -> None:
-    own.start()
+    started(own, FIRST_START_S)
     (tmp_path / "dicom").mkdir()
     for index, content in enumerate(synthetic.ct_study(40, shape=(128, 128), seed="stopped", spacing_mm=4.0)):
         (tmp_path / "dicom" / f"{index}.dcm").write_bytes(content)
     assert own.run_json("send", str(tmp_path / "dicom"), "--port", str(own.dicom_port))["failed"] == 0
     own.wait_for(lambda: [one for one in own.studies() if one["state"] == "running"], 60, "the study to run")
-    own.stop()
-    own.start()
+    stopped_without_a_trace(own)
+    started(own, SECOND_START_S)
     detail = own.finished(own.studies()[0]["study_uid"])
     assert detail["study"]["state"] == "done", detail["study"]["reason"]
     assert detail["job"]["attempt"] <= 2
