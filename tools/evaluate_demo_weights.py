@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     engine = ResidentEngine(arguments.weights, arguments.device, arguments.threads)
     scorers = {
         "total": (evaluation.score_total, evaluation.torso_case, evaluation.TORSO_SEEDS),
-        "tissue": (evaluation.score_tissue, evaluation.slab_case, evaluation.TORSO_SEEDS),
+        "tissue": (evaluation.score_tissue, evaluation.torso_case, evaluation.TORSO_SEEDS),
         "head": (evaluation.score_head, evaluation.head_case, evaluation.HEAD_SEEDS),
     }
     scored: list[dict[str, evaluation.Score]] = []

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from heimdallr_ray.operations.demo_studies import CHEST_ABDOMEN_SEED, HEAD_BLEED_SEED
 from heimdallr_ray.segmentation.demo import evaluation, phantom, weights_dir
 from heimdallr_ray.segmentation.demo.evaluation import MIN_MEAN_DICE, Score
 from heimdallr_ray.segmentation.tasks import CEREBRAL_BLEED, TISSUE_TYPES, TOTAL_FAST, models_of
@@ -62,6 +63,7 @@ def test_no_training_seed_is_an_evaluation_seed(manifest: dict[str, Any]) -> Non
     held_out = set(manifest["evaluation_seeds"]["torsos"]) | set(manifest["evaluation_seeds"]["heads"])
     assert held_out == set(evaluation.TORSO_SEEDS) | set(evaluation.HEAD_SEEDS)
     assert len(held_out) == 40
+    held_out |= {CHEST_ABDOMEN_SEED, HEAD_BLEED_SEED}
     assert set(manifest["models"]) == {"297", "298", "481", "150"}
     for model in manifest["models"].values():
         seeds = model["training"]["training_seeds"]
@@ -110,8 +112,9 @@ def test_twenty_unseen_torsos_and_heads(engine: ResidentEngine) -> None:
     organs: list[dict[str, Score]] = []
     tissues: list[dict[str, Score]] = []
     for seed in evaluation.TORSO_SEEDS:
-        organs.append(evaluation.score_total(engine, evaluation.torso_case(seed)))
-        tissues.append(evaluation.score_tissue(engine, evaluation.slab_case(seed)))
+        torso = evaluation.torso_case(seed)
+        organs.append(evaluation.score_total(engine, torso))
+        tissues.append(evaluation.score_tissue(engine, torso))
     heads = [evaluation.score_head(engine, evaluation.head_case(seed)) for seed in evaluation.HEAD_SEEDS]
     _assert_bars(organs, set(evaluation.TOTAL_STRUCTURES))
     _assert_bars(tissues, TISSUES)
@@ -124,12 +127,14 @@ def test_twenty_unseen_torsos_and_heads(engine: ResidentEngine) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_demo_studies_measure_true(engine: ResidentEngine) -> None:
-    torso = phantom.chest_abdomen(1)
+    """The very bodies that `heimdallr demo` sends."""
+    torso = phantom.chest_abdomen(CHEST_ABDOMEN_SEED)
     _assert_volumes(evaluation.score_total(engine, torso), torso)
-    head = phantom.head_bleed(2)
+    _assert_bars([evaluation.score_tissue(engine, torso)], TISSUES)
+    head = phantom.head_bleed(HEAD_BLEED_SEED)
     bleed = evaluation.score_head(engine, head)["bleed"]
     assert bleed.found_ml == pytest.approx(head.truth.bleed_ml, rel=0.25)
-    none = evaluation.score_head(engine, phantom.head_bleed(2, with_bleed=False))["bleed"]
+    none = evaluation.score_head(engine, phantom.head_bleed(HEAD_BLEED_SEED, with_bleed=False))["bleed"]
     assert none.found_ml == 0.0
 
 
