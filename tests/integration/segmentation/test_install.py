@@ -22,6 +22,7 @@ from heimdallr_ray.config import Settings, load
 from heimdallr_ray.errors import (
     AlreadyRunning,
     BadArchive,
+    Broken,
     HeimdallrError,
     LicenceRequired,
     NotFound,
@@ -32,7 +33,7 @@ from heimdallr_ray.ids import Sha256
 from heimdallr_ray.operations import models as work
 from heimdallr_ray.segmentation import install, unpack
 from heimdallr_ray.segmentation.demo import weights_dir
-from heimdallr_ray.segmentation.totalseg.checkpoint import read_checkpoint, tidy_checkpoint
+from heimdallr_ray.segmentation.totalseg.checkpoint import read_checkpoint, tidy_checkpoint, trusted_checkpoint
 from heimdallr_ray.segmentation.weights import MANIFEST_NAME, WORK_FOLDER, read_manifest, verify, write_manifest
 from heimdallr_ray.zips import ArchiveLimits
 from tests.support.weights import model_files, model_zip, spec_of, write_models, write_zip
@@ -169,6 +170,13 @@ def test_a_checkpoint_that_is_none_is_refused_and_nothing_of_it_runs(
     assert not mark.exists()
     assert states(registry) == before
     assert not list((registry / WORK_FOLDER).glob("*/*"))
+
+
+def test_what_a_manifest_vouches_for_is_not_run_either() -> None:
+    evil = saved({"network_weights": Evil(), "init_args": {}, "trainer_name": "x"})
+    with pytest.raises(Broken, match="not read"):
+        trusted_checkpoint(evil, "checkpoint_final.pth")
+    assert trusted_checkpoint(as_trained(), "checkpoint_final.pth")["current_epoch"] == 4000
 
 
 def test_a_compressed_checkpoint_is_refused_before_it_unpacks(tmp_path: Path) -> None:
