@@ -62,7 +62,7 @@ def assemble(
     affine = geometry.affine_ras(found, iop, spacing)
     ordered = [slices[index] for index in found.order]
     pixels = _PixelReader(read_bytes)
-    for kept, dropped in found.duplicates:
+    for kept, dropped in sorted(found.duplicates, key=lambda pair: [slices[index].instance.locator for index in pair]):
         if not np.array_equal(pixels.rescalable(slices[kept]), pixels.rescalable(slices[dropped])):
             raise NotAVolume("conflicting_duplicates", "two slices at one position differ")
     buffer = _filled(ordered, found, pixels, progress)
@@ -101,19 +101,20 @@ def _frames(series: Series) -> dict[str, tuple[int, ...]]:
 
 
 class _PixelReader:
-    """Stored pixels per slice; the frames of the last object are kept, so that a multi-frame object is decoded once."""
+    """Stored pixels per slice; frames of the last two objects are kept, so that comparing these decodes them once."""
 
     def __init__(self, read_bytes: Callable[[str], bytes]) -> None:
         self._read = read_bytes
-        self._locator: str | None = None
-        self._frames: NDArray[Any] = np.empty((0, 0, 0), np.int16)
+        self._frames: dict[str, NDArray[Any]] = {}
 
     def stored(self, item: Slice) -> NDArray[Any]:
         """Stored values `[row, column]` of one slice."""
-        if item.instance.locator != self._locator:
-            self._frames = stored_pixels(self._read(item.instance.locator), item.instance.header)
-            self._locator = item.instance.locator
-        found: NDArray[Any] = self._frames[item.plane.frame]
+        locator = item.instance.locator
+        if locator not in self._frames:
+            while len(self._frames) > 1:
+                del self._frames[next(iter(self._frames))]
+            self._frames[locator] = stored_pixels(self._read(locator), item.instance.header)
+        found: NDArray[Any] = self._frames[locator][item.plane.frame]
         return found
 
     def each(self, ordered: Sequence[Slice]) -> Iterator[tuple[Slice, NDArray[Any]]]:
@@ -133,18 +134,24 @@ class _PixelReader:
 def _filled(
     ordered: Sequence[Slice], found: geometry.Stack, pixels: _PixelReader, progress: Progress | None
 ) -> NDArray[Any]:
-    """`[slice, row, column]`; int16 where rescale is integer, float32 from the first value that does not fit."""
+    """`[slice, row, column]`; int16 where rescale is integer, float32 from the first value that does not fit.
+
+    Slices come object by object, each decoded once, wherever its frames lie in the stack.
+    """
     first = ordered[0].instance.header
     shape = found.grid_index[-1] + 1, first.rows or 0, first.columns or 0
     integer = all(value == int(value) for item in ordered for value in rescale_of(item))
     buffer: NDArray[Any] = np.empty(shape, np.int16 if integer else np.float32)
-    each = zip(found.grid_index, pixels.each(ordered), strict=True)
+    first_use: dict[str, int] = {}
+    for item in ordered:
+        first_use.setdefault(item.instance.locator, len(first_use))
+    by_object = sorted(zip(found.grid_index, ordered, strict=True), key=lambda one: first_use[one[1].instance.locator])
+    each = zip((place for place, _ in by_object), pixels.each([item for _, item in by_object]), strict=True)
     for done, (place, (item, stored)) in enumerate(each, start=1):
         slope, intercept = rescale_of(item)
         if buffer.dtype == np.int16 and not _rescale_int16(stored, int(slope), int(intercept), buffer[place], item):
-            wide = np.empty(shape, np.float32)
-            wide[:place] = buffer[:place]
-            buffer = wide
+            # Places that are not filled yet are, later.
+            buffer = buffer.astype(np.float32)
         if buffer.dtype == np.float32:
             buffer[place] = stored * np.float64(slope) + intercept
         if progress is not None:

@@ -11,7 +11,7 @@ from typing import Final
 from heimdallr_ray.dicom import geometry, limits
 from heimdallr_ray.dicom.header import Cosines, FramePlane, Header
 from heimdallr_ray.dicom.splitting import Image, Part, parts_of
-from heimdallr_ray.errors import NotAVolume
+from heimdallr_ray.errors import NotAVolume, TooLarge
 from heimdallr_ray.ids import Uid
 
 CT_IMAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
@@ -152,6 +152,7 @@ def stack_of(slices: Sequence[Slice], *, resample: bool = False) -> tuple[geomet
 
     Raises:
         NotAVolume: `no_geometry`, `not_parallel`, and those of `geometry.stack`.
+        TooLarge: the grid takes more than `limits.MAX_PIXEL_BYTES_PER_SERIES`.
     """
     positions = [item.plane.ipp for item in slices if item.plane.ipp is not None]
     first = slices[0].plane
@@ -163,7 +164,12 @@ def stack_of(slices: Sequence[Slice], *, resample: bool = False) -> tuple[geomet
             raise NotAVolume("no_geometry", "position, orientation or pixel spacing is missing or unreadable")
         if not _same_plane(item.plane, first):
             raise NotAVolume("not_parallel", "slices differ in orientation or pixel spacing")
-    return geometry.stack(positions, iop, resample=resample), iop, spacing
+    found = geometry.stack(positions, iop, resample=resample)
+    header = slices[0].instance.header
+    grid_bytes = 4 * (header.rows or 0) * (header.columns or 0) * found.slices
+    if grid_bytes > limits.MAX_PIXEL_BYTES_PER_SERIES:
+        raise TooLarge(f"{found.slices} planes, {grid_bytes} bytes of pixels")
+    return found, iop, spacing
 
 
 def _instance_order(instance: IndexedInstance) -> tuple[int, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +11,10 @@ from hypothesis import strategies as st
 
 from heimdallr_ray.dicom import geometry
 from heimdallr_ray.dicom.assemble import assemble
+from heimdallr_ray.dicom.grouping import Slice, stack_of
 from heimdallr_ray.dicom.resample import resampled
 from heimdallr_ray.dicom.series import group, select
-from heimdallr_ray.errors import NotAVolume
+from heimdallr_ray.errors import NotAVolume, TooLarge
 from heimdallr_ray.volume import LabelMap, ModelRef, Volume, VolumeSource, labels_on_slices
 from tests.support.dicom import ct_datasets, hu_of, indexed, to_bytes
 
@@ -111,3 +114,19 @@ def test_a_study_of_uneven_thin_slices_is_chosen_flagged_and_of_wide_ones_too_th
         dataset.ImagePositionPatient = [-180, -180, float(-150 + 3 * k + max(k - 20, 0) * 4)]
     index, _ = indexed(to_bytes(dataset) for dataset in made)
     assert [one.code for one in select(group(index)).decisions] == ["too_thick"]
+
+
+def test_a_grid_that_would_not_fit_is_refused_before_it_is_made() -> None:
+    made = ct_datasets(2, (4, 4))
+    template = [to_bytes(dataset) for dataset in made]
+    index, _ = indexed(template)
+    zs = [z for k in range(60) for z in (10.0 * k, 10.0 * k + 1.5)]
+    slices = [
+        Slice(
+            replace(index[0], header=replace(index[0].header, rows=4000, columns=4000)),
+            replace(index[0].header.planes[0], ipp=(0.0, 0.0, z)),
+        )
+        for z in zs
+    ]
+    with pytest.raises(TooLarge):
+        stack_of(slices, resample=True)

@@ -276,3 +276,19 @@ def test_mr_echoes_and_images_of_another_kind_are_stacks_of_their_own() -> None:
     series, read = stacks_of([whole])
     assert [one.frames for one in series] == [N, N]
     assert np.array_equal(assemble(series[1], read).array, hu_of(made[1]))
+
+
+def test_pieces_whose_frames_lie_between_each_others_are_read_once_each() -> None:
+    made = ct_datasets(2 * N)
+    pieces = [enhanced(made[0::2]), enhanced(made[1::2])]
+    for piece in pieces:
+        piece.ConcatenationUID = str(Uid.derived("concatenation"))
+    series, read = stacks_of(pieces)
+    asked: list[str] = []
+
+    def counting(locator: str) -> bytes:
+        asked.append(locator)
+        return read(locator)
+
+    assert np.array_equal(assemble(series[0], counting).array, hu_of(made))
+    assert len(asked) == 2
