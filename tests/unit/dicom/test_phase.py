@@ -27,7 +27,7 @@ def told(*headers: Header) -> list[HeaderPhase]:
     ("description", "agent", "phase"),
     [
         ("Abdomen native", "", Phase.NATIVE),
-        ("ABD NON CONTRAST 2.0", "", Phase.NATIVE),
+        ("Abdomen NON CONTRAST 2.0", "", Phase.NATIVE),
         ("without contrast", "NONE", Phase.NATIVE),
         ("Abdomen", "NONE", Phase.NATIVE),
         ("Abdomen", "oral", Phase.NATIVE),

@@ -40,7 +40,7 @@ def test_every_name_of_the_table_has_an_evaluator() -> None:
     [
         ('rules_id = "heimdallr-series"', 'rules_id = "Not an id"', "rules_id"),
         ("version = 1", "version = 0", "version"),
-        ("version = 1", "version = 1\nverison = 2", "verison"),
+        ("version = 1", "version = 1\nedition = 2", "edition"),
         ('"not_volume_sop", "wrong_modality", ', '"not_volume_sop", ', "wrong_modality cannot be left out"),
         ('"truncated", "too_few', '"truncated", "too_good", "too_few', "too_good"),
         ('order = [\n  "penalty", "coverage"', 'order = [\n  "penalty", "luck"', "luck"),
