@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -28,6 +30,8 @@ REPEATS, REPEATS_FULL = 5, 9
 LIMIT_S = 300.0
 RIGHT_MM = 0.01
 ORIGINAL = "dcm2niix -z y"
+Turn = Callable[[bool], dict[str, float]]
+"""One conversion, compared with the truth if it is told so."""
 DCM2NIIX = {ORIGINAL: "y", "dcm2niix -z n": "n"}
 
 
@@ -39,20 +43,20 @@ def run(full: bool) -> Iterator[dict[str, object]]:
         hu, affine = chest_and_abdomen()
         write_series(folder, hu, affine)
         np.savez(root / "truth.npz", array=np.ascontiguousarray(hu.transpose(2, 1, 0)), affine=affine)
-        turns: dict[str, Callable[[], dict[str, float]]] = {
+        turns: dict[str, Turn] = {
             contender: stack.enter_context(Worker(contender, folder, root / "truth.npz")).turn
             for contender in convert_worker.CONTENDERS
         }
         for peer, flag in DCM2NIIX.items():
             turns[peer] = dcm2niix_turn(flag, folder, root / f"dcm2niix-{flag}", (hu, affine))
-        found: dict[str, list[dict[str, float]]] = {contender: [turn()] for contender, turn in turns.items()}
+        found: dict[str, list[dict[str, float]]] = {contender: [turn(True)] for contender, turn in turns.items()}
         right = [who for who, first in found.items() if is_right(first[0])]
         if "heimdallr" not in right:
             raise ValueError(f"our own volume is wrong: {found['heimdallr']}")
         for _ in range(REPEATS_FULL if full else REPEATS):
             for contender, turn in turns.items():
-                found[contender].append(turn())
-    # The first turn of each is its warm-up.
+                found[contender].append(turn(False))
+    # The first turn of each is its warm-up, and the one that is held against the truth.
     cpu = {who: statistics.median(turn["cpu_s"] for turn in turns[1:]) for who, turns in found.items()}
     wall = {who: statistics.median(turn["wall_s"] for turn in turns[1:]) for who, turns in found.items()}
     ours = cpu["heimdallr"]
@@ -142,29 +146,40 @@ class Worker:
     def __init__(self, contender: str, folder: Path, truth: Path) -> None:
         command = [sys.executable, str(Path(convert_worker.__file__)), contender, str(folder), str(truth)]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+        self._contender = contender
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def turn(self) -> dict[str, float]:
-        """One conversion."""
+    def turn(self, check: bool) -> dict[str, float]:
+        """One conversion.
+
+        Raises:
+            ValueError: it did not answer in time, or ended.
+        """
         pipe_in, pipe_out = self._process.stdin, self._process.stdout
         if pipe_in is None or pipe_out is None:
             raise ValueError("the worker has no pipes")
-        pipe_in.write("go\n")
+        pipe_in.write("check\n" if check else "go\n")
         pipe_in.flush()
-        return cast("dict[str, float]", json.loads(pipe_out.readline()))
+        answered, _, _ = select.select([pipe_out], [], [], LIMIT_S)
+        line = pipe_out.readline() if answered else ""
+        if not line:
+            raise ValueError(f"{self._contender} gave no volume within {LIMIT_S:.0f} s")
+        return cast("dict[str, float]", json.loads(line))
 
     def __enter__(self) -> Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.communicate(timeout=LIMIT_S)
+        try:
+            self._process.communicate(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
 
 
-def dcm2niix_turn(
-    flag: str, folder: Path, target: Path, truth: tuple[NDArray[Any], NDArray[np.float64]]
-) -> Callable[[], dict[str, float]]:
+def dcm2niix_turn(flag: str, folder: Path, target: Path, truth: tuple[NDArray[Any], NDArray[np.float64]]) -> Turn:
     """One conversion by the program itself (not the wheel's Python entry point), read back outside the timed part."""
     import dcm2niix
     import nibabel as nib
@@ -172,19 +187,27 @@ def dcm2niix_turn(
     program = str(cast(Any, dcm2niix).bin)
     target.mkdir()
 
-    def turn() -> dict[str, float]:
+    def turn(check: bool) -> dict[str, float]:
         for old in target.iterdir():
             old.unlink()
         command = [program, "-z", flag, "-b", "n", "-f", "volume", "-o", str(target), str(folder)]
         began = time.perf_counter()
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            killer = threading.Timer(LIMIT_S, process.kill)
+            killer.start()
+            # The usage of this child alone; the kernel tells it only to whoever waits for the child.
             _, status, usage = os.wait4(process.pid, 0)
+            killer.cancel()
             process.returncode = os.waitstatus_to_exitcode(status)
         wall_s = time.perf_counter() - began
+        if process.returncode:
+            raise ValueError(f"dcm2niix ended with {process.returncode}")
+        spent = {"cpu_s": usage.ru_utime + usage.ru_stime, "wall_s": wall_s}
+        if not check:
+            return spent
         (written,) = target.iterdir()
         image = cast(Any, nib).load(written)
         grid = np.asanyarray(image.dataobj), image.affine
-        spent = {"cpu_s": usage.ru_utime + usage.ru_stime, "wall_s": wall_s}
         return {**spent, **convert_worker.compare(grid, truth)}
 
     return turn
