@@ -8,160 +8,28 @@ process: their input ends, and they look for their parent.
 from __future__ import annotations
 
 import atexit
-import fcntl
-import json
-import logging
 import os
-import select
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heimdallr_ray.dicom import limits
-from heimdallr_ray.dicom.decoder import ANSWER, READY, REQUEST, TOO_LATE, Job, StreamEnds
+from heimdallr_ray.dicom.child import Child, Died, Frame
+from heimdallr_ray.dicom.decoder import TOO_LATE, Job, StreamEnds
 from heimdallr_ray.errors import DecoderUnavailable, NotAVolume, TruncatedObject
 
-_BOOT: Final = "import runpy, sys; sys.path[:0] = sys.argv[2:]; runpy.run_module(sys.argv[1], run_name='__main__')"
-"""The child finds its modules where this process does, and nowhere in its working directory."""
-_ENVIRONMENT: Final = {"LC_ALL": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""All that a decoder needs of the environment; it sees no setting and no secret of ours."""
 _STARTS: Final = 2
 _TRIES: Final = 2
-_MAX_ERROR_NAME: Final = 200
-_PIPE_BYTES: Final = 1 << 20
-_END_S: Final = 5.0
 _BUSY_S: Final = 1800.0
 """Until another study's batches, however slow, let go of a child."""
 _STREAM_ENDS: Final = f"{StreamEnds.__name__} from the decoder"
 _KILLED_FROM_OUTSIDE: Final = frozenset({signal.SIGKILL, signal.SIGTERM})
-
-Frame = tuple[bytes, Job]
-
-log = logging.getLogger(__name__)
-
-
-class _Died(Exception):
-    """The child ended, or no longer answers; `by` is the signal that ended it, where one did."""
-
-    def __init__(self, by: int | None) -> None:
-        super().__init__(by)
-        self.by = by
-
-
-class _Child:
-    """One child process, used by one thread at a time."""
-
-    def __init__(self, module: str) -> None:
-        path = [os.path.abspath(entry) for entry in sys.path]  # noqa: PTH100 - as the interpreter reads sys.path
-        command = [sys.executable, "-P", "-s", "-c", _BOOT, module, *path]
-        self.process = subprocess.Popen(  # noqa: S603 - our own interpreter and module, no outside text
-            command,
-            bufsize=0,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=_ENVIRONMENT,
-        )
-        self._to = cast("BinaryIO", self.process.stdin).fileno()
-        self._from = cast("BinaryIO", self.process.stdout).fileno()
-        for pipe in (self._to, self._from):
-            os.set_blocking(pipe, False)
-            _widen(pipe)
-        try:
-            self._greeted()
-        except BaseException:
-            self.end()
-            raise
-
-    def answers(self, frames: Sequence[Frame], outs: Sequence[NDArray[Any]], seconds: float) -> str:
-        """`outs` hold the pixels of `frames`; else the name of the error that the decoder raised.
-
-        Raises:
-            _Died: the child crashed, was killed, or did not answer in time.
-        """
-        request = json.dumps({"seconds": seconds, "jobs": [list(job) for _, job in frames]}).encode()
-        size = sum(job.size for _, job in frames)
-        deadline = time.monotonic() + _wall_s(frames, seconds)
-        for part in (REQUEST.pack(len(request), size) + request, *(content for content, _ in frames)):
-            self._send(part, deadline)
-        good, length = ANSWER.unpack(self._received(ANSWER.size, deadline))
-        if not good:
-            return self._received(min(length, _MAX_ERROR_NAME), deadline).decode("ascii", "replace")
-        if length != sum(out.nbytes for out in outs):
-            raise _Died(None)
-        for out in outs:
-            self._receive_into(out.reshape(-1).data.cast("B"), deadline)
-        return ""
-
-    def end(self) -> int | None:
-        """The child is gone and reaped; the signal that ended it, where one did before this call."""
-        try:
-            code: int | None = self.process.wait(timeout=0.2) if self.process.poll() is None else self.process.poll()
-        except subprocess.TimeoutExpired:
-            code = None
-            self.process.kill()
-            self.process.wait(timeout=_END_S)
-        for pipe in (self.process.stdin, self.process.stdout):
-            cast("BinaryIO", pipe).close()
-        return -code if code is not None and code < 0 else None
-
-    def _greeted(self) -> None:
-        if self._received(len(READY), time.monotonic() + limits.DECODER_START_S) != READY:
-            raise _Died(None)
-
-    def _send(self, content: bytes, deadline: float) -> None:
-        view = memoryview(content)
-        while view:
-            try:
-                view = view[os.write(self._to, view) :]
-            except BlockingIOError:
-                self._wait(self._to, select.POLLOUT, deadline)
-            except BrokenPipeError:
-                raise _Died(None) from None
-
-    def _received(self, size: int, deadline: float) -> bytes:
-        found = bytearray(size)
-        self._receive_into(memoryview(found), deadline)
-        return bytes(found)
-
-    def _receive_into(self, view: memoryview, deadline: float) -> None:
-        while view:
-            try:
-                count = os.readv(self._from, [view])
-            except BlockingIOError:
-                self._wait(self._from, select.POLLIN, deadline)
-                continue
-            if not count:
-                raise _Died(None)
-            view = view[count:]
-
-    def _wait(self, pipe: int, event: int, deadline: float) -> None:
-        poller = select.poll()
-        poller.register(pipe, event)
-        left = deadline - time.monotonic()
-        if left <= 0 or not poller.poll(left * 1000):
-            raise _Died(signal.SIGALRM)
-
-
-def _wall_s(frames: Sequence[Frame], cpu_s: float) -> float:
-    return limits.DECODE_WALL_FACTOR * sum(job.cpu_s(cpu_s) for _, job in frames) + _END_S
-
-
-def _widen(pipe: int) -> None:
-    try:
-        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-    except OSError:
-        # The user's share of pipe memory is used up: the usual size is only slower.
-        log.debug("pipe stays small")
 
 
 class DecoderPool:
@@ -180,7 +48,7 @@ class DecoderPool:
         self._cpu_s = cpu_s
         self._free = threading.BoundedSemaphore(self.processes)
         self._lock = threading.Lock()
-        self._idle: list[_Child] = []
+        self._idle: list[Child] = []
         self._stopped = False
         self._threads: ThreadPoolExecutor | None = None
 
@@ -244,7 +112,7 @@ class DecoderPool:
         child = self._child()
         try:
             found = child.answers(frames, outs, self._cpu_s)
-        except _Died as error:
+        except Died as error:
             by = child.end() or error.by
             if by in _KILLED_FROM_OUTSIDE:
                 return None
@@ -262,7 +130,7 @@ class DecoderPool:
             child.end()
         return f"{found} from the decoder" if found else ""
 
-    def _child(self) -> _Child:
+    def _child(self) -> Child:
         with self._lock:
             child = self._idle.pop() if self._idle else None
         if child is not None and child.process.poll() is None:
@@ -271,8 +139,8 @@ class DecoderPool:
             child.end()
         for _ in range(_STARTS):
             try:
-                return _Child(self._module)
-            except (_Died, OSError):
+                return Child(self._module)
+            except (Died, OSError):
                 continue
         raise DecoderUnavailable("the decoder's process does not start")
 

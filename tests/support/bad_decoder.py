@@ -29,7 +29,8 @@ def misbehaved(content: bytes, job: decoder.Job) -> Any:
         case b"stop":
             os.kill(os.getpid(), signal.SIGSTOP)
         case b"eat":
-            eaten = [np.ones(8 << 20, np.uint8) for _ in range(4096)]
+            # Untouched, so that the limit on addresses is met before that on time.
+            eaten = [np.empty(64 << 20, np.uint8) for _ in range(4096)]
             return np.full(job.shape, len(eaten), job.dtype)
         case b"kill":
             os.kill(os.getpid(), signal.SIGKILL)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from heimdallr_ray.dicom import isolated, limits
+from heimdallr_ray.dicom import child, isolated, limits
 from heimdallr_ray.dicom.decoder import Job
 from heimdallr_ray.dicom.isolated import DecoderPool
 from heimdallr_ray.errors import DecoderUnavailable, NotAVolume
@@ -84,7 +84,7 @@ def test_a_codec_that_misbehaves_costs_its_frame_only(pool: DecoderPool, words: 
 
 
 def test_a_child_that_stands_still_is_killed_by_its_parent(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(isolated, "_END_S", 0.5)
+    monkeypatch.setattr(child, "END_S", 0.5)
     assert refusal(pool, "stop") == "the decoder took too long"
     works(pool)
 
