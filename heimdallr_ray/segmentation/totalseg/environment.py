@@ -129,6 +129,8 @@ def child_environment(folder: Path, weights_dir: Path, threads: int) -> dict[str
         "TOTALSEG_HOME_DIR": str(folder),
         "TOTALSEG_WEIGHTS_PATH": str(weights_dir),
         "OMP_NUM_THREADS": str(threads),
+        # nnU-Net asks torch for so many threads, and starts so many processes to list its input
+        "nnUNet_def_n_proc": str(threads),
     }
 
 

@@ -82,6 +82,7 @@ class UpstreamRunner:
             "task": spec.upstream_task,
             "fast": spec.fast,
             "fastest": spec.fastest,
+            "parent": os.getpid(),
             # upstream's word for an accelerator
             "device": self._device.replace("cuda", "gpu"),
         }

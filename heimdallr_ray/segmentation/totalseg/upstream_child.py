@@ -7,7 +7,10 @@ prints, ends processes, reads settings from HOME and looks for weights on the ne
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -38,6 +41,16 @@ def refuse_network(event: str, arguments: tuple[Any, ...]) -> None:
     if event == "socket.connect" and isinstance(arguments[1], str | bytes):
         return
     raise RuntimeError(f"{event}: no network here")
+
+
+_PR_SET_PDEATHSIG: Final = 1
+
+
+def end_with(parent: int) -> None:
+    """The kernel ends this process when `parent` does (prctl(2)); one that is gone already ends it now."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        sys.exit("the process that asked is gone")
 
 
 class _Clock:
@@ -138,6 +151,7 @@ def main(name: str) -> None:
     sys.addaudithook(refuse_network)
     folder = Path(name)
     request: dict[str, Any] = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    end_with(request["parent"])
     array = cast("Any", np.load(folder / IMAGE, allow_pickle=False))
     affine = cast("Any", np.load(folder / AFFINE, allow_pickle=False))
     clock = _Clock()
