@@ -21,6 +21,7 @@ CONFIG = {
     "prediction_counter": 0,
     "statistics_disclaimer_shown": True,
 }
+# Of tasks whose name is not all that the API is told.
 FLAGS: dict[str, dict[str, Any]] = {
     "total_fastest": {"task": "total", "fastest": True},
     "total_fast": {"task": "total", "fast": True},
@@ -74,7 +75,7 @@ def main(savers: str, weights_dir: str, home_dir: str, source: str, out_dir: str
                 nr_threads_saving=int(savers),
             )
         else:
-            flags: dict[str, Any] = {**FLAGS[task], "nr_thr_saving": int(savers)}
+            flags: dict[str, Any] = {**FLAGS.get(task, {"task": task}), "nr_thr_saving": int(savers)}
             # A pair only where statistics are asked for.
             returned = totalsegmentator(image, None, ml=True, device="cpu", quiet=True, **flags)
             result = cast("nib.Nifti1Image", returned)
