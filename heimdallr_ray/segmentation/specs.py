@@ -126,4 +126,4 @@ class TaskSpec:
     def spacing_mm(self) -> tuple[float, float, float] | None:
         """`resample_mm` along x, y, z."""
         one = self.resample_mm
-        return (one, one, one) if isinstance(one, float) else one
+        return (one, one, one) if isinstance(one, float | int) else one

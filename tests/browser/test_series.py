@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.peers("chromium")
 
 def _study(made: ApiServices, state: str = "done") -> dict[str, str]:
     """A study whose series were really judged; returns the UID of each by its description."""
-    shared = {"StudyInstanceUID": ABDOMEN_UID}
+    shared: dict[str, Any] = {"StudyInstanceUID": ABDOMEN_UID}
     objects = [
         *ct_study(24, seed="soft", SeriesDescription="Soft", SeriesNumber=2, **shared),
         *ct_study(24, seed="bone", SeriesDescription="Bone", SeriesNumber=3, ConvolutionKernel="BONE", **shared),

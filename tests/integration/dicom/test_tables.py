@@ -18,6 +18,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+from nibabel.affines import voxel_sizes
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
@@ -504,7 +505,7 @@ def test_ge_head_upright_is_what_dcm2niix_makes_of_it(ge_series: Series, ge_volu
     ours = dcm2niix.turned(nib.Nifti1Image(np.asarray(upright.array), upright.affine_ras))
     # dcm2niix takes 56 planes and whole pixels of padding; extent and direction are the same.
     assert ours.shape[:2] == theirs.shape[:2]
-    assert np.allclose(nib.affines.voxel_sizes(ours.affine)[:2], nib.affines.voxel_sizes(theirs.affine)[:2], atol=1e-5)
+    assert np.allclose(voxel_sizes(ours.affine)[:2], voxel_sizes(theirs.affine)[:2], atol=1e-5)
     ends = [np.array([0, 0, 0, 1.0]), np.array([ours.shape[0] - 1.0, ours.shape[1] - 1, 0, 1])]
     pixel = upright.spacing_mm[0]
     for end in ends:

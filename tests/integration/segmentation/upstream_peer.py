@@ -77,8 +77,8 @@ def main(file: str) -> None:
         if case["task"] in commercial_models:
             result = _below_the_gate(image, case["task"])
         else:
-            options = {"ml": True, "device": "cpu", "quiet": True, "nr_thr_saving": 1, **case["options"]}
-            result = totalsegmentator(image, None, task=case["task"], **options)
+            options: dict[str, Any] = {"ml": True, "device": "cpu", "quiet": True, "nr_thr_saving": 1}
+            result = totalsegmentator(image, None, task=case["task"], **(options | case["options"]))
         Path(case["out"]).write_bytes(cast("nib.Nifti1Image", result).to_bytes())
 
 

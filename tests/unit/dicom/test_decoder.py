@@ -38,7 +38,7 @@ def test_a_stream_that_ends_too_soon_or_is_damaged() -> None:
         decoder.checked(packed, job(0, len(PLAIN) + 1))
     with pytest.raises(StreamEnds):
         decoder.checked(packed[: len(packed) // 2], job(0, len(PLAIN)))
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ValueError, match=r"^$"):
         decoder.checked(b"\xff" * 100, job(0, 10))
 
 

@@ -270,7 +270,7 @@ def test_mr_echoes_and_images_of_another_kind_are_stacks_of_their_own() -> None:
         dataset.SOPClassUID, dataset.Modality = MRImageStorage, "MR"
     series, _ = stacks_of(flat(made))
     assert [len(one.instances) for one in series] == [N, N]
-    echoes: list[dict[str, object]] = [{"echo_ms": 5.0}] * N + [{"echo_ms": 9.0}] * N
+    echoes: list[dict[str, object]] = [{"echo_ms": ms} for ms in [5.0] * N + [9.0] * N]
     whole = enhanced(flat(made), sop_class=EnhancedMRImageStorage, frames=echoes)
     whole.Modality = "MR"
     series, read = stacks_of([whole])

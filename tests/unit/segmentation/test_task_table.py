@@ -13,6 +13,7 @@ from heimdallr_ray.segmentation.specs import RESIDENT, UPSTREAM, ModelSpec, Task
 from heimdallr_ray.segmentation.task_table import ROWS
 from heimdallr_ray.segmentation.tasks import TASKS, models_of
 
+TASK_CONFIGS = cast("dict[str, dict[str, Any]]", map_tasks_config.TASK_CONFIGS)
 WITHOUT_WEIGHTS = {"test", "total_highres_test"}
 """Upstream's own trials: their weights were never released."""
 OURS = {
@@ -49,7 +50,7 @@ def mode_of(spec: TaskSpec) -> str:
 def upstream_config(spec: TaskSpec) -> dict[str, Any]:
     """The installed package's own parameters for a row of ours."""
     config = dict(map_tasks_config.DEFAULT_CONFIG)
-    row = cast("dict[str, Any]", map_tasks_config.TASK_CONFIGS[spec.upstream_task])
+    row = TASK_CONFIGS[spec.upstream_task]
     config.update(row["sub_modes"][mode_of(spec)] if "sub_modes" in row else row)
     return config
 
@@ -57,7 +58,7 @@ def upstream_config(spec: TaskSpec) -> dict[str, Any]:
 def crop_model_id(spec: TaskSpec, config: dict[str, Any]) -> list[int]:
     """The model that `python_api.totalsegmentator` runs for the crop."""
     if config["crop_model"]:
-        return [map_tasks_config.TASK_CONFIGS[config["crop_model"]]["task_id"]]
+        return [TASK_CONFIGS[config["crop_model"]]["task_id"]]
     if "body_trunc" in config["crop"]:
         return [300]
     if spec.upstream_task.endswith("_mr"):
@@ -111,11 +112,7 @@ def test_the_resident_engine_knows_all_that_a_row_asks_for(spec: TaskSpec) -> No
 
 def test_nothing_of_upstream_is_missing() -> None:
     ours = {(spec.upstream_task, mode_of(spec)) for spec in ROWS}
-    theirs = {
-        (task, mode)
-        for task, row in map_tasks_config.TASK_CONFIGS.items()
-        for mode in row.get("sub_modes", {"default": None})
-    }
+    theirs = {(task, mode) for task, row in TASK_CONFIGS.items() for mode in row.get("sub_modes", {"default": None})}
     assert {pair for pair in theirs if pair[0] not in WITHOUT_WEIGHTS} == ours
     assert len(TASKS) == len(ROWS)
 
