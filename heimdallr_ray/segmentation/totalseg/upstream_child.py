@@ -112,6 +112,10 @@ def _zeros_for_an_empty_crop(predict_image: Any) -> Any:  # noqa: ANN401
     return nnunet_predict_image
 
 
+def _nothing_sent(*_: object) -> None:
+    """In the place of upstream's usage statistics."""
+
+
 def _installed_only(weights: Path, configurations: Any) -> Any:  # noqa: ANN401
     def download_pretrained_weights(task_id: Any) -> None:  # noqa: ANN401
         folder = str(configurations[task_id]["foldername"])
@@ -139,7 +143,7 @@ def _prepared(folder: Path, clock: _Clock) -> Any:  # noqa: ANN401
     # who asks has checked the site's licence; upstream would ask for a number in a file
     api.show_license_info = lambda: None
     api.increase_prediction_counter = dict
-    api.send_usage_stats = lambda *_: None
+    api.send_usage_stats = _nothing_sent
     network.nnUNet_predict_image = _zeros_for_an_empty_crop(network.nnUNet_predict_image)
     predictor.predict_from_files = _in_one_process(predictor)
     predictor._internal_maybe_mirror_and_predict = clock.around(predictor._internal_maybe_mirror_and_predict)
@@ -152,8 +156,8 @@ def main(name: str) -> None:
     folder = Path(name)
     request: dict[str, Any] = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     end_with(request["parent"])
-    array = cast("Any", np.load(folder / IMAGE, allow_pickle=False))
-    affine = cast("Any", np.load(folder / AFFINE, allow_pickle=False))
+    array: Any = np.load(folder / IMAGE, allow_pickle=False)
+    affine: Any = np.load(folder / AFFINE, allow_pickle=False)
     clock = _Clock()
     answer: dict[str, Any] = {"error": None}
     try:

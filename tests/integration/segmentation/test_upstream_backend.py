@@ -1,0 +1,202 @@
+"""Tasks outside the engine run in a child on verified weights: equal to upstream, offline, bounded, gone afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from heimdallr_ray.errors import Broken, LicenceRequired, WeightsMissing, WeightsTampered
+from heimdallr_ray.segmentation.specs import UPSTREAM
+from heimdallr_ray.segmentation.tasks import TASKS
+from heimdallr_ray.segmentation.totalseg import upstream, upstream_child
+from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
+from heimdallr_ray.segmentation.weights import write_manifest
+from heimdallr_ray.volume import Volume, VolumeSource
+from tests.integration.segmentation import identity_nets
+from tests.integration.segmentation.peer import Case, Geometry, assert_identical, run_upstream
+
+pytestmark = pytest.mark.timeout(1200)
+
+GRID = Geometry("PIR", (24, 20, 28), (2.6, 3.1, 2.6), "PIR")
+PLAIN = "breasts"
+CROPPED = "hip_implant"
+LICENSED = "tissue_4_types"
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    # no bias: the rough model sees no hip
+    return identity_nets.write_registry(
+        tmp_path_factory.mktemp("weights"), ("total_fastest", PLAIN, CROPPED), brain_bias=-5.0
+    )
+
+
+def small() -> Volume:
+    image = GRID.image("CT")
+    return Volume(np.asanyarray(image.dataobj), np.asarray(image.affine), VolumeSource("CT", manifest_sha256="a" * 64))
+
+
+def test_a_task_outside_is_upstreams_and_says_so(weights: Path, tmp_path: Path) -> None:
+    assert TASKS[PLAIN].backend == UPSTREAM
+    case = Case(PLAIN, GRID)
+    run_upstream(weights, (case,), tmp_path)
+    home = tmp_path / "engine"
+    engine = ResidentEngine(weights, home_dir=home)
+    assert_identical(engine, case, tmp_path)
+    made = engine.segment(small(), PLAIN)
+    assert made.backend == made.model.backend == "upstream"
+    assert made.model.model_id == "totalsegmentator/527" and made.model.synthetic
+    assert made.timings.forward_s > 0
+    assert made.label_map.source_manifest_sha256 == "a" * 64
+    assert [one.name for one in home.iterdir()] == ["config.json"], "a folder of a child was left"
+
+
+def test_nothing_to_crop_to_gives_zeros_here_too(weights: Path) -> None:
+    label_map = ResidentEngine(weights).segment(small(), CROPPED).label_map
+    assert not label_map.array.any() and label_map.array.shape == GRID.shape
+
+
+def test_missing_and_changed_weights_never_reach_upstream(weights: Path, tmp_path: Path) -> None:
+    engine = ResidentEngine(weights)
+    assert "vertebrae_pp" not in engine.available_tasks and PLAIN in engine.available_tasks
+    with pytest.raises(WeightsMissing, match="Dataset803_TotalSegmentator_vertebrae_inner_1559subj"):
+        engine.segment(small(), "vertebrae_pp")
+    own = identity_nets.write_registry(tmp_path, (PLAIN,))
+    changed = ResidentEngine(own)
+    checkpoint = own / TASKS[PLAIN].models[0].checkpoint
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-1] + b"x")
+    with pytest.raises(WeightsTampered):
+        changed.segment(small(), PLAIN)
+
+
+def test_a_licensed_task_outside_needs_the_licence_as_well(tmp_path: Path) -> None:
+    identity_nets.write_registry(tmp_path, (LICENSED,))
+    for file in tmp_path.glob("*/*/dataset.json"):
+        file.write_text(file.read_text().replace("SYNTHETIC random weights", "tissue types"))
+    write_manifest(tmp_path, synthetic=False)
+    with pytest.raises(LicenceRequired):
+        ResidentEngine(tmp_path).segment(small(), LICENSED)
+    made = ResidentEngine(tmp_path, licensed=True).segment(small(), LICENSED)
+    assert made.backend == "upstream" and not made.model.synthetic and made.label_map.array.any()
+
+
+def test_a_child_that_does_not_end_is_ended(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ResidentEngine(weights, home_dir=tmp_path)
+    monkeypatch.setattr(engine._upstream, "_limit_s", 0.2)
+    before = set(children())
+    with pytest.raises(Broken, match="did not end within"):
+        engine.segment(small(), PLAIN)
+    assert set(children()) <= before
+    assert [one.name for one in tmp_path.iterdir()] == ["config.json"]
+
+
+def children() -> list[str]:
+    listed = subprocess.run(
+        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True, check=False, timeout=20
+    )
+    return [line for line in listed.stdout.splitlines() if upstream_child.MODULE in line]
+
+
+def test_a_failure_of_upstream_is_named_and_carries_no_message(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ResidentEngine(weights)
+    # a task that upstream does not know
+    row = TASKS[PLAIN]
+    monkeypatch.setattr(upstream, "models_of", lambda _name: row.models)
+    runner = engine._upstream
+    with pytest.raises(Broken, match=r"upstream failed with ValueError$"):
+        runner.run(small(), replace(row, upstream_task="patient name"))
+
+
+NETWORK = """
+import sys, socket
+from heimdallr_ray.segmentation.totalseg.upstream_child import refuse_network
+sys.addaudithook(refuse_network)
+refused = 0
+for attempt in (
+    lambda: socket.create_connection(("127.0.0.1", 9), 1),
+    lambda: socket.getaddrinfo("example.org", 443),
+    lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM).sendto(b"x", ("127.0.0.1", 9)),
+):
+    try:
+        attempt()
+    except RuntimeError as error:
+        refused += "no network" in str(error)
+left, right = socket.socketpair()
+left.sendall(b"x"); assert right.recv(1) == b"x"
+print(refused)
+"""
+
+
+def test_the_child_cannot_reach_the_network() -> None:
+    done = subprocess.run([sys.executable, "-c", NETWORK], capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == "3"
+
+
+PARENT = """
+import subprocess, sys, time
+child = "import os; from heimdallr_ray.segmentation.totalseg.upstream_child import end_with; end_with(os.getppid()); "
+child += "print(os.getpid(), flush=True); import time; time.sleep(120)"
+subprocess.Popen([sys.executable, "-c", child])
+time.sleep(120)
+"""
+
+
+def test_the_child_ends_with_the_process_that_asked() -> None:
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True)
+    try:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+    finally:
+        parent.kill()
+        parent.wait(30)
+    deadline = time.monotonic() + 30
+    while running(child) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not running(child)
+    # closed only here: a full or broken pipe is no reason to end
+    parent.stdout.close()
+
+
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_child_whose_parent_is_gone_does_nothing() -> None:
+    # in a process of its own: what it asks of the kernel stays with it
+    call = "from heimdallr_ray.segmentation.totalseg.upstream_child import end_with; end_with(-1)"
+    done = subprocess.run([sys.executable, "-c", call], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1 and "is gone" in done.stderr
+
+
+def test_a_refusal_takes_no_second(weights: Path) -> None:
+    engine = ResidentEngine(weights)
+    flat = Volume(np.zeros((64, 64, 64), np.int16), np.eye(4), VolumeSource("CT"))
+    began = time.process_time()
+    with pytest.raises(Exception, match="same value"):
+        engine.segment(flat, PLAIN)
+    assert time.process_time() - began < 1.0
+
+
+ROADS = {
+    "teeth": ("total_fastest", "craniofacial_structures", "teeth"),
+    "vertebrae_pp_refined": ("vertebrae_body", "vertebrae_pp"),
+    "heartchambers_highres": ("total_fast", "heartchambers_highres"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ROADS)
+def test_tasks_with_roads_of_their_own(task: str, tmp_path: Path) -> None:
+    registry = identity_nets.write_registry(tmp_path / "weights", ROADS[task])
+    made = ResidentEngine(registry).segment(small(), task)
+    assert made.backend == "upstream" and made.label_map.array.any()
