@@ -88,6 +88,10 @@ class Settings(BaseSettings):
     series_rules: Path | None = Field(
         None, description="The site's own file of rules for the choice of series (TOML); empty: the package's own."
     )
+    measurements: tuple[str, ...] = Field(
+        (),
+        description="Measurements that are made, by their ids; only the models that these need are run. Empty: all.",
+    )
     max_parallel_cases: int = Field(1, ge=1, le=64, description="Studies that one consumer replica works on at once.")
     decoder_processes: int = Field(
         0,

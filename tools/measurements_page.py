@@ -24,7 +24,7 @@ from heimdallr_ray.metrics import (
 )
 from heimdallr_ray.metrics.catalogue import CATALOGUE
 from heimdallr_ray.reasons import REASONS, Place
-from heimdallr_ray.segmentation import tasks
+from heimdallr_ray.segmentation import planner
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "measurements.md"
@@ -84,8 +84,8 @@ def limits() -> str:
         ),
         ("slices beside their line", f"{geometry.COLLINEAR_TOLERANCE_MM:g} mm", "not_collinear"),
         ("tilt of the stack", f"{geometry.MAX_TILT_DEG:g}°", "bad_geometry"),
-        ("brain that a bleed search needs", f"{tasks.BRAIN_ML:g} mL", "anatomy_absent"),
-        ("lumbar spine that body composition needs", f"{tasks.LUMBAR_ML:g} mL", "anatomy_absent"),
+        ("brain that a bleed search needs", f"{planner.BRAIN_ML:g} mL", "anatomy_absent"),
+        ("lumbar spine that body composition needs", f"{planner.LUMBAR_ML:g} mL", "anatomy_absent"),
         ("largest spacing for a volume", f"{gates.MAX_SPACING_MM:g} mm", "spacing_too_coarse"),
         ("largest piece of an organ", f"at least {gates.MIN_MAIN_SHARE:.0%} of it", "fragmented"),
         ("rim left out for the attenuation", f"{organ.EROSION_MM:g} mm", "insufficient_roi"),

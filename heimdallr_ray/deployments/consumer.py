@@ -40,7 +40,17 @@ class StudyConsumer:
         blobs = LocalBlobStore(settings.blob_dir)
         rules = load_rules(settings.series_rules)
         readable = partial(modalities_read, settings.resolved_weights_dir or weights_dir())
-        runner = StudyRunner(database, blobs, queue, RemoteSegmenter(segmenter), clock, args.build, rules, readable)
+        runner = StudyRunner(
+            database,
+            blobs,
+            queue,
+            RemoteSegmenter(segmenter),
+            clock,
+            args.build,
+            rules,
+            readable,
+            settings.measurements,
+        )
         self._worker = StudyWorker(database, queue, runner.run, settings, owner_name())
         kernels.warm_up()
         isolated.configure(settings.decoder_processes)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
-from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.errors import BadSetting, HeimdallrError
 from heimdallr_ray.metrics import (
     body_regions,
     intracranial_hemorrhage_volume,
@@ -28,10 +28,28 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Metric:
-    """One measuring function and the quantities it always returns, in order."""
+    """One measuring function, the quantities it always returns, in order, and what it can be made from.
+
+    Attributes:
+        label_maps: sets of label maps, by TotalSegmentator's task names, that would do, the preferred set first; empty:
+            the one set that its quantities name.
+        modality: DICOM Modality (0008,0060) that it can be measured on.
+    """
 
     measure: Callable[[MetricContext], tuple[Measurement, ...]]
     quantities: tuple[Quantity, ...]
+    label_maps: tuple[tuple[str, ...], ...] = ()
+    modality: str = "CT"
+
+    @property
+    def name(self) -> str:
+        """Its first quantity's."""
+        return self.quantities[0].id
+
+    @property
+    def needs(self) -> tuple[tuple[str, ...], ...]:
+        """`label_maps`, or what the quantities name, each once."""
+        return self.label_maps or (tuple(dict.fromkeys(task for one in self.quantities for task in one.tasks)),)
 
 
 CATALOGUE: tuple[Metric, ...] = tuple(
@@ -49,6 +67,18 @@ CATALOGUE: tuple[Metric, ...] = tuple(
         body_regions,
     )
 )
+
+
+def asked_for(names: Collection[str], catalogue: tuple[Metric, ...] = CATALOGUE) -> tuple[Metric, ...]:
+    """The measurements of which any quantity is named, in the order of the catalogue; all of them for no name.
+
+    Raises:
+        BadSetting: a name is no quantity of the catalogue.
+    """
+    unknown = sorted(set(names) - {one.id for metric in catalogue for one in metric.quantities})
+    if unknown:
+        raise BadSetting(f"measurements: there is no {', '.join(map(repr, unknown))}")
+    return tuple(metric for metric in catalogue if not names or any(one.id in names for one in metric.quantities))
 
 
 def measure_all(context: MetricContext, catalogue: tuple[Metric, ...] = CATALOGUE) -> tuple[Measurement, ...]:

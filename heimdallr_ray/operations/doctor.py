@@ -152,7 +152,7 @@ def weights_hint(settings: Settings) -> str:
 def check_weights(settings: Settings) -> Iterator[Check]:
     """The model folders are there and unchanged."""
     from heimdallr_ray.segmentation import registry
-    from heimdallr_ray.segmentation.tasks import DEFAULT_WANTED
+    from heimdallr_ray.segmentation.planner import DEFAULT_WANTED
     from heimdallr_ray.segmentation.weights import any_synthetic, verify
 
     folder = weights_dir_of(settings)

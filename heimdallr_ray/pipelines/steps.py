@@ -27,13 +27,14 @@ from heimdallr_ray.dicom.series import (
 )
 from heimdallr_ray.errors import ModalityNotSupported, NoUsableSeries
 from heimdallr_ray.ids import Uid
-from heimdallr_ray.metrics.catalogue import measure_all
+from heimdallr_ray.metrics.catalogue import CATALOGUE, Metric, measure_all
 from heimdallr_ray.metrics.context import MetricContext
 from heimdallr_ray.metrics.result import Measurement
 from heimdallr_ray.pipelines import documents
 from heimdallr_ray.render.nifti import display_label_map_nifti, display_volume_nifti, label_map_nifti
 from heimdallr_ray.render.pictures import key_images
 from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationRun
+from heimdallr_ray.segmentation.planner import Need, Wanted, wanted_for
 from heimdallr_ray.segmentation.tasks import task_spec
 from heimdallr_ray.triage.urgency import Assessment, assess
 from heimdallr_ray.volume import LabelMap, Volume, require_same_grid
@@ -144,14 +145,30 @@ def prepare(selection: Selection, read_bytes: Callable[[str], bytes]) -> Volume:
     return assemble(selection.chosen, read_bytes, resample=True)
 
 
-def segment(volume: Volume, segmenter: StudySegmenter, lost: threading.Event | None = None) -> SegmentationRun:
+def wanted(modality: str, metrics: Sequence[Metric] = CATALOGUE) -> tuple[Wanted, ...]:
+    """What the measurements ask of a segmenter, given an image of this modality."""
+    return wanted_for(modality, [Need(one.name, one.needs) for one in metrics if one.modality == modality])
+
+
+def segment(
+    volume: Volume,
+    segmenter: StudySegmenter,
+    lost: threading.Event | None = None,
+    metrics: Sequence[Metric] = CATALOGUE,
+) -> SegmentationRun:
     """Label maps by task, each on the volume's own grid.
+
+    Args:
+        volume: the image.
+        segmenter: runs what the measurements need and the image, the licences and the weights allow.
+        lost: set when the study is to be given up.
+        metrics: the measurements that are asked for.
 
     Raises:
         StaleLease: `lost` was set meanwhile.
         GeometryMismatch: the engine gave labels on another grid.
     """
-    run = segmenter.run(SegmentationRequest(volume), lost=lost)
+    run = segmenter.run(SegmentationRequest(volume, wanted(volume.source.modality, metrics)), lost=lost)
     for made in run.segmentations.values():
         require_same_grid(volume, made.label_map)
     return run
@@ -162,16 +179,17 @@ def label_maps(run: SegmentationRun) -> dict[str, LabelMap]:
     return {made.model.task: made.label_map for made in run.segmentations.values()}
 
 
-def measure(volume: Volume, run: SegmentationRun) -> tuple[Measurement, ...]:
-    """Every measurement of the catalogue, each with a value or the reason why it has none."""
-    left_out = {task_spec(one.task).upstream_task: one for one in run.plan.left_out}
+def measure(volume: Volume, run: SegmentationRun, metrics: tuple[Metric, ...] = CATALOGUE) -> tuple[Measurement, ...]:
+    """Every measurement that is asked for, each with a value or the reason why it has none."""
+    # Backwards: of several rows for one label map the preferred one, which was looked at first, says why.
+    left_out = {task_spec(one.task).upstream_task: one for one in reversed(run.plan.left_out)}
     context = MetricContext(
         volume,
         label_maps(run),
         not_run={task: str(one.code) for task, one in left_out.items()},
         not_run_because={task: one.detail for task, one in left_out.items()},
     )
-    return measure_all(context)
+    return measure_all(context, metrics)
 
 
 def triage(measurements: Sequence[Measurement]) -> Assessment:

@@ -19,6 +19,7 @@ from heimdallr_ray.clock import Clock
 from heimdallr_ray.dicom.series import Selection, SeriesRules
 from heimdallr_ray.errors import HeimdallrError, ModalityNotSupported, NoUsableSeries, StaleLease
 from heimdallr_ray.ids import Sha256, Uid
+from heimdallr_ray.metrics.catalogue import asked_for
 from heimdallr_ray.metrics.result import Measurement
 from heimdallr_ray.pipelines import describe, documents, steps
 from heimdallr_ray.pipelines.steps import Artifact, StoredInstance, StudySegmenter
@@ -56,11 +57,15 @@ class StudyRunner:
         build: str,
         rules: SeriesRules | None = None,
         readable: Callable[[], Collection[str] | None] = lambda: None,
+        measurements: Collection[str] = (),
     ) -> None:
         """`segmenter` is a resident engine or the deployment; `build` goes into the provenance.
 
         `rules` choose the series; None: the package's own. `readable`: modalities that installed models read, None
-        where that is not known here.
+        where that is not known here. `measurements`: quantities that the site asks for; empty: all.
+
+        Raises:
+            BadSetting: a name among `measurements` is none.
         """
         self._database = database
         self._blobs = blobs
@@ -70,6 +75,7 @@ class StudyRunner:
         self._build = build
         self._rules = rules
         self._readable = readable
+        self._metrics = asked_for(measurements)
 
     def run(self, lease: Lease, lost: threading.Event) -> None:
         """The study is `done` with one result, or `not_applicable` with its reason.
@@ -106,10 +112,10 @@ class StudyRunner:
             volume = steps.prepare(selection, self._read)
             self._record_choices(lease, study, selection, volume)
         with self._step(lease, lost, "segment", seconds):
-            run = steps.segment(volume, self._segmenter, lost)
+            run = steps.segment(volume, self._segmenter, lost, self._metrics)
         seconds["forward"] = run.timings.forward_s
         with self._step(lease, lost, "measure", seconds):
-            measurements = steps.measure(volume, run)
+            measurements = steps.measure(volume, run, self._metrics)
         with self._step(lease, lost, "triage", seconds):
             assessment = steps.triage(measurements)
         with self._step(lease, lost, "render", seconds):

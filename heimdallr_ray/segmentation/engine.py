@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Protocol
 
-from heimdallr_ray.segmentation.tasks import DEFAULT_WANTED, Plan
+from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Plan, Wanted
 from heimdallr_ray.volume import LabelMap, ModelRef, Volume
 
 
@@ -74,10 +74,10 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class SegmentationRequest:
-    """A volume and the tasks that its purpose asks for."""
+    """A volume and what its purpose asks for: tasks, or needs of which the plan picks the tasks."""
 
     volume: Volume
-    wanted: tuple[str, ...] = DEFAULT_WANTED
+    wanted: tuple[Wanted, ...] = DEFAULT_WANTED
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class SegmentationEngine(Protocol):
         """
         ...
 
-    def run_plan(self, volume: Volume, wanted: tuple[str, ...] = DEFAULT_WANTED) -> SegmentationRun:
+    def run_plan(self, volume: Volume, wanted: tuple[Wanted, ...] = DEFAULT_WANTED) -> SegmentationRun:
         """First pass, plan, and every task of the plan.
 
         Raises:

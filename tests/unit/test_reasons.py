@@ -14,7 +14,7 @@ from heimdallr_ray.metrics.axes import SIDES
 from heimdallr_ray.metrics.result import Status
 from heimdallr_ray.queue.lease import ATTEMPTS_EXHAUSTED, WORKER_LOST_REPEATEDLY
 from heimdallr_ray.reasons import REASONS, SENTENCES, Place
-from heimdallr_ray.segmentation.tasks import LeftOutCode
+from heimdallr_ray.segmentation.planner import LeftOutCode
 
 PACKAGE = Path(heimdallr_ray.__file__).parent
 CODE = re.compile(r"[a-z][a-z0-9_]*")

@@ -18,16 +18,9 @@ from numpy.typing import NDArray
 
 from heimdallr_ray.errors import EmptyImage, LicenceRequired, ModalityNotSupported, WeightsMissing
 from heimdallr_ray.segmentation.engine import EngineInfo, Segmentation, SegmentationRun, Timings
+from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Wanted, first_pass, plan
 from heimdallr_ray.segmentation.specs import RESIDENT, UPSTREAM, ModelSpec, TaskSpec
-from heimdallr_ray.segmentation.tasks import (
-    DEFAULT_WANTED,
-    FIRST_PASS,
-    TASKS,
-    first_pass,
-    models_of,
-    plan,
-    task_spec,
-)
+from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS, models_of, task_spec
 from heimdallr_ray.segmentation.totalseg import environment, kernels, split
 from heimdallr_ray.segmentation.totalseg.labels import labels_of, labels_of_model, require_known, table_for
 from heimdallr_ray.segmentation.totalseg.model import ResidentModel, is_synthetic
@@ -146,7 +139,7 @@ class ResidentEngine:
         with self._lock:
             return self._task(self._study_for(volume), spec)
 
-    def run_plan(self, volume: Volume, wanted: tuple[str, ...] = DEFAULT_WANTED) -> SegmentationRun:
+    def run_plan(self, volume: Volume, wanted: tuple[Wanted, ...] = DEFAULT_WANTED) -> SegmentationRun:
         """First pass, plan, and every task of the plan.
 
         Raises:

@@ -22,7 +22,7 @@ from heimdallr_ray.ids import Uid
 from heimdallr_ray.pipelines.study import StudyRunner
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
 from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationRun, Timings
-from heimdallr_ray.segmentation.tasks import Plan
+from heimdallr_ray.segmentation.planner import Plan
 from heimdallr_ray.storage.blobs import LocalBlobStore
 from tests.support.clock import FakeClock
 from tests.support.dicom import ct_study

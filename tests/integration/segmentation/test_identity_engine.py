@@ -19,14 +19,8 @@ from heimdallr_ray.errors import (
     WeightsTampered,
 )
 from heimdallr_ray.segmentation.engine import SegmentationEngine
-from heimdallr_ray.segmentation.tasks import (
-    CEREBRAL_BLEED,
-    FIRST_PASS,
-    TASKS,
-    TISSUE_TYPES,
-    TOTAL_FAST,
-    LeftOutCode,
-)
+from heimdallr_ray.segmentation.planner import LeftOutCode
+from heimdallr_ray.segmentation.tasks import CEREBRAL_BLEED, FIRST_PASS, TASKS, TISSUE_TYPES, TOTAL_FAST
 from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
 from heimdallr_ray.segmentation.weights import write_manifest
 from heimdallr_ray.volume import Volume, VolumeSource, same_grid

@@ -10,9 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.metrics import liver_volume
 from heimdallr_ray.metrics.axes import to_ras_mm
-from heimdallr_ray.metrics.catalogue import CATALOGUE, Metric, measure_all
+from heimdallr_ray.metrics.catalogue import CATALOGUE, Metric, asked_for, measure_all
 from heimdallr_ray.metrics.context import MetricContext
 from heimdallr_ray.metrics.result import Measurement, Status
 from heimdallr_ray.volume import LabelMap, Volume, VolumeSource
@@ -167,3 +168,17 @@ def test_real_ct_gives_the_golden_table_to_the_digit():
     assert measured["liver_attenuation"].value == pytest.approx(46.58, abs=0.01)
     assert measured["spleen_attenuation"].value == pytest.approx(35.24, abs=0.01)
     assert measured["kidney_right_volume"].value == pytest.approx(192.618)
+
+
+def test_what_is_asked_for_by_any_of_its_quantities() -> None:
+    assert asked_for(()) == CATALOGUE
+    first, second = asked_for(["kidney_left_volume", "liver_volume"])
+    assert first.name == "liver_volume"
+    assert "kidney_left_volume" in [one.id for one in second.quantities]
+    with pytest.raises(BadSetting):
+        asked_for(["liver_volum"])
+
+
+def test_each_measurement_needs_the_label_maps_of_its_quantities() -> None:
+    for metric in CATALOGUE:
+        assert {task for quantity in metric.quantities for task in quantity.tasks} == set(metric.needs[0])
