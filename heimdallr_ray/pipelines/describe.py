@@ -142,6 +142,11 @@ def skipped_tasks(run: SegmentationRun) -> tuple[SkippedTask, ...]:
     return tuple(SkippedTask(one.task, str(one.code), one.detail) for one in run.plan.left_out)
 
 
+def memory_steps(run: SegmentationRun) -> tuple[dict[str, str], ...]:
+    """What was tried because memory ran out, in order, with the task it was for."""
+    return tuple({"task": task, **asdict(one)} for task, steps in run.memory_steps.items() for one in steps)
+
+
 def study_facts(study: StudyRow, rows: Sequence[SeriesRow], volume: Volume, epoch: int, manifest: str) -> StudyFacts:
     """The study as it stood when the epoch was closed."""
     return StudyFacts(

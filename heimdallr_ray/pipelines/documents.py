@@ -154,6 +154,7 @@ def results_document(
     series: Sequence[SeriesDecision],
     models: Sequence[ModelRef],
     skipped_tasks: Sequence[SkippedTask] = (),
+    memory_steps: Sequence[Mapping[str, str]] = (),
     stage_seconds: Mapping[str, float],
     software_version: str,
     synthetic: bool,
@@ -169,6 +170,7 @@ def results_document(
         series: the selection, one entry per series.
         models: that ran.
         skipped_tasks: and those that did not.
+        memory_steps: JSON: what was tried because memory ran out; empty where everything fitted.
         stage_seconds: seconds per stage of the pipeline.
         software_version: of this package.
         synthetic: True where any part is; also set where a model or a measurement says so.
@@ -201,6 +203,7 @@ def results_document(
         "selection_facts": dict(selection_facts) if selection_facts is not None else None,
         "models": [asdict(one) for one in models],
         "skipped_tasks": [asdict(one) for one in skipped_tasks],
+        "memory_steps": [dict(one) for one in memory_steps],
         "stage_seconds": dict(stage_seconds),
     }
     return _marked(document, synthetic=synthetic)

@@ -203,6 +203,7 @@ class StudyRunner:
             series=decisions,
             models=[one.model for one in made.run.segmentations.values()],
             skipped_tasks=describe.skipped_tasks(made.run),
+            memory_steps=describe.memory_steps(made.run),
             stage_seconds={name: round(value, 3) for name, value in seconds.items()},
             software_version=self._build,
             synthetic=synthetic,

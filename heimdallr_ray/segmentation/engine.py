@@ -7,7 +7,7 @@ stay apart: `total`, `tissue_types` and `cerebral_bleed` overlap in space and ea
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Protocol
 
 from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Plan, Wanted
@@ -53,6 +53,21 @@ class Timings:
 
 
 @dataclass(frozen=True)
+class MemoryStep:
+    """Memory ran out while a model worked, and what was done next.
+
+    Attributes:
+        model_id: for example totalsegmentator/297.
+        failed: the road on which it ran out, see `totalseg.memory.Road`.
+        taken: the road that was tried next.
+    """
+
+    model_id: str
+    failed: str
+    taken: str
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """The labels of one task and what they cost."""
 
@@ -60,6 +75,8 @@ class Segmentation:
     """Name of the row in `tasks.TASKS`."""
     label_map: LabelMap
     timings: Timings
+    steps: tuple[MemoryStep, ...] = ()
+    """What was tried because memory ran out, in order; empty where everything fitted."""
 
     @property
     def model(self) -> ModelRef:
@@ -90,12 +107,14 @@ class SegmentationRun:
         found_ml: structures that the first pass saw, in ml on its coarse grid; good for "is it there", not a
             measurement.
         timings: sum over the first pass and all tasks.
+        memory_steps: task name to what was tried because memory ran out; the first pass and rough tasks too.
     """
 
     segmentations: Mapping[str, Segmentation]
     plan: Plan
     found_ml: Mapping[str, float]
     timings: Timings
+    memory_steps: Mapping[str, tuple[MemoryStep, ...]] = field(default_factory=dict[str, tuple[MemoryStep, ...]])
 
 
 @dataclass(frozen=True)
@@ -150,7 +169,7 @@ class SegmentationEngine(Protocol):
             NotFound: no such task.
             ModalityNotSupported: the task does not read this modality.
             WeightsMissing, WeightsTampered, LicenceRequired: the model cannot be used here.
-            OutOfMemory: the model did not fit.
+            OutOfMemory: the model did not fit, not even in parts on the host; names what was tried.
         """
         ...
 

@@ -9,20 +9,21 @@ import threading
 import time
 import weakref
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from heimdallr_ray.errors import EmptyImage, LicenceRequired, ModalityNotSupported, WeightsMissing
-from heimdallr_ray.segmentation.engine import EngineInfo, Segmentation, SegmentationRun, Timings
+from heimdallr_ray.errors import EmptyImage, LicenceRequired, ModalityNotSupported, OutOfMemory, WeightsMissing
+from heimdallr_ray.segmentation.engine import EngineInfo, MemoryStep, Segmentation, SegmentationRun, Timings
 from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Wanted, first_pass, plan
 from heimdallr_ray.segmentation.specs import RESIDENT, UPSTREAM, ModelSpec, TaskSpec
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS, models_of, task_spec
-from heimdallr_ray.segmentation.totalseg import environment, kernels, split
+from heimdallr_ray.segmentation.totalseg import environment, kernels, memory, split
 from heimdallr_ray.segmentation.totalseg.labels import labels_of, labels_of_model, require_known, table_for
+from heimdallr_ray.segmentation.totalseg.memory import Road
 from heimdallr_ray.segmentation.totalseg.model import ResidentModel, is_synthetic
 from heimdallr_ray.segmentation.totalseg.postprocess import clean
 from heimdallr_ray.segmentation.totalseg.study import ModelImage, Study
@@ -157,11 +158,13 @@ class ResidentEngine:
             made = plan(study.found_ml, modality, available, self.licensed_tasks, wanted)
             segmentations = {name: self._task(study, task_spec(name)) for name in made.run}
             found = dict(study.found_ml)
+            steps = {name: one.steps for name, one in study.segmentations.items() if one.steps}
             self._forget()
         for name, segmentation in segmentations.items():
             if name != rough:
                 spent += segmentation.timings
-        return SegmentationRun(segmentations, made, found, replace(spent, total_s=time.perf_counter() - began))
+        timings = replace(spent, total_s=time.perf_counter() - began)
+        return SegmentationRun(segmentations, made, found, timings, steps)
 
     def _forget(self) -> None:
         self._study = self._study_of = None
@@ -224,7 +227,14 @@ class ResidentEngine:
             raise ModalityNotSupported(f"{spec.name} reads {spec.modality}, the image is {modality}")
         self._require(spec)
         began = time.perf_counter()
-        array, affine, spent = self._outside(study, spec) if spec.backend == UPSTREAM else self._inside(study, spec)
+        steps: list[MemoryStep] = []
+        try:
+            if spec.backend == UPSTREAM:
+                array, affine, spent = self._outside(study, spec)
+            else:
+                array, affine, spent = self._inside(study, spec, steps)
+        except MemoryError as error:
+            raise OutOfMemory(f"the image does not fit into the host's memory at the spacing of {spec.name}") from error
         label_map = LabelMap(
             array=array,
             affine_ras=affine,
@@ -233,7 +243,7 @@ class ResidentEngine:
             source_manifest_sha256=study.volume.source.manifest_sha256,
         )
         timings = replace(spent, total_s=time.perf_counter() - began)
-        segmentation = Segmentation(spec.name, label_map, timings)
+        segmentation = Segmentation(spec.name, label_map, timings, tuple(steps))
         study.segmentations[spec.name] = segmentation
         logger.info(
             "segmented",
@@ -252,13 +262,15 @@ class ResidentEngine:
         rough = self._task(study, task_spec(spec.crop.task)).label_map
         return study.cropped(spec.spacing_mm, rough.mask(*spec.crop.structures), spec.crop.margin_mm)
 
-    def _inside(self, study: Study, spec: TaskSpec) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
+    def _inside(
+        self, study: Study, spec: TaskSpec, steps: list[MemoryStep]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
         """Labels on the grid of the volume, their affine and what they cost, from the resident models."""
         image = self._image(study, spec)
         spent = study.take_timings()
         if image is None:
             return np.zeros(study.native.array.shape, np.uint8), study.native.affine, spent
-        labels, predicted = self._predict(spec, image)
+        labels, predicted = self._predict(spec, image, steps)
         restoring = time.perf_counter()
         clean(labels, image.affine, spec)
         if spec.name == FIRST_PASS:
@@ -272,29 +284,61 @@ class ResidentEngine:
         require_known(array, labels_of(spec), spec.name)
         return array, affine, study.take_timings() + spent
 
-    def _predict(self, spec: TaskSpec, image: ModelImage) -> tuple[NDArray[np.uint8], Timings]:
-        """Labels of the task, `[x, y, z]` on the grid of `image`.
+    def _predict(self, spec: TaskSpec, image: ModelImage, steps: list[MemoryStep]) -> tuple[NDArray[np.uint8], Timings]:
+        """Labels of the task, `[x, y, z]` on the grid of `image`; what was tried for want of memory goes to `steps`.
 
         Raises:
             EmptyImage: all voxels are 0 at the model's spacing.
             Broken: a model gave a label that its table does not hold.
+            OutOfMemory: a model does not fit in any way.
         """
         if not image.zyx.any():
             raise EmptyImage("all voxels of the image are 0 at the model's spacing")
         merged = np.zeros(image.zyx.shape, np.uint8)
         spent = Timings()
         pieces = split.pieces(image.zyx.shape, len(spec.models), force=self._force_split)
+        parts = split.pieces(image.zyx.shape, len(spec.models), force=True)
+        order = memory.roads(accelerated=self._device.type != "cpu", splittable=len(parts) > len(pieces))
         for one in spec.models:
-            model = self._model(one, spec)
+
+            def attempt(road: Road, one: ModelSpec = one) -> tuple[list[NDArray[np.uint8]], Timings]:
+                return self._run(one, spec, image, parts if road.in_parts else pieces, road)
+
+            (labels, timings), taken = memory.first_that_fits(one.model_id, order, attempt, self._release)
+            for step in taken:
+                logger.warning("out of memory", extra=asdict(step))
+            steps.extend(taken)
             table, known = table_for(spec, one), labels_of_model(spec, one)
-            for piece in pieces:
-                labels, timings = model.predict(image.zyx[piece.shown], image.affine)
-                seen = labels.transpose(2, 1, 0)[piece.inner]
+            for piece, seen in zip(pieces if len(labels) == len(pieces) else parts, labels, strict=True):
                 require_known(seen, known, one.model_id)
                 part = table[seen]
                 np.copyto(merged[piece.kept], part, where=part != 0)
-                spent += timings
+            spent += timings
         return merged.transpose(2, 1, 0), spent
+
+    def _run(
+        self, one: ModelSpec, row: TaskSpec, image: ModelImage, pieces: tuple[split.Piece, ...], road: Road
+    ) -> tuple[list[NDArray[np.uint8]], Timings]:
+        """`[z, y, x]` labels of what each piece keeps."""
+        if road.on_host and self._device.type != "cpu":
+            # it leaves the device, and is loaded there anew when it is asked for next
+            self._models.pop(one.dataset_id, None)
+            self._release()
+            model = ResidentModel(self._weights, one, row.tile_step, torch.device("cpu"), self._slabs)
+        else:
+            model = self._model(one, row)
+        found: list[NDArray[np.uint8]] = []
+        spent = Timings()
+        for piece in pieces:
+            labels, timings = model.predict(image.zyx[piece.shown], image.affine, road.sums)
+            found.append(labels.transpose(2, 1, 0)[piece.inner])
+            spent += timings
+        return found, spent
+
+    def _release(self) -> None:
+        """What torch keeps of freed memory goes back to the device."""
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
 
 def _found_ml(labels: NDArray[np.uint8], affine: NDArray[np.float64], names: Mapping[int, str]) -> dict[str, float]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
-from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -17,12 +15,13 @@ from heimdallr_ray.segmentation.engine import Timings
 from heimdallr_ray.segmentation.tasks import ModelSpec
 from heimdallr_ray.segmentation.totalseg import kernels
 from heimdallr_ray.segmentation.totalseg.checkpoint import trusted_checkpoint
+from heimdallr_ray.segmentation.totalseg.clock import ForwardClock
 from heimdallr_ray.segmentation.totalseg.environment import upstream_call
 from heimdallr_ray.segmentation.totalseg.geometry import nonzero_box, zooms_of
-from heimdallr_ray.segmentation.totalseg.sliding import SlidingWindow
+from heimdallr_ray.segmentation.totalseg.memory import Sums, is_out_of_memory
+from heimdallr_ray.segmentation.totalseg.sliding import SlidingWindow, TensorWindow
 from heimdallr_ray.segmentation.weights import DATASET_NAME, WeightsSet, demo_checkpoints, is_marked
 
-logger = logging.getLogger(__name__)
 _CUSTOM_TRAINERS = frozenset(
     {
         "nnUNetTrainer_MOSAIC_1k_QuarterLR_NoMirroring",
@@ -31,44 +30,7 @@ _CUSTOM_TRAINERS = frozenset(
     }
 )
 """Trainers that TotalSegmentator brings along and nnU-Net does not know."""
-
-
-class ForwardClock:
-    """Seconds inside the bare network, by host time on the CPU and by events on the GPU."""
-
-    def __init__(self, network: torch.nn.Module, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._host_s = 0.0
-        self._start = 0.0
-        self._events: list[tuple[Any, Any]] = []
-        network.register_forward_pre_hook(self._before)
-        network.register_forward_hook(self._after)
-
-    def _event(self) -> Any:  # noqa: ANN401
-        event: Any = cast(Any, torch.cuda).Event(enable_timing=True)
-        event.record()
-        return event
-
-    def _before(self, *_: object) -> None:
-        if self._cuda:
-            self._events.append((self._event(), None))
-        else:
-            self._start = time.perf_counter()
-
-    def _after(self, *_: object) -> None:
-        if self._cuda:
-            self._events[-1] = (self._events[-1][0], self._event())
-        else:
-            self._host_s += time.perf_counter() - self._start
-
-    def take(self) -> float:
-        """Seconds since the last call of this method."""
-        seconds = self._host_s
-        if self._cuda:
-            torch.cuda.synchronize()
-            seconds += sum(first.elapsed_time(last) for first, last in self._events if last is not None) / 1000.0
-        self._host_s, self._events = 0.0, []
-        return seconds
+_HOST = torch.device("cpu")
 
 
 def _trainer_class(name: str) -> Any:  # noqa: ANN401
@@ -108,6 +70,7 @@ class ResidentModel:
     Raises (on construction):
         WeightsMissing, WeightsTampered: as `WeightsSet.read`.
         Broken: the files are not an nnU-Net model of a kind that the engine runs exactly.
+        OutOfMemory: the network does not fit on its device, or the checkpoint into memory.
     """
 
     def __init__(
@@ -150,7 +113,12 @@ class ResidentModel:
         self._masked = any(self._configuration.use_mask_for_norm)
         if channels != 1 or self._label_manager.has_regions:
             raise Broken(f"{spec.model_id} is of a kind that the resident engine does not run")
-        self.network = network.to(device).eval().requires_grad_(False)
+        try:
+            self.network = network.to(device).eval().requires_grad_(False)
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(f"{spec.model_id} does not fit on {device}") from error
+            raise
         self.patch: tuple[int, ...] = tuple(int(n) for n in self._configuration.patch_size)
         self.heads = int(self._label_manager.num_segmentation_heads)
         self._spacing_zyx = [float(mm) for mm in self._configuration.spacing]
@@ -160,58 +128,47 @@ class ResidentModel:
         # bound once: nnU-Net caches one of these per process, which several models defeat
         self._resample_image: Any = self._configuration.resampling_fn_data
         self._resample_logits: Any = self._configuration.resampling_fn_probabilities
-        self._exact_cpu = device.type == "cpu" and self.heads <= 256 and kernels.has_half_conversion()
-        self._window = SlidingWindow(self.patch, self.heads, tile_step, slabs) if self._exact_cpu else None
-        self._predictor = None if self._exact_cpu else self._upstream_predictor(plans, dataset)
+        compiled = self.heads <= 256 and kernels.has_half_conversion()
+        self._ring = SlidingWindow(self.patch, self.heads, tile_step, slabs) if compiled else None
+        self._tensors = TensorWindow(self.patch, self.heads, tile_step, device)
         self.clock = ForwardClock(self.network, device)
         self.load_s = time.perf_counter() - began
-
-    def _upstream_predictor(self, plans: Any, dataset: Mapping[str, Any]) -> Any:  # noqa: ANN401
-        from nnunetv2.inference.predict_from_raw_data import (
-            nnUNetPredictor,
-        )
-
-        with upstream_call(self.spec.model_id):
-            predictor: Any = cast(Any, nnUNetPredictor)(
-                tile_step_size=self.tile_step,
-                use_gaussian=True,
-                use_mirroring=False,
-                perform_everything_on_device=True,
-                device=self.device,
-                verbose=False,
-                allow_tqdm=False,
-            )
-        predictor.network = self.network
-        predictor.plans_manager = plans
-        predictor.configuration_manager = self._configuration
-        predictor.dataset_json = dataset
-        predictor.label_manager = self._label_manager
-        predictor.trainer_name = self.spec.trainer
-        predictor.allowed_mirroring_axes = None
-        predictor.list_of_parameters = [None]
-        return predictor
 
     def warm_up(self) -> None:
         """One tile has gone through the network."""
         with torch.inference_mode():
-            self.network(torch.zeros((1, 1, *self.patch), device=self.device))
+            self._tile(torch.zeros((1, 1, *self.patch)))
         self.clock.take()
 
-    def predict(self, zyx: NDArray[np.float32], affine: NDArray[np.float64]) -> tuple[NDArray[np.uint8], Timings]:
+    def predict(
+        self, zyx: NDArray[np.float32], affine: NDArray[np.float64], sums: Sums = Sums.DEVICE
+    ) -> tuple[NDArray[np.uint8], Timings]:
         """Labels of an image in canonical axes.
 
         Args:
             zyx: `[z, y, x]` float32, CT in HU; not changed.
             affine: of the same image as `[x, y, z]`, RAS millimetres.
+            sums: where the logits of the tiles are added up.
 
         Returns:
             `[x, y, z]` uint8 (a view), and the parts preprocess, forward and assemble.
 
         Raises:
-            OutOfMemory: the model did not fit.
+            OutOfMemory: the device or the host has too little memory for this.
             Broken: the network gave values that are not finite.
         """
+        try:
+            return self._predicted(zyx, affine, sums)
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(f"{self.spec.model_id} on {self.device}") from error
+            raise
+
+    def _predicted(
+        self, zyx: NDArray[np.float32], affine: NDArray[np.float64], sums: Sums
+    ) -> tuple[NDArray[np.uint8], Timings]:
         began = time.perf_counter()
+        self.clock.take()
         spacing_zyx = [float(mm) for mm in zooms_of(affine)[::-1]]
         # a copy of the whole, whose part is then normalised in place: numpy sums a view in another order than a copy
         image = zyx.copy().transpose(self._forward_axes)
@@ -220,14 +177,9 @@ class ResidentModel:
         box = nonzero_box(image) or tuple((0, n) for n in image.shape)
         inside = tuple(slice(low, high) for low, high in box)
         mask = self._outside(image)[inside][None] if self._masked else None
-        try:
-            tensor, cropped = self._preprocessed(image[inside], mask, spacing)
-            ready = time.perf_counter()
-            part = self._labels(tensor, cropped, spacing)
-        except torch.OutOfMemoryError as error:
-            raise OutOfMemory(f"{self.spec.model_id} on {self.device}") from error
-        except MemoryError as error:
-            raise OutOfMemory(f"{self.spec.model_id} on the host") from error
+        tensor, cropped = self._preprocessed(image[inside], mask, spacing)
+        ready = time.perf_counter()
+        part = self._labels(tensor, cropped, spacing, sums)
         forward_s = self.clock.take()
         labels = part
         if part.shape != image.shape:
@@ -267,28 +219,37 @@ class ResidentModel:
         return tensor.to(torch.float32), cropped
 
     @torch.inference_mode()
-    def _labels(self, image: torch.Tensor, shape: tuple[int, ...], spacing: list[float]) -> NDArray[np.uint8]:
+    def _labels(
+        self, image: torch.Tensor, shape: tuple[int, ...], spacing: list[float], sums: Sums
+    ) -> NDArray[np.uint8]:
         resampled = tuple(image.shape[1:]) != tuple(shape)
-        if self._window is not None and not resampled and not self._folds:
-            return self._window.labels(image, self.network)
-        logits = self._averaged(image) if self._folds else self._logits(image)
+        ring = self._ring if self.device.type == "cpu" or sums is Sums.RING else None
+        if ring is not None and not resampled and not self._folds:
+            return ring.labels(image, self._tile)
+        logits = self._averaged(image, ring, sums) if self._folds else self._logits(image, ring, sums)
         if not resampled:
             return _argmax_on_device(logits)
         full: Any = self._resample_logits(logits.cpu(), shape, self._spacing_zyx, spacing)
         return _argmax(np.asarray(full))
 
-    def _logits(self, image: torch.Tensor) -> torch.Tensor:
-        if self._window is not None:
-            return self._window.logits(image, self.network)
-        with upstream_call(self.spec.model_id):
-            return cast(torch.Tensor, cast(Any, self._predictor).predict_sliding_window_return_logits(image))
+    def _tile(self, tile: torch.Tensor) -> torch.Tensor:
+        """A tile of the host through the network and back, in float32."""
+        if self.device.type == "cpu":
+            return cast(torch.Tensor, self.network(tile))
+        with self._tensors.precision():
+            return cast(torch.Tensor, self.network(tile.to(self.device))).float().cpu()
 
-    def _averaged(self, image: torch.Tensor) -> torch.Tensor:
+    def _logits(self, image: torch.Tensor, ring: SlidingWindow | None, sums: Sums) -> torch.Tensor:
+        if ring is not None:
+            return ring.logits(image, self._tile)
+        return self._tensors.logits(image, self.network, self.device if sums is Sums.DEVICE else _HOST)
+
+    def _averaged(self, image: torch.Tensor, ring: SlidingWindow | None, sums: Sums) -> torch.Tensor:
         """The mean of the folds' float16 logits, summed and divided on the host as nnU-Net does."""
         total: torch.Tensor | None = None
         for parameters in self._folds:
             self.network.load_state_dict(parameters)
-            logits = self._logits(image).cpu()
+            logits = self._logits(image, ring, sums).cpu()
             total = logits if total is None else total.add_(logits)
         if total is None:
             raise Broken(f"{self.spec.model_id} has no folds")

@@ -1,4 +1,4 @@
-"""nnU-Net's sliding window on the CPU, bit for bit, in bounded memory.
+"""nnU-Net's sliding window, bit for bit: on the CPU in bounded memory, and on any device in torch's operations.
 
 Upstream keeps float16 logits of the whole volume (118 channels for `total`) and walks over them with mixed-dtype torch
 operations, which costs more than a small network. Tiles are ordered by z, so here only a ring of one patch depth is
@@ -7,7 +7,9 @@ kept: planes that no later tile can touch are divided, reduced to labels and giv
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -114,3 +116,53 @@ class SlidingWindow:
                     accumulate(*arguments, 0, self.heads + 1)
                 else:
                     self.slabs.run(self.heads + 1, lambda first, last, a=arguments: accumulate(*a, first, last))
+
+
+class TensorWindow:
+    """The same in nnU-Net's own operations and their order, with the sums on a device or on the host.
+
+    `nnUNetPredictor` would do, but a device out of memory leaves a thread of it behind that keeps its image there.
+    """
+
+    def __init__(self, patch: tuple[int, ...], heads: int, tile_step: float, device: torch.device) -> None:
+        """`device` is that of the network."""
+        self.patch, self.heads, self.tile_step, self.device = patch, heads, tile_step, device
+        if device.type == "cuda":
+            # as nnUNetPredictor does
+            torch.backends.cudnn.benchmark = True
+
+    def precision(self) -> AbstractContextManager[object]:
+        """Float16 where the device has it and upstream uses it."""
+        return torch.autocast("cuda", enabled=True) if self.device.type == "cuda" else nullcontext()
+
+    def logits(self, image: torch.Tensor, forward: Forward, sums_on: torch.device) -> torch.Tensor:
+        """All logits, `[heads, z, y, x]` float16 on `sums_on`; arguments as in `SlidingWindow.labels`.
+
+        Raises:
+            Broken: a logit is infinite or not a number.
+            torch.OutOfMemoryError: the device is full.
+        """
+        with self.precision():
+            padded, inside = _pad(image, self.patch, "constant", {"value": 0}, True, None)
+            data = cast(torch.Tensor, padded).to(sums_on)
+            sums = torch.zeros((self.heads, *data.shape[1:]), dtype=torch.half, device=sums_on)
+            weights = torch.zeros(data.shape[1:], dtype=torch.half, device=sums_on)
+            weight = cast(torch.Tensor, _gaussian.__wrapped__(self.patch, 1.0 / 8, 10, torch.float16, sums_on))
+            for tile in self._tiles(data):
+                shown = torch.clone(data[tile][None], memory_format=torch.contiguous_format).to(self.device)
+                prediction = forward(shown)[0].to(sums_on)
+                prediction *= weight
+                sums[tile] += prediction
+                weights[tile[1:]] += weight
+            torch.div(sums, weights, out=sums)
+            # channel by channel: the answer for all at once would take half of the memory of the sums
+            if not all(bool(torch.isfinite(channel).all()) for channel in sums):
+                raise Broken("the network gave a logit that is not finite")
+            return sums[(slice(None), *cast("tuple[slice, ...]", inside)[1:])]
+
+    def _tiles(self, data: torch.Tensor) -> list[tuple[slice, ...]]:
+        starts = cast("list[list[int]]", _steps(tuple(data.shape[1:]), self.patch, self.tile_step))
+        return [
+            (slice(None), *(slice(low, low + size) for low, size in zip(corner, self.patch, strict=True)))
+            for corner in itertools.product(*starts)
+        ]

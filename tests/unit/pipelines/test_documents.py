@@ -31,6 +31,9 @@ SERIES = (
 )
 
 
+STEP = {"task": "total_fast", "model_id": "totalsegmentator/297", "failed": "whole", "taken": "cpu_parts"}
+
+
 def _results(
     measurements: tuple[Measurement, ...], *, synthetic: bool = False, assessment: Assessment | None = None
 ) -> dict:
@@ -41,6 +44,7 @@ def _results(
         series=SERIES,
         models=(model("total"),),
         skipped_tasks=(SkippedTask("tissue_types", "licence", "needs a licence"),),
+        memory_steps=(STEP,),
         stage_seconds={"segment": 4.25},
         software_version="0.1.0",
         synthetic=synthetic,
@@ -60,6 +64,7 @@ def test_results_hold_numbers_reasons_findings_selection_models_and_times():
     assert found["selection"][1]["reject_code"] == "localizer"
     assert found["models"][0]["model_id"] == "totalsegmentator/total"
     assert found["skipped_tasks"] == [{"task": "tissue_types", "reason": "licence", "detail": "needs a licence"}]
+    assert found["memory_steps"] == [STEP]
     assert found["stage_seconds"] == {"segment": 4.25}
     assert (found["synthetic"], "notice" in found) == (False, False)
     liver = next(one for one in found["measurements"] if one["id"] == "liver_volume")

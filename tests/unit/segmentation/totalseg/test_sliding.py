@@ -6,7 +6,7 @@ import torch
 
 from heimdallr_ray.errors import Broken
 from heimdallr_ray.segmentation.totalseg import kernels
-from heimdallr_ray.segmentation.totalseg.sliding import SlidingWindow, importance_map
+from heimdallr_ray.segmentation.totalseg.sliding import SlidingWindow, TensorWindow, importance_map
 
 PATCH = (8, 10, 12)
 HEADS = 5
@@ -72,3 +72,18 @@ def test_a_logit_that_is_not_finite_is_no_label(bad: float) -> None:
 
 def test_the_tile_weight_is_never_zero() -> None:
     assert importance_map((48, 80, 96)).min() > 0
+
+
+@pytest.mark.parametrize("shape", [(31, 22, 25), (8, 10, 12), (9, 30, 12)])
+@pytest.mark.parametrize("step", [0.5, 0.8])
+def test_sums_in_torch_are_those_of_upstream_bit_for_bit(shape: tuple[int, int, int], step: float) -> None:
+    image = torch.from_numpy(np.random.default_rng(3).normal(size=(1, *shape)).astype(np.float32))
+    window = TensorWindow(PATCH, HEADS, step, torch.device("cpu"))
+    logits = window.logits(image, network, torch.device("cpu"))
+    assert torch.equal(logits, upstream_logits(image, step))
+
+
+def test_a_logit_that_is_not_finite_is_refused_in_torch_too() -> None:
+    window = TensorWindow(PATCH, HEADS, 0.5, torch.device("cpu"))
+    with pytest.raises(Broken):
+        window.logits(torch.full((1, *PATCH), 1e30), network, torch.device("cpu"))

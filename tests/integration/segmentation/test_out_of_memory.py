@@ -1,0 +1,178 @@
+"""Networks that run out of memory: what is tried next gives the labels, is recorded, and ends by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from heimdallr_ray.errors import OutOfMemory
+from heimdallr_ray.pipelines.describe import memory_steps
+from heimdallr_ray.segmentation.engine import MemoryStep
+from heimdallr_ray.segmentation.tasks import FIRST_PASS
+from heimdallr_ray.segmentation.totalseg import memory
+from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
+from heimdallr_ray.segmentation.totalseg.memory import Road
+from heimdallr_ray.segmentation.totalseg.model import ResidentModel
+from heimdallr_ray.volume import Volume, VolumeSource
+from tests.integration.segmentation import identity_nets
+
+pytestmark = pytest.mark.timeout(600)
+
+MODEL = "totalsegmentator/298"
+AFFINE = np.diag([-6.0, -6.0, 6.0, 1.0])
+SHAPE = (40, 36, 66)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return identity_nets.write_registry(tmp_path_factory.mktemp("weights"), (FIRST_PASS,))
+
+
+@pytest.fixture
+def engine(registry: Path) -> ResidentEngine:
+    return ResidentEngine(registry, threads=1)
+
+
+@pytest.fixture(scope="module")
+def image() -> Volume:
+    return Volume(identity_nets.body(SHAPE, AFFINE), AFFINE, VolumeSource("CT", synthetic=True))
+
+
+@pytest.fixture(scope="module")
+def whole(registry: Path, image: Volume) -> np.ndarray:
+    return ResidentEngine(registry, threads=1).segment(image, FIRST_PASS).label_map.array
+
+
+@pytest.fixture(scope="module")
+def in_parts(registry: Path, image: Volume) -> np.ndarray:
+    return ResidentEngine(registry, threads=1, force_split=True).segment(image, FIRST_PASS).label_map.array
+
+
+def fails(monkeypatch: pytest.MonkeyPatch, times: int, error: Callable[[], Exception]) -> list[int]:
+    """The first `times` runs of any network end at their second tile, in `error`."""
+    tiles = [0]
+    failed: list[int] = []
+    build = ResidentModel.__init__
+
+    def after(_network: torch.nn.Module, _inputs: object) -> None:
+        tiles[0] += 1
+        if len(failed) < times and tiles[0] >= 2:
+            tiles[0] = 0
+            failed.append(1)
+            raise error()
+
+    def built(self: ResidentModel, *args: object) -> None:
+        build(self, *args)  # type: ignore[arg-type]
+        self.network.register_forward_pre_hook(after)
+
+    monkeypatch.setattr(ResidentModel, "__init__", built)
+    return failed
+
+
+def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All roads are taken, with the host in the role of the device."""
+    order = memory.roads
+    monkeypatch.setattr(memory, "roads", lambda *, accelerated, splittable: order(accelerated=True, splittable=True))
+
+
+ERRORS = [
+    lambda: torch.OutOfMemoryError("CUDA out of memory"),
+    lambda: MemoryError("host"),
+    lambda: RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+def test_where_all_fits_there_are_no_steps(engine: ResidentEngine, image: Volume) -> None:
+    assert engine.segment(image, FIRST_PASS).steps == ()
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_a_host_that_is_full_takes_the_image_in_parts(
+    engine: ResidentEngine,
+    image: Volume,
+    in_parts: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Callable[[], Exception],
+) -> None:
+    failed = fails(monkeypatch, 1, error)
+    made = engine.segment(image, FIRST_PASS)
+    assert failed
+    assert made.steps == (MemoryStep(MODEL, Road.WHOLE, Road.CPU_PARTS),)
+    np.testing.assert_array_equal(made.label_map.array, in_parts)
+
+
+@pytest.mark.parametrize("failures", range(6))
+def test_every_road_of_an_accelerator_gives_the_labels(
+    engine: ResidentEngine,
+    image: Volume,
+    whole: np.ndarray,
+    in_parts: np.ndarray,
+    monkeypatch: pytest.MonkeyPatch,
+    failures: int,
+) -> None:
+    as_on_an_accelerator(monkeypatch)
+    fails(monkeypatch, failures, ERRORS[0])
+    made = engine.segment(image, FIRST_PASS)
+    order = tuple(Road)
+    assert [(step.failed, step.taken) for step in made.steps] == [
+        (order[number], order[number + 1]) for number in range(failures)
+    ]
+    np.testing.assert_array_equal(made.label_map.array, in_parts if order[failures].in_parts else whole)
+    assert whole.any()
+
+
+def test_a_run_tells_of_its_first_pass_too(
+    engine: ResidentEngine, image: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fails(monkeypatch, 1, ERRORS[1])
+    run = engine.run_plan(image)
+    assert run.memory_steps == {FIRST_PASS: (MemoryStep(MODEL, Road.WHOLE, Road.CPU_PARTS),)}
+    assert memory_steps(run) == ({"task": FIRST_PASS, "model_id": MODEL, "failed": "whole", "taken": "cpu_parts"},)
+    assert engine.run_plan(image).memory_steps == {}
+
+
+def test_what_fits_nowhere_fails_by_name_and_the_next_image_is_served(
+    engine: ResidentEngine, image: Volume, whole: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_an_accelerator(monkeypatch)
+    fails(monkeypatch, 6, ERRORS[0])
+    with pytest.raises(OutOfMemory, match=f"{MODEL} did not fit: tried whole, host_sums, planes, parts, cpu, cpu_part"):
+        engine.segment(image, FIRST_PASS)
+    made = engine.segment(image, FIRST_PASS)
+    assert made.steps == ()
+    np.testing.assert_array_equal(made.label_map.array, whole)
+
+
+def test_an_error_that_is_no_want_of_memory_is_not_tried_again(
+    engine: ResidentEngine, image: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = fails(monkeypatch, 9, lambda: RuntimeError("CUDA error: an illegal memory access was encountered"))
+    with pytest.raises(RuntimeError, match="illegal"):
+        engine.segment(image, FIRST_PASS)
+    assert len(failed) == 1
+
+
+def test_a_model_that_does_not_fit_on_its_device_is_refused_by_name(
+    engine: ResidentEngine, image: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: torch.nn.Module, *_: object) -> torch.nn.Module:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(OutOfMemory, match=MODEL):
+        engine.segment(image, FIRST_PASS)
+
+
+def test_an_image_that_is_too_large_for_the_host_is_out_of_memory_too(
+    engine: ResidentEngine, image: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("heimdallr_ray.segmentation.totalseg.study.Study.image", full)
+    with pytest.raises(OutOfMemory, match="host"):
+        engine.segment(image, FIRST_PASS)
