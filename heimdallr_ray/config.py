@@ -115,6 +115,11 @@ class Settings(BaseSettings):
         description=f"The site's own TotalSegmentator licence number, {LICENCE_LENGTH} characters; for licensed tasks.",
     )
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the models run.")
+    lower_resolution: bool = Field(
+        False,
+        description="A model at 1.5 mm that does not fit into memory in any way gives place to the one at 3 mm, which "
+        "every number then names; otherwise the study fails with oom.",
+    )
     torch_threads: int = Field(0, ge=0, le=256, description="CPU threads of one Segmenter replica; 0: all cores.")
 
     ray_port: int = Field(6479, ge=0, le=65535, description="Port of the Ray head (GCS).")

@@ -32,6 +32,7 @@ class Segmenter:
             threads=settings.torch_threads or os.cpu_count(),
             licensed=bool(settings.totalsegmentator_licence.get_secret_value()),
             home_dir=process_home(settings.run_dir / "totalsegmentator"),
+            lower_resolution=settings.lower_resolution,
         )
         if self._engine.info().synthetic and settings.profile != "demo":
             raise BadSetting("these weights are synthetic; only the demo profile accepts them")

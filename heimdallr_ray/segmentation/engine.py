@@ -58,8 +58,8 @@ class MemoryStep:
 
     Attributes:
         model_id: for example totalsegmentator/297.
-        failed: the road on which it ran out, see `totalseg.memory.Road`.
-        taken: the road that was tried next.
+        failed: the road on which it ran out, see `totalseg.memory.Road`, or `every_road`.
+        taken: the road that was tried next, or the task at a lower resolution that stands in.
     """
 
     model_id: str

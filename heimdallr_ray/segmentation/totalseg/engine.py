@@ -59,6 +59,7 @@ class ResidentEngine:
         licensed: bool = False,
         home_dir: Path | None = None,
         force_split: bool = False,
+        lower_resolution: bool = False,
     ) -> None:
         """The registry is hashed, upstream's environment set, nothing is loaded yet.
 
@@ -70,6 +71,8 @@ class ResidentEngine:
             home_dir: folder for upstream's config.json; None: a temporary one that goes with the process.
             force_split: images of any size are split into three parts along z, as upstream's option of this name does;
                 less memory, and labels near the seams may differ.
+            lower_resolution: a task that fits nowhere may be answered by its coarser one, see `memory.COARSER`; the
+                label map then carries the coarser model's identity.
 
         Raises:
             WeightsMissing, WeightsTampered: as `verify`.
@@ -81,6 +84,7 @@ class ResidentEngine:
         self._threads = threads or os.cpu_count() or 1
         self._licensed = licensed
         self._force_split = force_split
+        self._lower_resolution = lower_resolution
         self._slabs = kernels.Slabs(self._threads)
         self._upstream = UpstreamRunner(self._weights, self._home, device, self._threads)
         self._models: dict[int, ResidentModel] = {}
@@ -226,6 +230,25 @@ class ResidentEngine:
         if modality != spec.modality:
             raise ModalityNotSupported(f"{spec.name} reads {spec.modality}, the image is {modality}")
         self._require(spec)
+        try:
+            segmentation = self._made(study, spec)
+        except OutOfMemory:
+            coarser = memory.COARSER.get(spec.name)
+            if not self._lower_resolution or coarser not in self.licensed_tasks:
+                raise
+            segmentation = self._stands_in(study, spec, task_spec(coarser))
+        study.segmentations[spec.name] = segmentation
+        return segmentation
+
+    def _stands_in(self, study: Study, spec: TaskSpec, coarser: TaskSpec) -> Segmentation:
+        """The coarser task's labels under its own model's name, said to be in the place of `spec`."""
+        self._release()
+        step = MemoryStep(self._model_ref(spec, spec.models).model_id, memory.EVERY_ROAD, coarser.name)
+        logger.warning("out of memory", extra=asdict(step))
+        made = self._task(study, coarser)
+        return replace(made, task=spec.name, steps=(step, *made.steps))
+
+    def _made(self, study: Study, spec: TaskSpec) -> Segmentation:
         began = time.perf_counter()
         steps: list[MemoryStep] = []
         try:
@@ -244,7 +267,6 @@ class ResidentEngine:
         )
         timings = replace(spent, total_s=time.perf_counter() - began)
         segmentation = Segmentation(spec.name, label_map, timings, tuple(steps))
-        study.segmentations[spec.name] = segmentation
         logger.info(
             "segmented",
             extra={

@@ -17,6 +17,12 @@ _SIGNS: Final = ("out of memory", "can't allocate memory", "not enough memory", 
 """torch's allocator on the host, cuDNN and cuBLAS tell of it by a bare RuntimeError with one of these."""
 
 
+COARSER: Final = {"total": "total_fast", "total_mr": "total_mr_fast"}
+"""What may stand in for a task that fits nowhere. Nothing at 6 mm: that is for finding out, never for measuring."""
+EVERY_ROAD: Final = "every_road"
+"""What failed before another resolution is taken."""
+
+
 class Sums(StrEnum):
     """Where the logits of the tiles are added up."""
 

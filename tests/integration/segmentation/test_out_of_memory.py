@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from heimdallr_ray.errors import OutOfMemory
 from heimdallr_ray.pipelines.describe import memory_steps
 from heimdallr_ray.segmentation.engine import MemoryStep
-from heimdallr_ray.segmentation.tasks import FIRST_PASS
+from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS, TOTAL_FAST
 from heimdallr_ray.segmentation.totalseg import memory
 from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
 from heimdallr_ray.segmentation.totalseg.memory import Road
@@ -176,3 +177,43 @@ def test_an_image_that_is_too_large_for_the_host_is_out_of_memory_too(
     monkeypatch.setattr("heimdallr_ray.segmentation.totalseg.study.Study.image", full)
     with pytest.raises(OutOfMemory, match="host"):
         engine.segment(image, FIRST_PASS)
+
+
+@pytest.fixture
+def too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`total` at 1.5 mm fits nowhere; a small row of its name spares the test five models at 1.5 mm."""
+    rows = {**TASKS, "total": replace(TASKS["total"], models=TASKS["total"].models[:1])}
+    monkeypatch.setattr("heimdallr_ray.segmentation.tasks.TASKS", rows)
+    monkeypatch.setattr("heimdallr_ray.segmentation.totalseg.engine.TASKS", rows)
+    predict = ResidentModel.predict
+
+    def full(self: ResidentModel, *args: object) -> object:
+        if self.spec.dataset_id == 291:
+            raise OutOfMemory("full")
+        return predict(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ResidentModel, "predict", full)
+
+
+@pytest.fixture(scope="module")
+def two_resolutions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("weights")
+    identity_nets.write_model(folder, TASKS["total"], TASKS["total"].models[0])
+    return identity_nets.write_registry(folder, (FIRST_PASS, TOTAL_FAST))
+
+
+@pytest.mark.usefixtures("too_large")
+def test_a_lower_resolution_stands_in_under_its_own_name_where_the_site_says_so(two_resolutions: Path) -> None:
+    image = Volume(identity_nets.body((24, 22, 20), AFFINE), AFFINE, VolumeSource("CT", synthetic=True))
+    engine = ResidentEngine(two_resolutions, threads=1, lower_resolution=True)
+    made = engine.segment(image, "total")
+    assert (made.task, made.model.task, made.model.model_id) == ("total", "total", "totalsegmentator/297")
+    assert made.steps == (MemoryStep("totalsegmentator/291", "every_road", TOTAL_FAST),)
+    np.testing.assert_array_equal(made.label_map.array, engine.segment(image, TOTAL_FAST).label_map.array)
+
+
+@pytest.mark.usefixtures("too_large")
+def test_otherwise_no_resolution_is_lowered(two_resolutions: Path) -> None:
+    image = Volume(identity_nets.body((24, 22, 20), AFFINE), AFFINE, VolumeSource("CT", synthetic=True))
+    with pytest.raises(OutOfMemory, match="291"):
+        ResidentEngine(two_resolutions, threads=1).segment(image, "total")
