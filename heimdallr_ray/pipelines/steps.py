@@ -6,6 +6,7 @@ and segmenting passed in.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from typing import Protocol
 
 from heimdallr_ray.dicom.assemble import assemble
 from heimdallr_ray.dicom.fallback import convert, fallback_can_read
+from heimdallr_ray.dicom.phase import Phase
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.dicom.series import (
     IndexedInstance,
@@ -22,10 +24,11 @@ from heimdallr_ray.dicom.series import (
     Selection,
     SeriesDecision,
     SeriesRules,
+    break_tie,
     group,
     select,
 )
-from heimdallr_ray.errors import ModalityNotSupported, NoUsableSeries
+from heimdallr_ray.errors import HeimdallrError, ModalityNotSupported, NoUsableSeries, Retryable
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.metrics.catalogue import CATALOGUE, Metric, measure_all
 from heimdallr_ray.metrics.context import MetricContext
@@ -34,10 +37,13 @@ from heimdallr_ray.pipelines import documents
 from heimdallr_ray.render.nifti import display_label_map_nifti, display_volume_nifti, label_map_nifti
 from heimdallr_ray.render.pictures import key_images
 from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationRun
+from heimdallr_ray.segmentation.phase import PhaseModel
 from heimdallr_ray.segmentation.planner import Need, Wanted, wanted_for
-from heimdallr_ray.segmentation.tasks import task_spec
+from heimdallr_ray.segmentation.tasks import TOTAL_FAST, task_spec
 from heimdallr_ray.triage.urgency import Assessment, assess
 from heimdallr_ray.volume import LabelMap, Volume, require_same_grid
+
+_log = logging.getLogger(__name__)
 
 NO_IMAGES = frozenset(
     {"", "SR", "PR", "KO", "SEG", "REG", "FID", "RWV", "DOC", "PLAN", "AU", "RTSTRUCT", "RTPLAN", "RTRECORD", "OT"}
@@ -148,6 +154,55 @@ def prepare(selection: Selection, read_bytes: Callable[[str], bytes]) -> Volume:
 def wanted(modality: str, metrics: Sequence[Metric] = CATALOGUE) -> tuple[Wanted, ...]:
     """What the measurements ask of a segmenter, given an image of this modality."""
     return wanted_for(modality, [Need(one.name, one.needs) for one in metrics if one.modality == modality])
+
+
+def settle_tie(
+    selection: Selection,
+    read_bytes: Callable[[str], bytes],
+    segmenter: StudySegmenter,
+    model: PhaseModel,
+    lost: threading.Event | None = None,
+) -> Selection:
+    """The selection after the contrast phase model has read its finalists; as it is where there is no tie.
+
+    Each finalist is assembled and coarsely segmented, one after the other. What keeps one of them from being read
+    keeps the model from deciding, and the order of the rules stands.
+
+    Raises:
+        StaleLease: `lost` was set meanwhile.
+        Retryable: no segmenter answers now.
+    """
+    finalists = selection.finalists
+    if len(finalists) < 2 or any(one.series.header.modality != "CT" for one in finalists):
+        return selection
+    return break_tie(
+        selection,
+        [_phase_of(replace(selection, chosen=one.series), read_bytes, segmenter, model, lost) for one in finalists],
+    )
+
+
+def _phase_of(
+    selection: Selection,
+    read_bytes: Callable[[str], bytes],
+    segmenter: StudySegmenter,
+    model: PhaseModel,
+    lost: threading.Event | None,
+) -> Phase | None:
+    try:
+        volume = prepare(selection, read_bytes)
+        run = segmenter.run(SegmentationRequest(volume, (TOTAL_FAST,)), lost=lost)
+        made = run.segmentations.get(TOTAL_FAST)
+        reading = None if made is None else model.read(volume, made.label_map)
+    except Retryable:
+        raise
+    except HeimdallrError as error:
+        _log.warning("contrast phase not read", extra={"code": error.code})
+        return None
+    decided = None if reading is None else reading.decided
+    if reading is not None:
+        extra = {"seconds": reading.seconds, "phase": str(reading.phase), "decided": decided is not None}
+        _log.info("contrast phase read", extra=extra)
+    return None if decided is None else Phase(decided.family)
 
 
 def segment(

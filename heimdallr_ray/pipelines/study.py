@@ -25,6 +25,7 @@ from heimdallr_ray.pipelines import describe, documents, steps
 from heimdallr_ray.pipelines.steps import Artifact, StoredInstance, StudySegmenter
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
 from heimdallr_ray.segmentation.engine import SegmentationRun
+from heimdallr_ray.segmentation.phase import PhaseModel
 from heimdallr_ray.storage.blobs import LocalBlobStore
 from heimdallr_ray.triage.urgency import Assessment
 from heimdallr_ray.volume import Volume
@@ -76,6 +77,7 @@ class StudyRunner:
         self._rules = rules
         self._readable = readable
         self._metrics = asked_for(measurements)
+        self._phases = PhaseModel()
 
     def run(self, lease: Lease, lost: threading.Event) -> None:
         """The study is `done` with one result, or `not_applicable` with its reason.
@@ -108,6 +110,7 @@ class StudyRunner:
             selection = steps.choose_series(self._instances(lease), self._path_of, rules=self._rules, override=override)
             self._record_choices(lease, study, selection, None)
             steps.require_readable(selection, self._modalities(study), self._readable())
+            selection = steps.settle_tie(selection, self._read, self._segmenter, self._phases, lost)
         with self._step(lease, lost, "prepare", seconds):
             volume = steps.prepare(selection, self._read)
             self._record_choices(lease, study, selection, volume)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import io
+import threading
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pytest
 from pydicom import dcmread
 
+from heimdallr_ray.errors import EmptyImage, EngineUnavailable, HeimdallrError, WeightsMissing
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.metrics.catalogue import asked_for
-from heimdallr_ray.pipelines.steps import StoredInstance, choose_series, prepare, wanted
-from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, plan
+from heimdallr_ray.pipelines.steps import StoredInstance, choose_series, prepare, settle_tie, wanted
+from heimdallr_ray.segmentation.engine import Segmentation, SegmentationRequest, SegmentationRun, Timings
+from heimdallr_ray.segmentation.phase import PhaseFeatures, PhaseModel, PhaseReading, phase_at
+from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Plan, plan
 from heimdallr_ray.segmentation.tasks import CEREBRAL_BLEED, TASKS, TOTAL_FAST, TOTAL_MR_FAST
-from tests.support.dicom import ct_datasets, pixels, set_pixels, to_bytes
+from heimdallr_ray.volume import LabelMap, ModelRef
+from tests.support.dicom import ct_datasets, ct_study, pixels, set_pixels, to_bytes
 from tests.support.intake import dataset_bytes
 
 
@@ -70,3 +78,118 @@ def test_only_what_the_measurements_asked_for_need_is_run() -> None:
 
 def test_no_measurement_reads_mr_so_its_anatomy_is_asked_for() -> None:
     assert wanted("MR") == (TOTAL_MR_FAST,)
+
+
+class Segmenter:
+    """Labels two organs in whatever it is given, or fails with the errors it was told of, one for each call."""
+
+    def __init__(self, *errors: HeimdallrError | None) -> None:
+        self.errors = list(errors)
+        self.wanted: list[tuple[object, ...]] = []
+
+    def run(self, request: SegmentationRequest, *, lost: threading.Event | None = None) -> SegmentationRun:
+        self.wanted.append(request.wanted)
+        error = self.errors.pop(0) if self.errors else None
+        if error is not None:
+            raise error
+        volume = request.volume
+        labels = np.zeros(volume.array.shape, np.uint8)
+        labels[:4], labels[4:8] = 5, 52
+        model = ModelRef("total", "totalsegmentator/297", "0" * 64, synthetic=True)
+        names = {5: "liver", 52: "aorta"}
+        made = LabelMap(labels, volume.affine_ras, names, model, volume.source.manifest_sha256)
+        return SegmentationRun(
+            {TOTAL_FAST: Segmentation(TOTAL_FAST, made, Timings())}, Plan((TOTAL_FAST,), ()), {}, Timings()
+        )
+
+
+class Readings(PhaseModel):
+    """Says what it was told to, of one image after the other."""
+
+    def __init__(self, *seconds: float) -> None:
+        super().__init__()
+        self.seconds = list(seconds)
+
+    def predict(self, features: PhaseFeatures) -> PhaseReading:
+        seconds = self.seconds.pop(0)
+        return PhaseReading(seconds, (seconds,), *phase_at(seconds))
+
+
+class Tied:
+    """Two series of one study after contrast; no header tells their phases."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        stored: list[StoredInstance] = []
+        for number, name in enumerate(("one", "two"), start=1):
+            contents = ct_study(
+                24,
+                seed=name,
+                StudyInstanceUID=str(Uid.derived("study")),
+                ContrastBolusAgent="Iomeron",
+                SeriesDescription=name,
+                SeriesNumber=number,
+            )
+            for content in contents:
+                read = dcmread(io.BytesIO(content), stop_before_pixels=True)
+                digest = hashlib.sha256(content).hexdigest()
+                (folder / digest).write_bytes(content)
+                stored.append(
+                    StoredInstance(
+                        Uid(read.SeriesInstanceUID), Uid(read.StudyInstanceUID), Uid(read.SOPInstanceUID), digest
+                    )
+                )
+        self.selection = choose_series(stored, lambda name: folder / name)
+
+    def settled(self, segmenter: Segmenter, model: PhaseModel) -> tuple[str, list[tuple[str, str]]]:
+        """The chosen series, and value and effect of each line of the phase model."""
+        found = settle_tie(self.selection, lambda name: (self.folder / name).read_bytes(), segmenter, model)
+        assert found.chosen is not None
+        lines = [
+            (line.value, line.effect)
+            for decision in found.decisions
+            for line in decision.lines
+            if line.rule == "phase_model"
+        ]
+        return found.chosen.header.series_description, lines
+
+
+def test_a_tie_of_finalists_goes_to_the_phase_that_the_model_reads(tmp_path: Path) -> None:
+    tied, segmenter = Tied(tmp_path), Segmenter()
+    assert len(tied.selection.finalists) == 2
+    assert tied.settled(segmenter, Readings(40.0, 70.0)) == (
+        "two",
+        [("arterial", "prefers"), ("portal_venous", "prefers")],
+    )
+    assert segmenter.wanted == [(TOTAL_FAST,), (TOTAL_FAST,)]
+
+
+@pytest.mark.parametrize(
+    ("errors", "seconds", "effects"),
+    [
+        ((), (70.0, 2.0), ["prefers", "disagrees"]),
+        ((), (120.0, 70.0), ["tie", "prefers"]),
+        ((EmptyImage("nothing in it"),), (70.0,), ["tie", "prefers"]),
+        ((None, WeightsMissing("none")), (40.0,), ["prefers", "tie"]),
+    ],
+    ids=["headers contradict", "not decided", "no anatomy", "no model"],
+)
+def test_what_cannot_be_read_or_is_contradicted_leaves_the_order_of_the_rules(
+    tmp_path: Path, errors: tuple[HeimdallrError | None, ...], seconds: tuple[float, ...], effects: list[str]
+) -> None:
+    chosen, lines = Tied(tmp_path).settled(Segmenter(*errors), Readings(*seconds))
+    assert chosen == "one"
+    assert [effect for _, effect in lines] == effects
+
+
+def test_a_segmenter_that_does_not_answer_now_ends_the_attempt(tmp_path: Path) -> None:
+    with pytest.raises(EngineUnavailable):
+        Tied(tmp_path).settled(Segmenter(EngineUnavailable("gone")), Readings())
+
+
+def test_without_a_tie_no_model_is_asked(tmp_path: Path) -> None:
+    segmenter = Segmenter()
+    tied = Tied(tmp_path)
+    alone = replace(tied.selection, finalists=tied.selection.finalists[:1])
+    assert settle_tie(alone, lambda name: b"", segmenter, Readings()) is alone
+    assert segmenter.wanted == []
