@@ -8,9 +8,10 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,6 +33,11 @@ from heimdallr_ray.segmentation.weights import WeightsSet, any_synthetic, verify
 from heimdallr_ray.volume import LabelMap, ModelRef, Volume
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+STUDIES_AT_ONCE = 2
+"""One on the device, one prepared or restored: each holds its volume in several forms."""
 
 
 def combined_digest(digests: tuple[str, ...]) -> str:
@@ -47,7 +53,8 @@ class ResidentEngine:
     The masks equal those of `totalsegmentator()` in voxels, affine and header, but for three cases: an image without
     the structures a task crops to gives zeros (upstream may predict on the whole volume), a label without a name is
     refused, and so is an image of one value. Tasks whose row says so run through upstream's own entry point in a
-    process of their own. Calls are served one at a time.
+    process of their own. The device serves one call at a time; meanwhile another study may be checked, turned, interpolated
+    and brought back to its grid, two studies at most.
     """
 
     def __init__(
@@ -89,7 +96,9 @@ class ResidentEngine:
         self._upstream = UpstreamRunner(self._weights, self._home, device, self._threads)
         self._models: dict[int, ResidentModel] = {}
         self._synthetic: dict[int, bool] = {}
-        self._lock = threading.RLock()
+        self._device_lock = threading.RLock()
+        self._places = threading.BoundedSemaphore(STUDIES_AT_ONCE)
+        self._kept_lock = threading.Lock()
         self._study: Study | None = None
         self._study_of: weakref.ref[Volume] | None = None
         if self._device.type == "cpu":
@@ -108,7 +117,7 @@ class ResidentEngine:
 
     def info(self) -> EngineInfo:
         """What is loaded and where."""
-        with self._lock:
+        with self._device_lock:
             models = tuple(self._model_ref(row, (model,)) for row, model in self._rows() if self._loaded(model))
             loads = {model.spec.model_id: model.load_s for model in self._models.values()}
         return EngineInfo(
@@ -124,15 +133,19 @@ class ResidentEngine:
         )
 
     def warm_up(self) -> None:
-        """All installed models that may run are loaded and have seen one tile; kernels are compiled."""
-        with self._lock:
+        """All installed models that may run have been loaded and have seen one tile; kernels are compiled.
+
+        Where they do not all fit, those used longest ago leave again and are loaded when they are asked for; one that
+        does not fit alone is named in the log, and its studies take the roads of `memory.Road`.
+        """
+        with self._device_lock:
             if not self.available_tasks:
                 raise WeightsMissing("no complete model of any known task in the weights folder")
             kernels.compile_all()
             for name in self.licensed_tasks:
                 row = TASKS[name]
                 for spec in row.models if row.backend == RESIDENT else ():
-                    self._model(spec, row).warm_up()
+                    self._warm(spec, row)
 
     def segment(self, volume: Volume, task: str) -> Segmentation:
         """The labels of one task on the grid of `volume`; work shared with the last call's volume is not repeated.
@@ -141,8 +154,10 @@ class ResidentEngine:
             As `SegmentationEngine.segment`.
         """
         spec = task_spec(task)
-        with self._lock:
-            return self._task(self._study_for(volume), spec)
+        with self._places:
+            study = self._study_for(volume)
+            with study.lock:
+                return self._task(study, spec)
 
     def run_plan(self, volume: Volume, wanted: tuple[Wanted, ...] = DEFAULT_WANTED) -> SegmentationRun:
         """First pass, plan, and every task of the plan.
@@ -152,32 +167,38 @@ class ResidentEngine:
         """
         modality = volume.source.modality
         began = time.perf_counter()
-        with self._lock:
-            available = self.available_tasks
-            rough = first_pass(modality, available)
+        available = self.available_tasks
+        rough = first_pass(modality, available)
+        with self._places:
             study = self._study_for(volume)
-            spent = Timings()
-            if rough is not None:
-                spent += self._task(study, task_spec(rough)).timings
-            made = plan(study.found_ml, modality, available, self.licensed_tasks, wanted)
-            segmentations = {name: self._task(study, task_spec(name)) for name in made.run}
-            found = dict(study.found_ml)
-            steps = {name: one.steps for name, one in study.segmentations.items() if one.steps}
-            self._forget()
+            with study.lock:
+                spent = Timings()
+                if rough is not None:
+                    spent += self._task(study, task_spec(rough)).timings
+                made = plan(study.found_ml, modality, available, self.licensed_tasks, wanted)
+                segmentations = {name: self._task(study, task_spec(name)) for name in made.run}
+                found = dict(study.found_ml)
+                steps = {name: one.steps for name, one in study.segmentations.items() if one.steps}
+            self._forget(study)
         for name, segmentation in segmentations.items():
             if name != rough:
                 spent += segmentation.timings
         timings = replace(spent, total_s=time.perf_counter() - began)
         return SegmentationRun(segmentations, made, found, timings, steps)
 
-    def _forget(self) -> None:
-        self._study = self._study_of = None
+    def _forget(self, study: Study) -> None:
+        with self._kept_lock:
+            if self._study is study:
+                self._study = self._study_of = None
 
     def _study_for(self, volume: Volume) -> Study:
-        if self._study is None or self._study_of is None or self._study_of() is not volume:
-            self._study = Study(volume, self._slabs)
-            self._study_of = weakref.ref(volume)
-        return self._study
+        with self._kept_lock:
+            if self._study is not None and self._study_of is not None and self._study_of() is volume:
+                return self._study
+        made = Study(volume, self._slabs)
+        with self._kept_lock:
+            self._study, self._study_of = made, weakref.ref(volume)
+        return made
 
     def _rows(self) -> list[tuple[TaskSpec, ModelSpec]]:
         return [(row, model) for row in TASKS.values() for model in row.models]
@@ -205,11 +226,42 @@ class ResidentEngine:
             raise LicenceRequired(f"{row.upstream_task} needs a TotalSegmentator licence of the site")
 
     def _model(self, spec: ModelSpec, row: TaskSpec) -> ResidentModel:
-        if spec.dataset_id not in self._models:
-            model = ResidentModel(self._weights, spec, row.tile_step, self._device, self._slabs)
-            self._models[spec.dataset_id] = model
+        model = self._models.pop(spec.dataset_id, None)
+        if model is None:
+            model = self._with_room(
+                lambda: ResidentModel(self._weights, spec, row.tile_step, self._device, self._slabs)
+            )
             logger.info("model loaded", extra={"model": spec.model_id, "load_s": round(model.load_s, 3)})
-        return self._models[spec.dataset_id]
+        # the dictionary's order is that of the last use
+        self._models[spec.dataset_id] = model
+        return model
+
+    def _warm(self, spec: ModelSpec, row: TaskSpec) -> None:
+        try:
+            model = self._model(spec, row)
+            del self._models[spec.dataset_id]
+            self._with_room(model.warm_up)
+        except OutOfMemory as error:
+            logger.warning("model does not fit", extra={"model": spec.model_id, "detail": error.detail})
+            return
+        self._models[spec.dataset_id] = model
+
+    def _with_room(self, work: Callable[[], T]) -> T:
+        """What `work` gives; while it runs out of memory, the model that was used longest ago is given up.
+
+        Raises:
+            OutOfMemory: it runs out of memory with no other model loaded.
+        """
+        while True:
+            try:
+                return work()
+            except OutOfMemory:
+                if not self._models:
+                    raise
+            oldest = self._models.pop(next(iter(self._models)))
+            logger.warning("model given up for want of memory", extra={"model": oldest.spec.model_id})
+            del oldest
+            self._release()
 
     def _model_ref(self, row: TaskSpec, models: tuple[ModelSpec, ...]) -> ModelRef:
         files = [name for model in models for name in model.checkpoints(self._weights.files)]
@@ -242,7 +294,8 @@ class ResidentEngine:
 
     def _stands_in(self, study: Study, spec: TaskSpec, coarser: TaskSpec) -> Segmentation:
         """The coarser task's labels under its own model's name, said to be in the place of `spec`."""
-        self._release()
+        with self._device_lock:
+            self._release()
         step = MemoryStep(self._model_ref(spec, spec.models).model_id, memory.EVERY_ROAD, coarser.name)
         logger.warning("out of memory", extra=asdict(step))
         made = self._task(study, coarser)
@@ -292,7 +345,8 @@ class ResidentEngine:
         spent = study.take_timings()
         if image is None:
             return np.zeros(study.native.array.shape, np.uint8), study.native.affine, spent
-        labels, predicted = self._predict(spec, image, steps)
+        with self._device_lock:
+            labels, predicted = self._predict(spec, image, steps)
         restoring = time.perf_counter()
         clean(labels, image.affine, spec)
         if spec.name == FIRST_PASS:
@@ -302,7 +356,8 @@ class ResidentEngine:
 
     def _outside(self, study: Study, spec: TaskSpec) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
         """The same from TotalSegmentator's own entry point."""
-        array, affine, spent = self._upstream.run(study.volume, spec)
+        with self._device_lock:
+            array, affine, spent = self._upstream.run(study.volume, spec)
         require_known(array, labels_of(spec), spec.name)
         return array, affine, study.take_timings() + spent
 

@@ -135,9 +135,18 @@ class ResidentModel:
         self.load_s = time.perf_counter() - began
 
     def warm_up(self) -> None:
-        """One tile has gone through the network."""
-        with torch.inference_mode():
-            self._tile(torch.zeros((1, 1, *self.patch)))
+        """One tile has gone through the network.
+
+        Raises:
+            OutOfMemory: it does not fit beside what is there.
+        """
+        try:
+            with torch.inference_mode():
+                self._tile(torch.zeros((1, 1, *self.patch)))
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise OutOfMemory(f"{self.spec.model_id}: one tile does not fit on {self.device}") from error
+            raise
         self.clock.take()
 
     def predict(
