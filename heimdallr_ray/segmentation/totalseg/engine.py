@@ -389,10 +389,26 @@ class ResidentEngine:
         found: list[NDArray[np.uint8]] = []
         spent = Timings()
         for piece in pieces:
-            labels, timings = model.predict(image.zyx[piece.shown], image.affine, road.sums)
+            labels, timings = self._alone_if_need_be(model, image.zyx[piece.shown], image.affine, road)
             found.append(labels.transpose(2, 1, 0)[piece.inner])
             spent += timings
         return found, spent
+
+    def _alone_if_need_be(
+        self, model: ResidentModel, zyx: NDArray[np.float32], affine: NDArray[np.float64], road: Road
+    ) -> tuple[NDArray[np.uint8], Timings]:
+        """As `ResidentModel.predict`; before another road is taken, all other models leave the device."""
+        others = [number for number in self._models if number != model.spec.dataset_id]
+        try:
+            return model.predict(zyx, affine, road.sums)
+        except OutOfMemory:
+            if not others or model.device != self._device:
+                raise
+        for number in others:
+            del self._models[number]
+        logger.warning("models given up for want of memory", extra={"models": len(others)})
+        self._release()
+        return model.predict(zyx, affine, road.sums)
 
     def _release(self) -> None:
         """What torch keeps of freed memory goes back to the device."""

@@ -82,3 +82,22 @@ def test_a_model_that_does_not_fit_alone_is_named_and_the_others_are_ready(
     assert loaded(engine) == ["297"]
     named = [record for record in caplog.records if record.message == "model does not fit"]
     assert [record.__dict__["model"] for record in named] == ["totalsegmentator/298"]
+
+
+def test_other_models_leave_before_a_study_is_run_in_another_way(
+    engine: ResidentEngine, image: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = engine.segment(image, FIRST_PASS).label_map.array
+    engine.warm_up()
+    tile = ResidentModel._tile  # pyright: ignore[reportPrivateUsage]
+
+    def full_beside_another(self: ResidentModel, shown: torch.Tensor) -> torch.Tensor:
+        if len(loaded(engine)) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return tile(self, shown)
+
+    monkeypatch.setattr(ResidentModel, "_tile", full_beside_another)
+    again = Volume(image.array, AFFINE, image.source)
+    made = engine.segment(again, FIRST_PASS)
+    assert made.steps == () and loaded(engine) == ["298"]
+    np.testing.assert_array_equal(made.label_map.array, expected)
