@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
+STUDIES_AT_ONCE = 2
+"""One on the device, one prepared or restored: each holds its volume in several forms."""
+
+
 def combined_digest(digests: tuple[str, ...]) -> str:
     """One digest for a task: that of its model, or of the parts' digests in order."""
     if len(digests) == 1:
@@ -49,7 +53,8 @@ class ResidentEngine:
     The masks equal those of `totalsegmentator()` in voxels, affine and header, but for three cases: an image without
     the structures a task crops to gives zeros (upstream may predict on the whole volume), a label without a name is
     refused, and so is an image of one value. Tasks whose row says so run through upstream's own entry point in a
-    process of their own. Calls are served one at a time.
+    process of their own. The device serves one call at a time; meanwhile another study is
+    checked, turned, interpolated or brought back to its grid, two studies at most.
     """
 
     def __init__(
@@ -91,7 +96,9 @@ class ResidentEngine:
         self._upstream = UpstreamRunner(self._weights, self._home, device, self._threads)
         self._models: dict[int, ResidentModel] = {}
         self._synthetic: dict[int, bool] = {}
-        self._lock = threading.RLock()
+        self._device_lock = threading.RLock()
+        self._places = threading.BoundedSemaphore(STUDIES_AT_ONCE)
+        self._kept_lock = threading.Lock()
         self._study: Study | None = None
         self._study_of: weakref.ref[Volume] | None = None
         if self._device.type == "cpu":
@@ -110,7 +117,7 @@ class ResidentEngine:
 
     def info(self) -> EngineInfo:
         """What is loaded and where."""
-        with self._lock:
+        with self._device_lock:
             models = tuple(self._model_ref(row, (model,)) for row, model in self._rows() if self._loaded(model))
             loads = {model.spec.model_id: model.load_s for model in self._models.values()}
         return EngineInfo(
@@ -131,7 +138,7 @@ class ResidentEngine:
         Where they do not all fit, those used longest ago leave again and are loaded when they are asked for; one that
         does not fit alone is named in the log, and its studies take the roads of `memory.Road`.
         """
-        with self._lock:
+        with self._device_lock:
             if not self.available_tasks:
                 raise WeightsMissing("no complete model of any known task in the weights folder")
             kernels.compile_all()
@@ -147,8 +154,10 @@ class ResidentEngine:
             As `SegmentationEngine.segment`.
         """
         spec = task_spec(task)
-        with self._lock:
-            return self._task(self._study_for(volume), spec)
+        with self._places:
+            study = self._study_for(volume)
+            with study.lock:
+                return self._task(study, spec)
 
     def run_plan(self, volume: Volume, wanted: tuple[Wanted, ...] = DEFAULT_WANTED) -> SegmentationRun:
         """First pass, plan, and every task of the plan.
@@ -158,32 +167,38 @@ class ResidentEngine:
         """
         modality = volume.source.modality
         began = time.perf_counter()
-        with self._lock:
-            available = self.available_tasks
-            rough = first_pass(modality, available)
+        available = self.available_tasks
+        rough = first_pass(modality, available)
+        with self._places:
             study = self._study_for(volume)
-            spent = Timings()
-            if rough is not None:
-                spent += self._task(study, task_spec(rough)).timings
-            made = plan(study.found_ml, modality, available, self.licensed_tasks, wanted)
-            segmentations = {name: self._task(study, task_spec(name)) for name in made.run}
-            found = dict(study.found_ml)
-            steps = {name: one.steps for name, one in study.segmentations.items() if one.steps}
-            self._forget()
+            with study.lock:
+                spent = Timings()
+                if rough is not None:
+                    spent += self._task(study, task_spec(rough)).timings
+                made = plan(study.found_ml, modality, available, self.licensed_tasks, wanted)
+                segmentations = {name: self._task(study, task_spec(name)) for name in made.run}
+                found = dict(study.found_ml)
+                steps = {name: one.steps for name, one in study.segmentations.items() if one.steps}
+            self._forget(study)
         for name, segmentation in segmentations.items():
             if name != rough:
                 spent += segmentation.timings
         timings = replace(spent, total_s=time.perf_counter() - began)
         return SegmentationRun(segmentations, made, found, timings, steps)
 
-    def _forget(self) -> None:
-        self._study = self._study_of = None
+    def _forget(self, study: Study) -> None:
+        with self._kept_lock:
+            if self._study is study:
+                self._study = self._study_of = None
 
     def _study_for(self, volume: Volume) -> Study:
-        if self._study is None or self._study_of is None or self._study_of() is not volume:
-            self._study = Study(volume, self._slabs)
-            self._study_of = weakref.ref(volume)
-        return self._study
+        with self._kept_lock:
+            if self._study is not None and self._study_of is not None and self._study_of() is volume:
+                return self._study
+        made = Study(volume, self._slabs)
+        with self._kept_lock:
+            self._study, self._study_of = made, weakref.ref(volume)
+        return made
 
     def _rows(self) -> list[tuple[TaskSpec, ModelSpec]]:
         return [(row, model) for row in TASKS.values() for model in row.models]
@@ -279,7 +294,8 @@ class ResidentEngine:
 
     def _stands_in(self, study: Study, spec: TaskSpec, coarser: TaskSpec) -> Segmentation:
         """The coarser task's labels under its own model's name, said to be in the place of `spec`."""
-        self._release()
+        with self._device_lock:
+            self._release()
         step = MemoryStep(self._model_ref(spec, spec.models).model_id, memory.EVERY_ROAD, coarser.name)
         logger.warning("out of memory", extra=asdict(step))
         made = self._task(study, coarser)
@@ -329,7 +345,8 @@ class ResidentEngine:
         spent = study.take_timings()
         if image is None:
             return np.zeros(study.native.array.shape, np.uint8), study.native.affine, spent
-        labels, predicted = self._predict(spec, image, steps)
+        with self._device_lock:
+            labels, predicted = self._predict(spec, image, steps)
         restoring = time.perf_counter()
         clean(labels, image.affine, spec)
         if spec.name == FIRST_PASS:
@@ -339,7 +356,8 @@ class ResidentEngine:
 
     def _outside(self, study: Study, spec: TaskSpec) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
         """The same from TotalSegmentator's own entry point."""
-        array, affine, spent = self._upstream.run(study.volume, spec)
+        with self._device_lock:
+            array, affine, spent = self._upstream.run(study.volume, spec)
         require_known(array, labels_of(spec), spec.name)
         return array, affine, study.take_timings() + spent
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from dataclasses import dataclass, replace
 
@@ -54,6 +55,7 @@ class Study:
         if low == high:
             raise EmptyImage("all voxels have the same value")
         self.volume = volume
+        self.lock = threading.RLock()
         self.native = Image(array, np.asarray(volume.affine_ras, np.float64))
         self.canonical = geometry.canonical(self.native)
         self._slabs = slabs
