@@ -59,7 +59,8 @@ export function ArtifactImage({ artifact, alt }: { artifact: ArtifactView; alt: 
     if (data === undefined) return;
     const made = URL.createObjectURL(data);
     setUrl(made);
-    return () => URL.revokeObjectURL(made);
+    // An image that is still being read when it is replaced must not lose its source.
+    return () => void setTimeout(() => URL.revokeObjectURL(made), 10_000);
   }, [data]);
   if (error !== null) return <span className="waiting">This picture cannot be loaded: {error.message}</span>;
   return url === null ? null : <img src={url} alt={alt} data-artifact={artifact.name} draggable={false} />;
