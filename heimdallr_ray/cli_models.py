@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,7 +32,7 @@ from heimdallr_ray.cli_common import (
     say,
     settings_of,
 )
-from heimdallr_ray.clock import SystemClock
+from heimdallr_ray.clock import Clock, SystemClock
 from heimdallr_ray.errors import BadSetting, HeimdallrError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ models = typer.Typer(help="The registry of segmentation models.", no_args_is_hel
 IntoOption = Annotated[
     Path | None, typer.Option("--into", help="The registry; default: HEIMDALLR_WEIGHTS_DIR, or the data folder's.")
 ]
+AcceptOption = Annotated[bool, typer.Option("--accept-licence", help="You have read the terms; nothing is asked.")]
 DigestOption = Annotated[
     list[str] | None,
     typer.Option("--sha256", help="The digest that you know an archive by: HEX, or FOLDER=HEX; may be repeated."),
@@ -90,9 +92,7 @@ def models_list(
 @models.command("fetch")
 def models_fetch(
     names: Annotated[list[str], typer.Argument(metavar="TASK...", help="Tasks of `heimdallr models list`.")],
-    accept: Annotated[
-        bool, typer.Option("--accept-licence", help="You have read the terms; nothing is asked.")
-    ] = False,
+    accept: AcceptOption = False,
     mirror: Annotated[
         str | None, typer.Option("--from", help="Folder of a mirror (https) that holds upstream's ZIPs.")
     ] = None,
@@ -113,17 +113,14 @@ def models_fetch(
         folder = work.registry_folder(settings, into)
         digests = work.parse_digests(sha256 or [], archives)
         require_licence(archives, licensed=work.has_licence(settings))
-        _agree(archives, accept=accept)
-        with _bytes_bar() as bar:
-            _tell(
-                work.fetch(
-                    settings, archives, folder, _telling(bar), SystemClock(), mirror=mirror, digests=digests,
-                    replacing=replace,
-                )
-            )  # fmt: skip
+        _install(
+            archives,
+            folder,
+            partial(work.fetch, settings, archives, folder, mirror=mirror, digests=digests, replacing=replace),
+            accept=accept,
+        )
     except HeimdallrError as error:
         raise failure(error) from error
-    _after(folder)
 
 
 @models.command("import")
@@ -131,9 +128,7 @@ def models_import(
     source: Annotated[
         Path, typer.Argument(exists=True, help="A ZIP of TotalSegmentator, or a folder of models or ZIPs.")
     ],
-    accept: Annotated[
-        bool, typer.Option("--accept-licence", help="You have read the terms; nothing is asked.")
-    ] = False,
+    accept: AcceptOption = False,
     sha256: DigestOption = None,
     replace: ReplaceOption = False,
     into: IntoOption = None,
@@ -151,14 +146,14 @@ def models_import(
         if sha256 and (len(sha256) > 1 or not source.is_file()):
             raise BadSetting("--sha256 is for one ZIP")
         digest = Sha256.parse(sha256[0].rpartition("=")[2].lower()) if sha256 else None
-        _agree([], accept=accept)
-        with _bytes_bar() as bar:
-            _tell(
-                work.bring_in(settings, source, folder, _telling(bar), SystemClock(), digest=digest, replacing=replace)
-            )
+        _install(
+            [],
+            folder,
+            partial(work.bring_in, settings, source, folder, digest=digest, replacing=replace),
+            accept=accept,
+        )
     except HeimdallrError as error:
         raise failure(error) from error
-    _after(folder)
 
 
 @models.command("licence")
@@ -219,6 +214,20 @@ def models_manifest(
     except HeimdallrError as error:
         raise failure(error) from error
     out.print(f"{path}{note}", soft_wrap=True)
+
+
+def _install(
+    archives: Sequence[Archive],
+    folder: Path,
+    bring: Callable[[Telling, Clock], Iterable[Installed]],
+    *,
+    accept: bool,
+) -> None:
+    """What `bring` installs is in the registry and told of; the person has agreed to the terms before."""
+    _agree(archives, accept=accept)
+    with _bytes_bar() as bar:
+        _tell(bring(_telling(bar), SystemClock()))
+    _after(folder)
 
 
 def _agree(archives: Sequence[Archive], *, accept: bool) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from torch import Tensor, nn
 
 from heimdallr_ray.segmentation.demo import anatomy
 from tools.demo_weights.recipes import CONFIGURATION, UNUSED_BIAS, Recipe
+from tools.nnunet_files import checkpoint
 
 
 def used_classes(recipe: Recipe) -> list[int]:
@@ -29,17 +29,9 @@ class Trainee(nn.Module):
 
     def __init__(self, recipe: Recipe) -> None:
         super().__init__()
-        arch = recipe.architecture()
         self.recipe = recipe
         self.used = used_classes(recipe)
-        self.net: Any = get_network_from_plans(
-            arch["network_class_name"],
-            arch["arch_kwargs"],
-            arch["_kw_requires_import"],
-            1,
-            len(recipe.classes) + 1,
-            deep_supervision=False,
-        )
+        self.net: Any = recipe.unet().network(len(recipe.classes) + 1)
         self.head = nn.Linear(recipe.features[0], len(self.used))
         self.norms_frozen = False
         self._hinges()
@@ -131,13 +123,7 @@ class Trainee(nn.Module):
         weights: dict[str, Tensor] = {}
         for name, tensor in self.net.state_dict().items():
             weights[name] = plain.setdefault(tensor.data_ptr(), tensor.detach().cpu().contiguous())
-        checkpoint = {
-            "network_weights": weights,
-            "init_args": {"configuration": CONFIGURATION},
-            "trainer_name": recipe.trainer,
-            "inference_allowed_mirroring_axes": None,
-        }
-        torch.save(checkpoint, model_folder / "fold_0" / "checkpoint_final.pth")
+        torch.save(checkpoint(weights, recipe.trainer, CONFIGURATION), model_folder / "fold_0" / "checkpoint_final.pth")
 
 
 def _identity_norm(block: nn.Module) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 from totalsegmentator.map_tasks_config import TASK_ID_WEIGHTS_CONFIGS
 from totalsegmentator.map_to_binary import class_map
 
+from tools.nnunet_files import Plan, Unet, dataset
+
 MARKER = "SYNTHETIC phantom weights; not for clinical use"
 CONFIGURATION = "3d_fullres"
 PLANS_NAME = "nnUNetPlans"
@@ -80,90 +82,28 @@ class Recipe:
         """Label value to name, without background."""
         return {int(k): str(v) for k, v in class_map[self.task].items()}
 
-    def architecture(self) -> dict[str, Any]:
-        """nnU-Net's description of the network: cheap 1x1x1 kernels at full resolution, batch norm frozen at the end.
+    def unet(self) -> Unet:
+        """The network: cheap 1x1x1 kernels at full resolution, batch norm frozen at the end.
 
         Instance norm would rescale each patch by its own content and lose absolute HU; batch norm keeps it.
         """
-        stages = len(self.features)
-        return {
-            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-            "arch_kwargs": {
-                "n_stages": stages,
-                "features_per_stage": list(self.features),
-                "conv_op": "torch.nn.modules.conv.Conv3d",
-                "kernel_sizes": [[1, 1, 1]] + [[3, 3, 3]] * (stages - 1),
-                "strides": [[1, 1, 1], list(self.first_stride)] + [[2, 2, 2]] * (stages - 2),
-                "n_conv_per_stage": [2] * stages,
-                "n_conv_per_stage_decoder": [1] * (stages - 1),
-                "conv_bias": True,
-                "norm_op": "torch.nn.modules.batchnorm.BatchNorm3d",
-                "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-                "dropout_op": None,
-                "dropout_op_kwargs": None,
-                "nonlin": "torch.nn.LeakyReLU",
-                "nonlin_kwargs": {"inplace": True},
-            },
-            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-        }
+        return Unet(
+            self.features,
+            convolutions=2,
+            decoder_convolutions=1,
+            kernels=((1, 1, 1),) + ((3, 3, 3),) * (len(self.features) - 1),
+            first_stride=self.first_stride,
+            norm="BatchNorm3d",
+        )
 
     def plans(self) -> dict[str, Any]:
-        """The smallest `plans.json` that nnU-Net 2.8 predicts with."""
-        resample = "resample_data_or_seg_to_shape"
-        image = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-        configuration = {
-            "data_identifier": f"{PLANS_NAME}_{CONFIGURATION}",
-            "preprocessor_name": "DefaultPreprocessor",
-            "batch_size": 2,
-            "patch_size": list(self.patch_zyx),
-            "median_image_size_in_voxels": [150.0, 120.0, 140.0],
-            "spacing": list(self.spacing_zyx_mm),
-            "normalization_schemes": ["CTNormalization"],
-            "use_mask_for_norm": [False],
-            "resampling_fn_data": resample,
-            "resampling_fn_seg": resample,
-            "resampling_fn_data_kwargs": image,
-            "resampling_fn_seg_kwargs": image | {"is_seg": True, "order": 1},
-            "resampling_fn_probabilities": resample,
-            "resampling_fn_probabilities_kwargs": image | {"order": 1},
-            "architecture": self.architecture(),
-            "batch_dice": True,
-        }
-        low, high = self.window_hu
-        intensity = {
-            "mean": low,
-            "std": self.scale_hu,
-            "percentile_00_5": low,
-            "percentile_99_5": high,
-            "min": -1024.0,
-            "max": 3071.0,
-            "median": 20.0,
-        }
-        return {
-            "dataset_name": self.folder,
-            "plans_name": PLANS_NAME,
-            "original_median_spacing_after_transp": list(self.spacing_zyx_mm),
-            "original_median_shape_after_transp": [150, 120, 140],
-            "image_reader_writer": "NibabelIOWithReorient",
-            "transpose_forward": [0, 1, 2],
-            "transpose_backward": [0, 1, 2],
-            "configurations": {CONFIGURATION: configuration},
-            "experiment_planner_used": "ExperimentPlanner",
-            "label_manager": "LabelManager",
-            "foreground_intensity_properties_per_channel": {"0": intensity},
-        }
+        """`plans.json`."""
+        plan = Plan(self.unet(), self.patch_zyx, self.spacing_zyx_mm, self.window_hu[0], self.scale_hu, self.window_hu)
+        return plan.plans(self.folder, PLANS_NAME, CONFIGURATION)
 
     def dataset(self, cases: int) -> dict[str, Any]:
         """`dataset.json`; its description marks the weights as synthetic."""
-        return {
-            "channel_names": {"0": "CT"},
-            "labels": {"background": 0} | {name: value for value, name in self.classes.items()},
-            "numTraining": cases,
-            "file_ending": ".nii.gz",
-            "overwrite_image_reader_writer": "NibabelIOWithReorient",
-            "name": self.folder,
-            "description": MARKER,
-        }
+        return dataset(self.folder, self.classes, MARKER, cases=cases)
 
 
 _TOTAL_TRAINER = "nnUNetTrainer_4000epochs_NoMirroring"

@@ -2,38 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, cast
 
 import numpy as np
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from totalsegmentator import map_to_binary
 
 from heimdallr_ray.segmentation.tasks import TASKS, ModelSpec, TaskSpec
 from heimdallr_ray.segmentation.weights import write_manifest
+from tools.nnunet_files import Plan, Unet, upstream_labels, write_untrained
 
-FEATURES = [4, 8]
-PATCH = [24, 40, 48]
-NATIVE_ZYX = [3.0, 2.0, 2.0]
+UNET = Unet((4, 8), 1)
+PATCH = (24, 40, 48)
+NATIVE_MM = (2.0, 2.0, 3.0)
 SAMPLE_MM = 60.0
 SHARE = 0.05
-RESAMPLE = "resample_data_or_seg_to_shape"
 MASKED = 853
 """This model normalises over the filled body only, as nnU-Net plans it for MR with much air."""
 INSTALLED_FOLDS = (0, 1, 2)
 """Written where a task takes the folds that are there."""
-
-
-def _labels(spec: TaskSpec, model: ModelSpec) -> dict[int, str]:
-    maps = cast(Any, map_to_binary)
-    if spec.upstream_task == "total_mr" and len(spec.models) > 1:
-        return maps.class_map_parts_mr[maps.map_taskid_to_partname_mr[model.dataset_id]]
-    if len(spec.models) > 1:
-        return maps.class_map_5_parts[maps.map_taskid_to_partname_ct[model.dataset_id]]
-    return {**maps.class_map[spec.upstream_task], **maps.class_map.get(f"{spec.upstream_task}_auxiliary", {})}
+_labels = upstream_labels
 
 
 def _cropped_to(spec: TaskSpec) -> set[str]:
@@ -53,71 +41,11 @@ def _sample(spec: TaskSpec) -> tuple[torch.Tensor, tuple[slice, ...]]:
     return patch[None, None], inside
 
 
-def _plans(spec: TaskSpec, model: ModelSpec) -> dict[str, Any]:
-    spacing = list(reversed(spec.spacing_mm)) if spec.spacing_mm else NATIVE_ZYX
-    stages = len(FEATURES)
-    architecture = {
-        "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
-        "arch_kwargs": {
-            "n_stages": stages,
-            "features_per_stage": FEATURES,
-            "conv_op": "torch.nn.modules.conv.Conv3d",
-            "kernel_sizes": [[3] * 3] * stages,
-            "strides": [[1] * 3] + [[2] * 3] * (stages - 1),
-            "n_conv_per_stage": [1] * stages,
-            "n_conv_per_stage_decoder": [1] * (stages - 1),
-            "conv_bias": True,
-            "norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d",
-            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
-            "dropout_op": None,
-            "dropout_op_kwargs": None,
-            "nonlin": "torch.nn.LeakyReLU",
-            "nonlin_kwargs": {"inplace": True},
-        },
-        "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
-    }
-    resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
-    configuration = {
-        "data_identifier": "nnUNetPlans_3d_fullres",
-        "preprocessor_name": "DefaultPreprocessor",
-        "batch_size": 2,
-        "patch_size": PATCH,
-        "median_image_size_in_voxels": [150.0, 120.0, 140.0],
-        "spacing": spacing,
-        "normalization_schemes": ["ZScoreNormalization" if spec.modality == "MR" else "CTNormalization"],
-        "use_mask_for_norm": [model.dataset_id == MASKED],
-        "resampling_fn_data": RESAMPLE,
-        "resampling_fn_seg": RESAMPLE,
-        "resampling_fn_probabilities": RESAMPLE,
-        "resampling_fn_data_kwargs": resampling,
-        "resampling_fn_seg_kwargs": {**resampling, "is_seg": True, "order": 1},
-        "resampling_fn_probabilities_kwargs": {**resampling, "order": 1},
-        "architecture": architecture,
-        "batch_dice": True,
-    }
-    return {
-        "dataset_name": model.dataset_folder,
-        "plans_name": model.plans,
-        "original_median_spacing_after_transp": spacing,
-        "original_median_shape_after_transp": [150, 120, 140],
-        "image_reader_writer": "NibabelIOWithReorient",
-        "transpose_forward": [0, 1, 2],
-        "transpose_backward": [0, 1, 2],
-        "configurations": {model.configuration: configuration},
-        "experiment_planner_used": "ExperimentPlanner",
-        "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {
-            "0": {
-                "mean": 0.0,
-                "std": 300.0,
-                "percentile_00_5": -1000.0,
-                "percentile_99_5": 900.0,
-                "min": -1024.0,
-                "max": 3000.0,
-                "median": 20.0,
-            }
-        },
-    }
+def _plan(spec: TaskSpec, model: ModelSpec) -> Plan:
+    x, y, z = spec.spacing_mm or NATIVE_MM
+    scheme = "ZScoreNormalization" if spec.modality == "MR" else "CTNormalization"
+    masked = model.dataset_id == MASKED
+    return Plan(UNET, PATCH, (z, y, x), 0.0, 300.0, (-1000.0, 900.0), normalization=scheme, masked=masked)
 
 
 def _balanced(logits: torch.Tensor, wanted: list[int]) -> torch.Tensor:
@@ -132,18 +60,9 @@ def _balanced(logits: torch.Tensor, wanted: list[int]) -> torch.Tensor:
     return offsets
 
 
-def _checkpoint(spec: TaskSpec, model: ModelSpec, plans: dict[str, Any], seed: int, bias: float) -> dict[str, Any]:
-    labels = _labels(spec, model)
-    architecture = plans["configurations"][model.configuration]["architecture"]
+def _weights(spec: TaskSpec, labels: dict[int, str], seed: int, bias: float) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    network = get_network_from_plans(
-        architecture["network_class_name"],
-        architecture["arch_kwargs"],
-        architecture["_kw_requires_import"],
-        1,
-        len(labels) + 1,
-        deep_supervision=False,
-    )
+    network = UNET.network(len(labels) + 1)
     head = network.decoder.seg_layers[-1]
     wanted = [value for value, name in labels.items() if name in _cropped_to(spec)]
     with torch.no_grad():
@@ -152,34 +71,16 @@ def _checkpoint(spec: TaskSpec, model: ModelSpec, plans: dict[str, Any], seed: i
         centre = logits.mean(dim=(1, 2, 3))
         head.bias += _balanced(logits - centre[:, None, None, None], wanted) - centre
         head.bias[wanted] += bias
-    return {
-        "network_weights": network.state_dict(),
-        "init_args": {"configuration": model.configuration},
-        "trainer_name": model.trainer,
-        "inference_allowed_mirroring_axes": None,
-    }
+    return network.state_dict()
 
 
 def write_model(folder: Path, spec: TaskSpec, model: ModelSpec, *, bias: float = 0.0) -> None:
     """A model folder with random weights; `bias` goes to what other tasks crop to."""
-    plans, labels = _plans(spec, model), _labels(spec, model)
-    dataset = {
-        "channel_names": {"0": spec.modality},
-        "labels": {"background": 0, **{name: value for value, name in labels.items()}},
-        "numTraining": 1,
-        "file_ending": ".nii.gz",
-        "overwrite_image_reader_writer": "NibabelIOWithReorient",
-        "name": model.dataset_folder,
-        "description": "SYNTHETIC random weights",
+    labels = _labels(spec, model)
+    folds = {
+        fold: _weights(spec, labels, 1000 * fold + model.dataset_id, bias) for fold in model.folds or INSTALLED_FOLDS
     }
-    target = folder / model.folder
-    target.mkdir(parents=True)
-    (target / "plans.json").write_text(json.dumps(plans))
-    (target / "dataset.json").write_text(json.dumps(dataset))
-    for fold in model.folds or INSTALLED_FOLDS:
-        file = folder / model.checkpoint_of(fold)
-        file.parent.mkdir()
-        torch.save(_checkpoint(spec, model, plans, 1000 * fold + model.dataset_id, bias), file)
+    write_untrained(folder, spec, model, _plan(spec, model), labels, folds)
 
 
 def write_registry(folder: Path, tasks: Iterable[str], *, brain_bias: float = 0.0) -> Path:
