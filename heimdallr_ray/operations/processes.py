@@ -75,12 +75,15 @@ def remembered(path: Path) -> list[psutil.Process]:
 
 
 def end(processes: Iterable[psutil.Process], *, term_s: float, kill_s: float) -> list[psutil.Process]:
-    """SIGTERM to all, SIGKILL to those left after `term_s`; returns who is still there after another `kill_s`."""
+    """SIGTERM to all, SIGKILL to those left after `term_s`; returns who is still there after another `kill_s`.
+
+    Without a `term_s` there is no SIGTERM: all are killed at one stroke, in the order given.
+    """
     waiting = list(processes)
-    for process in waiting:
-        with contextlib.suppress(psutil.Error):
-            process.terminate()
     if term_s > 0:
+        for process in waiting:
+            with contextlib.suppress(psutil.Error):
+                process.terminate()
         _, waiting = psutil.wait_procs(waiting, timeout=term_s)
     for process in waiting:
         with contextlib.suppress(psutil.Error):

@@ -167,22 +167,36 @@ class RayHead:
             tail = self.where.log_file.read_text(encoding="utf-8", errors="replace")[-1500:]
             raise NotReady(f"the Ray head ended with {self.process.returncode}: {tail}")
 
-    def stop(self, timeout_s: float) -> list[int]:
-        """End the head and all that it started within `timeout_s`; returns pids that are still there."""
+    def stop(self, timeout_s: float, *, gently: bool = True) -> list[int]:
+        """End the head and all that it started within `timeout_s`; returns pids that are still there.
+
+        Args:
+            timeout_s: how long all of it may take.
+            gently: the head is asked to end its own. False where this process is still tied to it: then all of it is
+                killed at one stroke, the raylet last, for its death may be ours.
+        """
         deadline = time.monotonic() + timeout_s
         family = {process.pid: process for process in self.processes()}
         for process in processes.remembered(self.where.processes_file):
             family.setdefault(process.pid, process)
-        if self.alive:
+        if self.alive and gently:
             with contextlib.suppress(ProcessLookupError):
                 self.process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(min(5.0, timeout_s / 2))
         for process in processes.belonging_to(str(self.where.temp_dir)):
             family.setdefault(process.pid, process)
-        left = processes.end(family.values(), term_s=0, kill_s=max(1.0, deadline - time.monotonic()))
+        left = processes.end(
+            sorted(family.values(), key=_is_raylet), term_s=0, kill_s=max(1.0, deadline - time.monotonic())
+        )
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(1.0)
         self.where.processes_file.unlink(missing_ok=True)
         shutil.rmtree(self.where.temp_dir, ignore_errors=True)
         return [process.pid for process in left]
+
+
+def _is_raylet(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return process.name() == "raylet"
+    return False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 import os
 import signal
@@ -15,7 +14,6 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import heimdallr_ray
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings, is_loopback, save_effective
@@ -23,9 +21,11 @@ from heimdallr_ray.errors import HeimdallrError, NotReady
 from heimdallr_ray.listener.draining import DrainMark
 from heimdallr_ray.operations import accelerator, application, ports, processes
 from heimdallr_ray.operations.bounded import within
+from heimdallr_ray.operations.build import build_id
+from heimdallr_ray.operations.connection import Connection
 from heimdallr_ray.operations.leases import release_leases_of_the_dead
 from heimdallr_ray.operations.lock import DataFolderLock, Holder
-from heimdallr_ray.operations.rayhead import NAMESPACE, RayHead, environment
+from heimdallr_ray.operations.rayhead import RayHead
 from heimdallr_ray.operations.vigil import Watch
 from heimdallr_ray.segmentation.demo import weights_dir
 from heimdallr_ray.segmentation.registry import require_needed
@@ -40,22 +40,16 @@ FIRST_READY_S = 120.0
 """The first start after an installation reads gigabytes of libraries that no cache holds yet."""
 GRACE_S = 2.0
 """Before the last moment of a start: a step that watches the time itself says more than one that is cut off."""
+ATTEMPT_S = 6.0
 DISCONNECT_S = 2.0
 STOP_S = 13.0
 STOP_SCP_S = 3.0
+RELEASE_S = 1.0
 REMEMBER_EVERY_S = 2.0
 DRAIN_EVERY_S = 0.5
+STOPPED = "stopped by a signal before the work was done"
 
 Progress = Callable[[str], None]
-
-
-def build_id() -> str:
-    """Version plus a digest of the package's own sources: changed code is redeployed."""
-    root = Path(heimdallr_ray.__file__).parent
-    digest = hashlib.sha256()
-    for path in sorted(root.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return f"{heimdallr_ray.__version__}+{digest.hexdigest()[:12]}"
 
 
 def resolve_ports(settings: Settings) -> Settings:
@@ -79,6 +73,7 @@ class Supervisor:
         self._lock: DataFolderLock | None = None
         self._holder: Holder | None = None
         self._head: RayHead | None = None
+        self._connection = Connection()
         self._listener: ListenerActor | None = None
         self._mark = DrainMark(self.settings.run_dir)
         self._gpus = 0
@@ -122,8 +117,10 @@ class Supervisor:
         effective = self.settings.run_dir / "settings.json"
         save_effective(self.settings, effective)
         self._progress("ray head")
-        self._head = RayHead(self.settings, self._gpus)
-        within("the connection to the Ray head", last, lambda: self._connect(deadline))
+        with self._undisturbed():
+            self._head = RayHead(self.settings, self._gpus)
+        head = self._head
+        within("the connection to the Ray head", last, lambda: self._connection.open(head, deadline))
         # Where ray.init runs in the main thread it installs its own SIGTERM handler, which would not clean up.
         self._install_signals()
         self._head.remember()
@@ -169,15 +166,16 @@ class Supervisor:
         self._progress("stopping")
         left: list[int] = []
         if self._head is not None:
+            last = time.monotonic() + STOP_S
             self._head.remember()
             if self._listener is not None:
                 with self._told("the DICOM listener's own end"):
                     self._listener.stop(STOP_SCP_S)
+            apart = False
             with self._told("the end of the connection to Ray"):
-                # Its import takes seconds where the start was ended before it.
-                disconnect = _ray().shutdown
-                within("Ray", time.monotonic() + DISCONNECT_S, disconnect)
-            left = self._head.stop(STOP_S - STOP_SCP_S - 1.0)
+                self._connection.close(ATTEMPT_S, DISCONNECT_S)
+                apart = True
+            left = self._head.stop(last - time.monotonic() - RELEASE_S, gently=apart)
             self._release_leases()
         self._mark.clear()
         if self._lock is not None:
@@ -239,27 +237,6 @@ class Supervisor:
         finally:
             database.close()
 
-    def _connect(self, deadline: float) -> None:
-        assert self._head is not None  # noqa: S101
-        os.environ.update(environment(self._head.where))
-        os.environ.pop("RAY_ADDRESS", None)
-        ray = _ray()
-        while True:
-            self._head.require_alive()
-            if time.monotonic() > deadline:
-                raise NotReady("the Ray head does not answer")
-            # ray.init waits for minutes on a port where nobody listens.
-            if not ports.answers(self._head.gcs_port):
-                time.sleep(0.2)
-                continue
-            try:
-                ray.init(address=self._head.address, namespace=NAMESPACE, logging_level="ERROR", log_to_driver=False)
-                break
-            except (ConnectionError, RuntimeError, OSError) as error:
-                if time.monotonic() > deadline:
-                    raise NotReady(f"the Ray head does not answer: {error}") from error
-                time.sleep(0.3)
-
     def _start_scp(self, effective: Path, deadline: float) -> ListenerActor:
         # Late, for it imports Ray.
         from heimdallr_ray.operations.scp_actor import ListenerActor
@@ -292,7 +269,20 @@ class Supervisor:
     def _on_stop(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
         if not self._waiting:
-            raise NotReady("stopped by a signal before the work was done")
+            raise NotReady(STOPPED)
+
+    @contextlib.contextmanager
+    def _undisturbed(self) -> Generator[None]:
+        """A signal is answered at the end: what is started inside is known by then, and can be ended.
+
+        Raises:
+            NotReady: a signal came meanwhile.
+        """
+        self._waiting = True
+        yield
+        self._waiting = False
+        if self._stop.is_set():
+            raise NotReady(STOPPED)
 
     def _on_drain(self, _number: int, _frame: FrameType | None) -> None:
         self._drain.set()
@@ -326,13 +316,6 @@ class Supervisor:
             log.warning("not drained yet", extra={"code": error.code, "detail": error.detail})
             return False
         return application.unfinished(self.settings) == 0
-
-
-def _ray() -> Any:  # noqa: ANN401
-    """Ray, whose types do not describe it; imported late, for its import reads the environment."""
-    import ray
-
-    return ray
 
 
 def exposure(supervisor_pid: int) -> str:

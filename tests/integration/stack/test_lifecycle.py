@@ -15,7 +15,7 @@ from sqlmodel import select
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.tables import StudyRow
-from heimdallr_ray.operations import ports
+from heimdallr_ray.operations import ports, processes
 from tests.support import dicom as synthetic
 from tests.support.stack import Stack
 
@@ -135,6 +135,26 @@ def test_a_signal_during_the_start_leaves_nothing(own: Stack, after_s: float) ->
     assert seconds <= 15, f"took {seconds:.1f} s"
     time.sleep(1.0)
     assert [member for member in members if member.is_running()] == []
+
+
+@pytest.mark.parametrize("after_s", [0.0, 0.5, 1.0])
+def test_a_signal_while_ray_connects_leaves_nothing(own: Stack, after_s: float) -> None:
+    """Between the raylet's birth and the end of ray.init the raylet's death ends the process that connects."""
+    with own.log_path().open("ab") as log:
+        own.process = subprocess.Popen(
+            own.command("up"), env=own.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+
+    def raylet() -> bool:
+        return any(process.is_running() and process.name() == "raylet" for process in own.members())
+
+    assert processes.wait_until(raylet, timeout_s=60, every_s=0.02)
+    time.sleep(after_s)
+    members = own.members()
+    assert own.stop() <= STOP_S
+    assert [member for member in members if member.is_running()] == []
+    assert own.run_json("status")["state"] == "down"
+    assert own.process.returncode == 1
 
 
 def test_a_taken_port_is_named_before_anything_starts(own: Stack) -> None:

@@ -18,7 +18,7 @@ from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.config import Settings, load, load_effective
 from heimdallr_ray.errors import NotReady, StorageFull
 from heimdallr_ray.listener.draining import DrainMark
-from heimdallr_ray.operations import accelerator, application, ports, rayhead
+from heimdallr_ray.operations import accelerator, application, connection, ports, rayhead
 from heimdallr_ray.operations import supervisor as supervisor_module
 from heimdallr_ray.operations.accelerator import Accelerators
 from heimdallr_ray.operations.bounded import within
@@ -30,13 +30,15 @@ class Head:
 
     def __init__(self) -> None:
         self.stopped = 0
+        self.gently = True
 
     def remember(self) -> None:
         """Nothing to remember."""
 
-    def stop(self, timeout_s: float) -> list[int]:
+    def stop(self, timeout_s: float, *, gently: bool) -> list[int]:
         self.stopped += 1
-        assert timeout_s > 5
+        self.gently = gently
+        assert timeout_s > 3
         return []
 
 
@@ -139,6 +141,78 @@ class SilentRay:
         """Nothing was connected."""
 
 
+def test_a_head_is_not_ended_gently_while_this_process_still_connects(
+    fresh: Supervisor, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    def connecting(*_: object, **__: object) -> None:
+        entered.set()
+        leave.wait(60)
+
+    monkeypatch.setattr(connection, "ray_module", lambda: SilentRay(connecting))
+    monkeypatch.setattr(supervisor_module, "ATTEMPT_S", 0.2)
+    with pytest.raises(NotReady, match="the connection to the Ray head"):
+        fresh.start()
+    assert entered.is_set()
+    fresh.stop()
+    leave.set()
+    assert cast(Any, fresh)._head.gently is False
+    assert any("Ray still connects" in line for line in said)
+
+
+def test_a_head_is_ended_after_an_attempt_to_connect_has_ended(
+    fresh: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    entered, stopping = threading.Event(), threading.Event()
+
+    def connecting(*_: object, **__: object) -> None:
+        entered.set()
+        stopping.wait(60)
+        time.sleep(0.5)
+        order.append("connected")
+
+    monkeypatch.setattr(connection, "ray_module", lambda: SilentRay(connecting))
+    monkeypatch.setattr(SilentHead, "stop", lambda *_, **__: order.append("head ended") or [])
+    with pytest.raises(NotReady, match="the connection to the Ray head"):
+        fresh.start()
+    assert entered.is_set()
+    stopping.set()
+    fresh.stop()
+    assert order == ["connected", "head ended"]
+
+
+def test_nothing_connects_after_the_end() -> None:
+    calls: list[str] = []
+
+    class Ray:
+        def init(self, **_: object) -> None:
+            calls.append("init")
+
+    made = connection.Connection()
+    made.close(1.0, 1.0)
+    assert cast(Any, made)._attempt(Ray(), "127.0.0.1:1") is False
+    assert calls == []
+
+
+def test_a_signal_while_the_head_is_started_is_answered_once_it_is_known(
+    fresh: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Interrupted(SilentHead):
+        def __init__(self, settings: Settings, gpus: int) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            super().__init__(settings, gpus)
+
+    monkeypatch.setattr(supervisor_module, "RayHead", Interrupted)
+    with pytest.raises(NotReady, match="stopped by a signal"):
+        fresh.start()
+    head = cast(Any, fresh)._head
+    fresh.stop()
+    assert head.stopped == 1
+
+
 def hang(*_: object, **__: object) -> None:
     threading.Event().wait(60)
 
@@ -155,7 +229,7 @@ def fresh(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(Database, "migrate", nothing)
     monkeypatch.setattr(supervisor_module, "release_leases_of_the_dead", nothing)
     monkeypatch.setattr(supervisor_module, "RayHead", SilentHead)
-    monkeypatch.setattr(supervisor_module, "_ray", lambda: SilentRay(nothing))
+    monkeypatch.setattr(connection, "ray_module", lambda: SilentRay(nothing))
     monkeypatch.setattr(ports, "answers", lambda _: True)
     monkeypatch.setattr(application, "deploy", nothing)
     monkeypatch.setattr(os, "environ", dict(os.environ))
@@ -175,7 +249,7 @@ def fresh(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> I
 HANGING: dict[str, Callable[[pytest.MonkeyPatch], None]] = {
     "the weights' manifest": lambda patch: patch.setattr(supervisor_module, "require_needed", hang),
     "the database": lambda patch: patch.setattr(Database, "migrate", hang),
-    "the connection to the Ray head": lambda patch: patch.setattr(supervisor_module, "_ray", lambda: SilentRay(hang)),
+    "the connection to the Ray head": lambda patch: patch.setattr(connection, "ray_module", lambda: SilentRay(hang)),
     "Ray Serve": lambda patch: patch.setattr(application, "deploy", hang),
     "the DICOM listener": lambda patch: patch.setattr(Supervisor, "_start_scp", hang),
 }
@@ -190,7 +264,7 @@ def test_a_step_that_hangs_ends_the_start_in_time_and_is_named(
     with pytest.raises(NotReady, match=f"not ready in time: {step} has not ended"):
         fresh.start()
     assert time.monotonic() - began < 15
-    monkeypatch.setattr(supervisor_module, "_ray", lambda: SilentRay(nothing))
+    monkeypatch.setattr(connection, "ray_module", lambda: SilentRay(nothing))
     assert fresh.stop() == []
 
 
