@@ -59,12 +59,19 @@ def choose(
     series_uid: Annotated[
         str | None, typer.Argument(help="SeriesInstanceUID to measure; left out: the rules choose again.")
     ] = None,
+    deskew: Annotated[
+        bool | None,
+        typer.Option(help="Take a tilt of the gantry out before models run, or not; neither: as the site is set."),
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why; kept in the history and the results.")] = "",
     part: Annotated[int | None, typer.Option(min=0, help="Of a series that was split: see `series explain`.")] = None,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Measure another series; the study is queued anew, whether the stack runs or not. Its results stand till then."""
+    """Measure another series, or without its tilt; the study is queued anew, whether the stack runs or not.
+
+    Its results stand till then.
+    """
     from heimdallr_ray.catalog.database import Database
     from heimdallr_ray.catalog.retrying import choose_series
     from heimdallr_ray.ids import Uid
@@ -84,6 +91,7 @@ def choose(
                     uid,
                     wanted,
                     part,
+                    deskew=deskew,
                     reason=reason,
                     chosen_by=user,
                     now=SystemClock().now(),

@@ -88,6 +88,11 @@ class Settings(BaseSettings):
     series_rules: Path | None = Field(
         None, description="The site's own file of rules for the choice of series (TOML); empty: the package's own."
     )
+    deskew: bool = Field(
+        False,
+        description="A tilt of the gantry is taken out of the images before models run, and labels are brought back to "
+        "the slices; a person may decide otherwise for one study.",
+    )
     measurements: tuple[str, ...] = Field(
         (),
         description="Measurements that are made, by their ids; only the models that these need are run. Empty: all.",

@@ -1,4 +1,4 @@
-"""One route: measure another series of a study."""
+"""One route: measure another series of a study, or the same one with the tilt taken out."""
 
 from __future__ import annotations
 
@@ -22,6 +22,11 @@ class SeriesWanted(BaseModel):
 
     series_uid: str | None = Field(max_length=64, description="SeriesInstanceUID; null: the rules choose again.")
     part: int | None = Field(None, ge=0, description="Of a series that was split; null: the best of its parts.")
+    deskew: bool | None = Field(
+        None,
+        description="Whether a tilt of the gantry is taken out of the images before models run; null: as the site's "
+        "setting says.",
+    )
     reason: str = Field(min_length=1, max_length=MAX_REASON, description="Why; kept in the history and the results.")
     chosen_by: str = Field("", max_length=MAX_NAME, description="Who; kept in the history and the results.")
 
@@ -33,6 +38,7 @@ class SeriesChoiceAccepted(BaseModel):
     state: str = Field(description="queued.")
     series_uid: str | None
     part: int | None
+    deskew: bool | None
 
 
 def build_router() -> APIRouter:
@@ -43,14 +49,14 @@ def build_router() -> APIRouter:
         "/{study_uid}/series",
         status_code=202,
         responses=documented(400, 401, 403, 404, 409, 422, 503),
-        summary="Measure another series",
+        summary="Measure another series, or without the tilt",
     )
     def choose(
         wanted: SeriesWanted,
         study_uid: str = Path(description="StudyInstanceUID.", max_length=64),
         services: ApiServices = SERVICES,
     ) -> SeriesChoiceAccepted:
-        """A study that has ended is queued, to be measured on the series named. Its results stand till then.
+        """A study that has ended is queued, to be measured on the series named, or deskewed; its results stand.
 
         400 `not_a_volume` where the series is no volume, with the rule's name; 404 where the study has no such series;
         409 `not_retryable` while the study is received or worked on.
@@ -63,12 +69,15 @@ def build_router() -> APIRouter:
                 uid,
                 series_uid,
                 wanted.part,
+                deskew=wanted.deskew,
                 reason=wanted.reason,
                 chosen_by=wanted.chosen_by,
                 now=services.clock.now(),
                 max_attempts=services.settings.max_attempts,
                 actor=ACTOR,
             )
-        return SeriesChoiceAccepted(study_uid=uid, state="queued", series_uid=series_uid, part=wanted.part)
+        return SeriesChoiceAccepted(
+            study_uid=uid, state="queued", series_uid=series_uid, part=wanted.part, deskew=wanted.deskew
+        )
 
     return router

@@ -191,13 +191,14 @@ class ViewerView(BaseModel):
 
 
 class ChoiceView(BaseModel):
-    """A person's choice of a series, which the newest job follows."""
+    """A person's choice, which the newest job follows."""
 
-    series_uid: str
+    series_uid: str | None = Field(description="Null: the rules choose.")
     part: int | None
     chosen_by: str
     chosen_at: datetime
     reason: str
+    deskew: bool | None = Field(description="Whether a tilt is taken out; null: as the site's setting says.")
 
 
 class StudyDetail(BaseModel):
@@ -205,7 +206,7 @@ class StudyDetail(BaseModel):
 
     study: StudySummary
     series: list[SeriesView]
-    choice: ChoiceView | None = Field(description="The series that a person chose; null: the rules choose.")
+    choice: ChoiceView | None = Field(description="What a person chose; null: the rules and settings do.")
     job: JobView | None
     stages: list[StageView]
     history: list[HistoryView]

@@ -1,4 +1,4 @@
-"""A person names the series of a study that is to be measured, or leaves it to the rules again.
+"""A person names the series of a study that is to be measured, or how it is to be prepared, or leaves it to the rules.
 
 The choice travels in the payload of the job. It stands until a person makes another one: a retry and a new epoch of the
 same study follow it too.
@@ -28,18 +28,20 @@ class SeriesChosen:
     """A person's choice.
 
     Attributes:
-        series_uid: Series Instance UID.
+        series_uid: Series Instance UID; None: the rules choose.
         part: of a series that was split; None: the best of its parts.
         chosen_by: who.
         chosen_at: when, ISO 8601, UTC.
         reason: why, in the person's words.
+        deskew: whether a tilt is taken out of the images before models run; None: as the site's setting says.
     """
 
-    series_uid: str
+    series_uid: str | None
     part: int | None
     chosen_by: str
     chosen_at: str
     reason: str
+    deskew: bool | None = None
 
 
 def chosen_in(payload: Mapping[str, Any]) -> SeriesChosen | None:
@@ -100,8 +102,15 @@ def record_choice(
         now=now,
         actor=actor,
         study_id=study.id,
-        old="rules" if before is None else before.series_uid,
-        new="rules" if choice is None else choice.series_uid,
+        old=_words(before),
+        new=_words(choice),
         reason=reason,
         payload={"epoch": study.epoch, "choice": None if choice is None else asdict(choice)},
     )
+
+
+def _words(choice: SeriesChosen | None) -> str:
+    series = "rules" if choice is None or choice.series_uid is None else choice.series_uid
+    if choice is None or choice.deskew is None:
+        return series
+    return f"{series}, {'deskewed' if choice.deskew else 'not deskewed'}"

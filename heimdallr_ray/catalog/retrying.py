@@ -72,13 +72,14 @@ def choose_series(
     series_uid: str | None,
     part: int | None = None,
     *,
+    deskew: bool | None = None,
     reason: str,
     chosen_by: str,
     now: datetime,
     max_attempts: int,
     actor: str,
 ) -> JobRow:
-    """The study waits in the queue to be measured on the series that a person names, in the caller's transaction.
+    """The study waits in the queue to be measured as a person says: which series, how; in the caller's transaction.
 
     Its results, if it has any, stand until the new ones are there. The history says who chose, when and why.
 
@@ -87,6 +88,7 @@ def choose_series(
         study_uid: StudyInstanceUID.
         series_uid: Series Instance UID; None: the rules choose again.
         part: of a series that was split; None: the best of its parts.
+        deskew: whether a tilt is taken out before models run; None: as the site's setting says.
         reason: why, in the person's words; not blank.
         chosen_by: the person's name, as far as known.
         now: UTC.
@@ -109,7 +111,9 @@ def choose_series(
     choice = None
     if series_uid is not None:
         require_choosable(session, study, series_uid, part)
-        choice = SeriesChosen(series_uid, part, who or actor, now.isoformat(), why)
+    if series_uid is not None or deskew is not None:
+        part = None if series_uid is None else part
+        choice = SeriesChosen(series_uid, part, who or actor, now.isoformat(), why, deskew)
     record_choice(session, study, choice, now=now, actor=actor, reason=why)
     return _queued(session, study, choice, now=now, max_attempts=max_attempts, actor=actor)
 

@@ -50,6 +50,7 @@ class StudyConsumer:
             rules,
             readable,
             settings.measurements,
+            deskew=settings.deskew,
         )
         self._worker = StudyWorker(database, queue, runner.run, settings, owner_name())
         kernels.warm_up()

@@ -85,6 +85,7 @@ def provenance_of(context: MetricContext, quantity: Quantity) -> Provenance:
         model_id="+".join(one.model.model_id for one in maps),
         weights_sha256="+".join(one.model.weights_sha256 for one in maps),
         synthetic=source.synthetic or any(one.model.synthetic for one in maps),
+        image_flags=",".join(context.volume.flags),
     )
 
 

@@ -35,6 +35,8 @@ class Provenance:
     model_id: str = ""
     weights_sha256: str = ""
     synthetic: bool = False
+    image_flags: str = ""
+    """What is unusual about the image, joined by `,`: `tilt:18.5,deskewed`."""
 
 
 @dataclass(frozen=True)

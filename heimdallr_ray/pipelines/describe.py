@@ -54,17 +54,26 @@ def override_of(choice: SeriesChosen | None) -> Override | None:
     Raises:
         BadIdentifier: its series is named by no UID.
     """
-    if choice is None:
+    if choice is None or choice.series_uid is None:
         return None
     return Override(Uid.parse(choice.series_uid), choice.part, choice.chosen_by, choice.chosen_at, choice.reason)
 
 
-def selection_facts(selection: Selection) -> dict[str, Any]:
+def deskew_wanted(choice: SeriesChosen | None, site: bool) -> bool:
+    """Whether a tilt is to be taken out: a person's word, else the site's setting."""
+    return site if choice is None or choice.deskew is None else choice.deskew
+
+
+def selection_facts(selection: Selection, choice: SeriesChosen | None = None) -> dict[str, Any]:
     """Which rules decided, what a person chose, and who stood for the contrast phase model, as JSON."""
+    asked = choice if choice is not None and choice.deskew is not None else None
     return {
         "rules": None if selection.rules is None else asdict(selection.rules),
         "chosen_by": next((one.chosen_by for one in selection.decisions if one.accepted), None),
         "override": None if selection.override is None else asdict(selection.override),
+        "deskew": None
+        if asked is None
+        else {key: value for key, value in asdict(asked).items() if key not in ("series_uid", "part")},
         "finalists": [
             {
                 "series_uid": str(one.series.uid),

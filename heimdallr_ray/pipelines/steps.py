@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from heimdallr_ray.dicom.assemble import assemble
+from heimdallr_ray.dicom.deskew import Deskew, deskew
 from heimdallr_ray.dicom.fallback import convert, fallback_can_read
 from heimdallr_ray.dicom.phase import Phase
 from heimdallr_ray.dicom.read import read_header
@@ -70,6 +71,25 @@ class StoredInstance:
     locator: str
     dataset_sha256: str = ""
     """Digest of the data set without file meta, which tells of its arrival; equal wherever it was taken in."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The image of a study.
+
+    Attributes:
+        volume: what is measured and drawn and what labels lie on: the slices as they were scanned, or the regular grid
+            of unevenly spaced ones.
+        way: to the upright grid that models are given where a tilt is taken out, and back; None: they get `volume`.
+    """
+
+    volume: Volume
+    way: Deskew | None = None
+
+    @property
+    def for_models(self) -> Volume:
+        """The image that models are given."""
+        return self.volume if self.way is None else self.way.upright
 
 
 @dataclass(frozen=True)
@@ -151,6 +171,21 @@ def prepare(selection: Selection, read_bytes: Callable[[str], bytes]) -> Volume:
     return assemble(selection.chosen, read_bytes, resample=True)
 
 
+def prepared(volume: Volume, *, take_tilt_out: bool) -> Prepared:
+    """The image as models are to get it; without a tilt, or where that is not asked for, as it is.
+
+    Where it is, values are still measured on the pixels as they were scanned, inside labels that were brought back to
+    them; flag `deskewed`.
+
+    Raises:
+        NotAVolume: `bad_geometry`: too oblique a stack, see `deskew`.
+    """
+    if not take_tilt_out or not any(flag.startswith("tilt:") for flag in volume.flags):
+        return Prepared(volume)
+    upright, way = deskew(volume)
+    return Prepared(replace(volume, flags=upright.flags), way)
+
+
 def wanted(modality: str, metrics: Sequence[Metric] = CATALOGUE) -> tuple[Wanted, ...]:
     """What the measurements ask of a segmenter, given an image of this modality."""
     return wanted_for(modality, [Need(one.name, one.needs) for one in metrics if one.modality == modality])
@@ -162,11 +197,13 @@ def settle_tie(
     segmenter: StudySegmenter,
     model: PhaseModel,
     lost: threading.Event | None = None,
+    *,
+    take_tilt_out: bool = False,
 ) -> Selection:
     """The selection after the contrast phase model has read its finalists; as it is where there is no tie.
 
     Each finalist is assembled and coarsely segmented, one after the other. What keeps one of them from being read
-    keeps the model from deciding, and the order of the rules stands.
+    keeps the model from deciding, and the order of the rules stands. `take_tilt_out` as in `prepared`.
 
     Raises:
         StaleLease: `lost` was set meanwhile.
@@ -177,7 +214,12 @@ def settle_tie(
         return selection
     return break_tie(
         selection,
-        [_phase_of(replace(selection, chosen=one.series), read_bytes, segmenter, model, lost) for one in finalists],
+        [
+            _phase_of(
+                replace(selection, chosen=one.series), read_bytes, segmenter, model, lost, take_tilt_out=take_tilt_out
+            )
+            for one in finalists
+        ],
     )
 
 
@@ -187,12 +229,14 @@ def _phase_of(
     segmenter: StudySegmenter,
     model: PhaseModel,
     lost: threading.Event | None,
+    *,
+    take_tilt_out: bool,
 ) -> Phase | None:
     try:
-        volume = prepare(selection, read_bytes)
-        run = segmenter.run(SegmentationRequest(volume, (TOTAL_FAST,)), lost=lost)
+        image = prepared(prepare(selection, read_bytes), take_tilt_out=take_tilt_out)
+        run = _brought_back(segmenter.run(SegmentationRequest(image.for_models, (TOTAL_FAST,)), lost=lost), image)
         made = run.segmentations.get(TOTAL_FAST)
-        reading = None if made is None else model.read(volume, made.label_map)
+        reading = None if made is None else model.read(image.volume, made.label_map)
     except Retryable:
         raise
     except HeimdallrError as error:
@@ -206,15 +250,15 @@ def _phase_of(
 
 
 def segment(
-    volume: Volume,
+    image: Prepared,
     segmenter: StudySegmenter,
     lost: threading.Event | None = None,
     metrics: Sequence[Metric] = CATALOGUE,
 ) -> SegmentationRun:
-    """Label maps by task, each on the volume's own grid.
+    """Label maps by task, each on the grid of `image.volume`.
 
     Args:
-        volume: the image.
+        image: what is segmented.
         segmenter: runs what the measurements need and the image, the licences and the weights allow.
         lost: set when the study is to be given up.
         metrics: the measurements that are asked for.
@@ -223,10 +267,24 @@ def segment(
         StaleLease: `lost` was set meanwhile.
         GeometryMismatch: the engine gave labels on another grid.
     """
-    run = segmenter.run(SegmentationRequest(volume, wanted(volume.source.modality, metrics)), lost=lost)
-    for made in run.segmentations.values():
-        require_same_grid(volume, made.label_map)
-    return run
+    given = image.for_models
+    run = segmenter.run(SegmentationRequest(given, wanted(given.source.modality, metrics)), lost=lost)
+    return _brought_back(run, image)
+
+
+def _brought_back(run: SegmentationRun, image: Prepared) -> SegmentationRun:
+    """The run with its labels on the grid of `image.volume`.
+
+    Raises:
+        GeometryMismatch: they are not on the grid of what the models were given.
+    """
+    made = run.segmentations
+    for one in made.values():
+        require_same_grid(image.for_models, one.label_map)
+    if image.way is None:
+        return run
+    back = {task: replace(one, label_map=image.way.back(one.label_map)) for task, one in made.items()}
+    return replace(run, segmentations=back)
 
 
 def label_maps(run: SegmentationRun) -> dict[str, LabelMap]:

@@ -59,11 +59,14 @@ class StudyRunner:
         rules: SeriesRules | None = None,
         readable: Callable[[], Collection[str] | None] = lambda: None,
         measurements: Collection[str] = (),
+        *,
+        deskew: bool = False,
     ) -> None:
         """`segmenter` is a resident engine or the deployment; `build` goes into the provenance.
 
         `rules` choose the series; None: the package's own. `readable`: modalities that installed models read, None
-        where that is not known here. `measurements`: quantities that the site asks for; empty: all.
+        where that is not known here. `measurements`: quantities that the site asks for; empty: all. `deskew`: a tilt is
+        taken out before models run, unless a person decided otherwise for the study.
 
         Raises:
             BadSetting: a name among `measurements` is none.
@@ -77,6 +80,7 @@ class StudyRunner:
         self._rules = rules
         self._readable = readable
         self._metrics = asked_for(measurements)
+        self._deskew = deskew
         self._phases = PhaseModel()
 
     def run(self, lease: Lease, lost: threading.Event) -> None:
@@ -106,16 +110,20 @@ class StudyRunner:
         self, lease: Lease, lost: threading.Event, study: StudyRow, seconds: dict[str, float]
     ) -> tuple[_Made, list[Artifact]]:
         with self._step(lease, lost, "select", seconds):
-            override = describe.override_of(chosen_in(lease.payload))
+            choice = chosen_in(lease.payload)
+            override, deskew = describe.override_of(choice), describe.deskew_wanted(choice, self._deskew)
             selection = steps.choose_series(self._instances(lease), self._path_of, rules=self._rules, override=override)
             self._record_choices(lease, study, selection, None)
             steps.require_readable(selection, self._modalities(study), self._readable())
-            selection = steps.settle_tie(selection, self._read, self._segmenter, self._phases, lost)
+            selection = steps.settle_tie(
+                selection, self._read, self._segmenter, self._phases, lost, take_tilt_out=deskew
+            )
         with self._step(lease, lost, "prepare", seconds):
-            volume = steps.prepare(selection, self._read)
+            image = steps.prepared(steps.prepare(selection, self._read), take_tilt_out=deskew)
+            volume = image.volume
             self._record_choices(lease, study, selection, volume)
         with self._step(lease, lost, "segment", seconds):
-            run = steps.segment(volume, self._segmenter, lost, self._metrics)
+            run = steps.segment(image, self._segmenter, lost, self._metrics)
         seconds["forward"] = run.timings.forward_s
         with self._step(lease, lost, "measure", seconds):
             measurements = steps.measure(volume, run, self._metrics)
@@ -211,7 +219,7 @@ class StudyRunner:
             software_version=self._build,
             synthetic=synthetic,
             volume_facts=describe.volume_facts(made.volume),
-            selection_facts=describe.selection_facts(made.selection),
+            selection_facts=describe.selection_facts(made.selection, chosen_in(lease.payload)),
         )
         artifacts = [
             steps.json_artifact(

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
+from sqlmodel import select as select_rows
 
 from heimdallr_ray.api.app import ApiServices, create_app
 from heimdallr_ray.catalog.results import record_selection
@@ -85,6 +86,29 @@ def test_every_rule_is_shown_and_a_person_chooses_another_series(chromium: Brows
         expect(page.get_by_text("Another series can be chosen once the study has ended.").first).to_be_visible()
         page.get_by_text("History (").click()
         expect(page.get_by_text("study.series")).to_be_visible()
+        page.close()
+
+
+def test_a_tilt_is_taken_out_of_the_series_that_was_measured(chromium: Browser, tmp_path: Path) -> None:
+    made = services(tmp_path / "data")
+    uids = _study(made)
+    with made.database.write() as session:
+        row = session.exec(select_rows(SeriesRow).where(SeriesRow.series_uid == uids["Soft"])).one()
+        row.geometry = {"shape": [24, 32, 24], "spacing_mm": [1.0, 1.0, 1.0], "flags": ["tilt:18.5"]}
+        session.add(row)
+    with serving(create_app(made)) as url:
+        page = chromium.new_page(viewport={"width": 1440, "height": 1200})
+        page.goto(f"{url}/studies/{ABDOMEN_UID}")
+        _open(page, uids["Bone"], "Bone")
+        expect(page.get_by_role("button", name="Take the tilt out")).to_have_count(0)
+        _open(page, uids["Soft"], "Soft")
+        page.get_by_role("button", name="Take the tilt out").click()
+        page.get_by_label("Why").fill("the head lies askew")
+        page.get_by_label("Your name").fill("Dr. Who")
+        page.get_by_role("button", name="Take the tilt out").click()
+        choice = page.get_by_test_id("choice")
+        expect(choice).to_contain_text("A person asked for the tilt to be taken out: Dr. Who")
+        expect(choice).to_contain_text("the head lies askew")
         page.close()
 
 

@@ -221,8 +221,8 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Measure another series
-         * @description A study that has ended is queued, to be measured on the series named. Its results stand till then.
+         * Measure another series, or without the tilt
+         * @description A study that has ended is queued, to be measured on the series named, or deskewed; its results stand.
          *
          *     400 `not_a_volume` where the series is no volume, with the rule's name; 404 where the study has no such series;
          *     409 `not_retryable` while the study is received or worked on.
@@ -325,7 +325,7 @@ export interface components {
         };
         /**
          * ChoiceView
-         * @description A person's choice of a series, which the newest job follows.
+         * @description A person's choice, which the newest job follows.
          */
         ChoiceView: {
             /**
@@ -335,12 +335,20 @@ export interface components {
             chosen_at: string;
             /** Chosen By */
             chosen_by: string;
+            /**
+             * Deskew
+             * @description Whether a tilt is taken out; null: as the site's setting says.
+             */
+            deskew: boolean | null;
             /** Part */
             part: number | null;
             /** Reason */
             reason: string;
-            /** Series Uid */
-            series_uid: string;
+            /**
+             * Series Uid
+             * @description Null: the rules choose.
+             */
+            series_uid: string | null;
         };
         /**
          * ErrorBody
@@ -604,6 +612,8 @@ export interface components {
          * @description The study waits to be measured anew.
          */
         SeriesChoiceAccepted: {
+            /** Deskew */
+            deskew: boolean | null;
             /** Part */
             part: number | null;
             /** Series Uid */
@@ -700,6 +710,11 @@ export interface components {
              * @default
              */
             chosen_by: string;
+            /**
+             * Deskew
+             * @description Whether a tilt of the gantry is taken out of the images before models run; null: as the site's setting says.
+             */
+            deskew?: boolean | null;
             /**
              * Part
              * @description Of a series that was split; null: the best of its parts.
@@ -798,7 +813,7 @@ export interface components {
         StudyDetail: {
             /** Artifacts */
             artifacts: components["schemas"]["ArtifactView"][];
-            /** @description The series that a person chose; null: the rules choose. */
+            /** @description What a person chose; null: the rules and settings do. */
             choice: components["schemas"]["ChoiceView"] | null;
             /** History */
             history: components["schemas"]["HistoryView"][];

@@ -1,4 +1,4 @@
-import type { RulesView, SeriesView } from "../api/types";
+import type { ChoiceView, RulesView, SeriesView } from "../api/types";
 
 /** Score of a thing that the headers do not name: behind every series that names it. */
 const LAST = 1e9;
@@ -19,3 +19,16 @@ export function effectTone(effect: string): string {
 
 export const rulesWords = ({ rules_id, version, sha256, purpose }: RulesView): string =>
   `Rules ${rules_id}, version ${version} (${sha256.slice(0, 12)}), for ${purpose}. Of those that rank, the lowest score wins.`;
+
+/** What was done about a tilt of the gantry in the image that was measured; null where it has none. */
+export function tiltOf(flags: readonly string[]): "left in" | "taken out" | null {
+  if (!flags.some((flag) => flag.startsWith("tilt:"))) return null;
+  return flags.includes("deskewed") ? "taken out" : "left in";
+}
+
+/** What a person chose; `named` is the series, null where the rules choose it. */
+export function choiceWords(named: string | null, { part, deskew }: Pick<ChoiceView, "part" | "deskew">): string {
+  const series = named === null ? "" : `chose ${named}${part === null ? "" : `, part ${part}`}`;
+  const tilt = deskew === null ? "" : deskew ? "asked for the tilt to be taken out" : "asked for the tilt to be left in";
+  return `A person ${[series, tilt].filter((words) => words !== "").join(" and ")}`;
+}

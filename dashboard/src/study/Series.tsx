@@ -3,7 +3,7 @@ import { Fragment, useId, useState, type FormEvent } from "react";
 import { chooseSeries } from "../api/client";
 import type { ChoiceView, SeriesPartView, SeriesView, StudyDetail } from "../api/types";
 import { clockTime, studyName } from "../lib/format";
-import { canBeChosen, effectTone, rulesWords, scoreWords } from "../lib/series";
+import { canBeChosen, choiceWords, effectTone, rulesWords, scoreWords, tiltOf } from "../lib/series";
 import { canChoose, noneWords } from "../lib/states";
 import { Why } from "../ui";
 
@@ -20,7 +20,7 @@ export function SeriesTable({ detail }: { detail: StudyDetail }) {
           <table>
             <thead><tr><th scope="col" className="num">No.</th><th scope="col">Series</th><th scope="col" className="num">Images</th><th scope="col">Choice</th></tr></thead>
             <tbody>
-              {series.map((item) => <Row key={item.series_uid} uid={study.study_uid} item={item} able={able} standing={choice?.series_uid === item.series_uid} />)}
+              {series.map((item) => <Row key={item.series_uid} uid={study.study_uid} item={item} able={able} standing={choice !== null && choice.series_uid === item.series_uid} choice={choice} />)}
             </tbody>
           </table>
         </div>
@@ -29,10 +29,11 @@ export function SeriesTable({ detail }: { detail: StudyDetail }) {
   );
 }
 
-function Row({ uid, item, able, standing }: { uid: string; item: SeriesView; able: boolean; standing: boolean }) {
+function Row({ uid, item, able, standing, choice }: { uid: string; item: SeriesView; able: boolean; standing: boolean; choice: ChoiceView | null }) {
   const [open, setOpen] = useState(false);
   const name = studyName(item.modality === null ? [] : [item.modality], item.series_description, "series without a name");
   const alone = item.selection?.parts.length === 1;
+  const tilt = item.chosen === true ? tiltOf(flagsOf(item.geometry)) : null;
   const byPerson = item.selection?.parts.some((part) => part.accepted && part.chosen_by === "person") === true;
   return (
     <Fragment>
@@ -60,10 +61,13 @@ function Row({ uid, item, able, standing }: { uid: string; item: SeriesView; abl
             {item.selection.parts.map((part) => (
               <Fragment key={part.part}>
                 <Lines part={part} alone={alone} />
-                {able && !alone && part.can_be_chosen && <Choose uid={uid} seriesUid={item.series_uid} part={part.part} label={`Measure part ${part.part}`} />}
+                {able && !alone && part.can_be_chosen && <Choose uid={uid} seriesUid={item.series_uid} part={part.part} deskew={choice?.deskew ?? null} label={`Measure part ${part.part}`} />}
               </Fragment>
             ))}
-            {able && alone && !standing && canBeChosen(item) && <Choose uid={uid} seriesUid={item.series_uid} part={null} label="Measure this series" />}
+            {able && alone && !standing && canBeChosen(item) && <Choose uid={uid} seriesUid={item.series_uid} part={null} deskew={choice?.deskew ?? null} label="Measure this series" />}
+            {able && tilt !== null && (
+              <Choose uid={uid} seriesUid={choice?.series_uid ?? null} part={choice?.part ?? null} deskew={tilt === "left in"} label={tilt === "left in" ? "Take the tilt out" : "Leave the tilt in"} />
+            )}
             {!canBeChosen(item) && <p className="hint">It is no volume and cannot be chosen.</p>}
             {!able && canBeChosen(item) && !standing && <p className="hint">Another series can be chosen once the study has ended.</p>}
           </td>
@@ -94,27 +98,27 @@ function Lines({ part, alone }: { part: SeriesPartView; alone: boolean }) {
 
 /** A person's standing choice, and the way back to the rules. */
 function Chosen({ uid, choice, series, able }: { uid: string; choice: ChoiceView; series: SeriesView[]; able: boolean }) {
-  const named = series.find((item) => item.series_uid === choice.series_uid);
+  const named = series.find((item) => item.series_uid === choice.series_uid)?.series_description ?? choice.series_uid;
   return (
     <div className="word" role="note" data-testid="choice">
       <p>
-        A person chose {named?.series_description ?? choice.series_uid}{choice.part !== null && `, part ${choice.part}`}:{" "}
+        {choiceWords(named, choice)}:{" "}
         {choice.chosen_by}, {clockTime(choice.chosen_at, new Date())}: {choice.reason}
       </p>
-      {able && <Choose uid={uid} seriesUid={null} part={null} label="Let the rules choose again" />}
+      {able && <Choose uid={uid} seriesUid={null} part={null} label={choice.series_uid === null ? "As the settings say" : "Let the rules choose again"} />}
     </div>
   );
 }
 
 /** Asks why, and who, before anything happens: both stay in the history and in the results. */
-function Choose({ uid, seriesUid, part, label }: { uid: string; seriesUid: string | null; part: number | null; label: string }) {
+function Choose({ uid, seriesUid, part, deskew = null, label }: { uid: string; seriesUid: string | null; part: number | null; deskew?: boolean | null; label: string }) {
   const client = useQueryClient();
   const [asking, setAsking] = useState(false);
   const [reason, setReason] = useState("");
   const [by, setBy] = useState("");
   const ids = useId();
   const choose = useMutation({
-    mutationFn: () => chooseSeries(uid, { series_uid: seriesUid, part, reason: reason.trim(), chosen_by: by.trim() }),
+    mutationFn: () => chooseSeries(uid, { series_uid: seriesUid, part, deskew, reason: reason.trim(), chosen_by: by.trim() }),
     onSuccess: () => setAsking(false),
     onSettled: () => {
       for (const queryKey of [["study", uid], ["studies"], ["status"]]) void client.invalidateQueries({ queryKey });

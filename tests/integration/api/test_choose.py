@@ -58,7 +58,7 @@ def test_the_choice_is_queued_and_shown_with_who_when_and_why(writable: TestClie
     answer = writable.post(PATH, json={"series_uid": SERIES, "reason": "bone is all we have", "chosen_by": "Dr. Who"})
     assert (answer.status_code, answer.json()) == (
         202,
-        {"study_uid": FAILED_UID, "state": "queued", "series_uid": SERIES, "part": None},
+        {"study_uid": FAILED_UID, "state": "queued", "series_uid": SERIES, "part": None, "deskew": None},
     )
     study = writable.get(f"/api/v1/studies/{FAILED_UID}").json()
     assert study["study"]["state"] == "queued"
@@ -78,6 +78,13 @@ def test_the_rules_may_choose_again(writable: TestClient) -> None:
     assert writable.get(f"/api/v1/studies/{FAILED_UID}").json()["choice"] is None
 
 
+def test_a_tilt_is_taken_out_on_request_whichever_series_the_rules_choose(writable: TestClient) -> None:
+    answer = writable.post(PATH, json={"series_uid": None, "deskew": True, "reason": "tilted", "chosen_by": "Dr. Who"})
+    assert (answer.status_code, answer.json()["deskew"]) == (202, True)
+    choice = writable.get(f"/api/v1/studies/{FAILED_UID}").json()["choice"]
+    assert (choice["series_uid"], choice["deskew"], choice["reason"]) == (None, True, "tilted")
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "code"),
     [
@@ -91,6 +98,7 @@ def test_the_rules_may_choose_again(writable: TestClient) -> None:
         (PATH, {"series_uid": SERIES, "reason": "x" * 501}, 422, "invalid_request"),
         (PATH, {"series_uid": SERIES, "reason": "x", "more": 1}, 422, "invalid_request"),
         (PATH, {"reason": "x"}, 422, "invalid_request"),
+        (PATH, {"series_uid": None, "deskew": "perhaps", "reason": "x"}, 422, "invalid_request"),
         (f"/api/v1/studies/{QUEUED_UID}/series", {"series_uid": SERIES, "reason": "x"}, 409, "not_retryable"),
         ("/api/v1/studies/1.2.3/series", {"series_uid": SERIES, "reason": "x"}, 404, "not_found"),
     ],

@@ -91,6 +91,39 @@ def test_it_stands_for_retries_and_later_images_until_the_rules_choose_again(sit
     assert (last.old, last.new) == (SERIES, "rules")
 
 
+def test_how_to_prepare_it_stands_with_or_without_a_series_and_the_history_says_so(site: Choosing) -> None:
+    site.done()
+    site.choose(None, deskew=True)
+    choice = chosen_in(site.jobs[-1].payload)
+    assert choice is not None
+    assert (choice.series_uid, choice.part, choice.deskew) == (None, None, True)
+    site.fail()
+    site.retry()
+    assert chosen_in(site.jobs[-1].payload) == choice
+    site.done()
+    site.choose(SERIES, deskew=False)
+    choice = chosen_in(site.jobs[-1].payload)
+    assert choice is not None
+    assert (choice.series_uid, choice.deskew) == (SERIES, False)
+    site.done()
+    site.choose(None)
+    assert chosen_in(site.jobs[-1].payload) is None
+    with site.database.read() as session:
+        found = [one for one in event_history(session, site.study.id) if one.kind == "study.series"]
+    assert [(one.old, one.new) for one in found] == [
+        ("rules", "rules, deskewed"),
+        ("rules, deskewed", f"{SERIES}, not deskewed"),
+        (f"{SERIES}, not deskewed", "rules"),
+    ]
+
+
+def test_a_choice_of_an_older_version_is_still_followed() -> None:
+    kept = {"series_uid": SERIES, "part": None, "chosen_by": "x", "chosen_at": "2026-01-01T00:00:00", "reason": "y"}
+    choice = chosen_in({"series": kept})
+    assert choice is not None
+    assert (choice.series_uid, choice.deskew) == (SERIES, None)
+
+
 @pytest.mark.parametrize("state", ["queued", "running", "receiving"])
 def test_a_study_that_is_alive_is_left_alone(site: Choosing, state: str) -> None:
     if state == "running":

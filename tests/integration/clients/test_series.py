@@ -124,6 +124,20 @@ def test_a_study_of_the_catalog_is_explained_and_another_series_chosen(data_dir:
     assert (again[0], "not_retryable" in again[1]) == (1, True)
 
 
+def test_a_tilt_is_taken_out_on_request(data_dir: Path) -> None:
+    words = ("choose", STUDY, "--deskew", "--reason", "tilted", "--data-dir", str(data_dir))
+    assert invoke(*words)[0] == 0
+    database = Database(f"sqlite:///{data_dir / 'catalog.sqlite'}")
+    with database.read() as session:
+        study = study_by_uid(session, STUDY)
+        assert study is not None
+        kept = jobs_of(session, study.id)[0].payload["series"]
+    database.close()
+    assert (kept["series_uid"], kept["deskew"]) == (None, True)
+    status, said = invoke("explain", STUDY, "--data-dir", str(data_dir))
+    assert (status, "a person chose" in said) == (0, False)
+
+
 @pytest.mark.parametrize(
     ("words", "code"),
     [(("explain", "1.2.3"), "not_found"), (("explain", "nothing/here"), "bad_identifier"),
