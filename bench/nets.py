@@ -21,7 +21,7 @@ PATCH_1_5_MM = (128, 128, 128)
 
 
 FULL = Unet((32, 64, 128, 256, 320, 320), 2)
-SMALL = Unet((2, 4), 1, kernels=((1, 1, 1),))
+SMALL = Unet((1, 2), 1, kernels=((1, 1, 1),))
 
 
 def write_registry(folder: Path, tasks: Mapping[str, Triple], unet: Unet) -> Path:
@@ -41,8 +41,9 @@ def write_registry(folder: Path, tasks: Mapping[str, Triple], unet: Unet) -> Pat
         for model in spec.models:
             labels = upstream_labels(spec, model)
             torch.manual_seed(model.dataset_id)
-            weights = unet.network(len(labels) + 1).state_dict()
-            write_untrained(folder, spec, model, plan, labels, {fold: weights for fold in model.folds or (0,)})
+            weights: Mapping[str, Any] = unet.network(len(labels) + 1).state_dict()
+            folds = dict.fromkeys(model.folds or (0,), weights)
+            write_untrained(folder, spec, model, plan, labels, folds)
     write_manifest(folder, synthetic=True)
     return folder
 
