@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from heimdallr_ray.errors import EmptyImage, NotAVolume
+from heimdallr_ray.errors import Broken, EmptyImage, NotAVolume
 from heimdallr_ray.segmentation.engine import Segmentation, Timings
 from heimdallr_ray.segmentation.totalseg import geometry, kernels
 from heimdallr_ray.segmentation.totalseg.geometry import Box, Image, Spacing
@@ -54,7 +55,9 @@ class Study:
             raise NotAVolume("not_finite", "the image holds values that are not finite")
         if low == high:
             raise EmptyImage("all voxels have the same value")
-        self.volume = volume
+        # an engine that keeps a study must not keep the caller's volume with it
+        self._volume = weakref.ref(volume)
+        self.source = volume.source
         self.lock = threading.RLock()
         self.native = Image(array, np.asarray(volume.affine_ras, np.float64))
         self.canonical = geometry.canonical(self.native)
@@ -63,6 +66,18 @@ class Study:
         self.segmentations: dict[str, Segmentation] = {}
         self.found_ml: dict[str, float] = {}
         self._pending = Timings(load_s=time.perf_counter() - began, loads=1, canonical_views=1)
+
+    @property
+    def volume(self) -> Volume:
+        """The volume, which its caller holds.
+
+        Raises:
+            Broken: nobody holds it any more.
+        """
+        volume = self._volume()
+        if volume is None:
+            raise Broken("the volume of this study is gone")
+        return volume
 
     def take_timings(self) -> Timings:
         """Shared work since the last call; the task that needed it first pays."""

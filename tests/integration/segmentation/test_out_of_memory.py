@@ -184,7 +184,6 @@ def too_large(monkeypatch: pytest.MonkeyPatch) -> None:
     """`total` at 1.5 mm fits nowhere; a small row of its name spares the test five models at 1.5 mm."""
     rows = {**TASKS, "total": replace(TASKS["total"], models=TASKS["total"].models[:1])}
     monkeypatch.setattr("heimdallr_ray.segmentation.tasks.TASKS", rows)
-    monkeypatch.setattr("heimdallr_ray.segmentation.totalseg.engine.TASKS", rows)
     predict = ResidentModel.predict
 
     def full(self: ResidentModel, *args: object) -> object:
