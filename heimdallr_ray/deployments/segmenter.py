@@ -43,7 +43,7 @@ class Segmenter:
     def run(self, request: SegmentationRequest) -> SegmentationRun:
         """Segment one study; errors of heimdallr_ray.errors pass through."""
         try:
-            return self._engine.run_plan(request.volume, request.wanted)
+            return self._engine.run_plan(request.volume, request.wanted, request.earlier)
         finally:
             give_back()
 

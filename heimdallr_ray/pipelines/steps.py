@@ -40,7 +40,7 @@ from heimdallr_ray.render.pictures import key_images
 from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationRun
 from heimdallr_ray.segmentation.phase import PhaseModel
 from heimdallr_ray.segmentation.planner import Need, Wanted, wanted_for
-from heimdallr_ray.segmentation.tasks import TOTAL_FAST, task_spec
+from heimdallr_ray.segmentation.tasks import FIRST_PASS, TOTAL_FAST, task_spec
 from heimdallr_ray.triage.urgency import Assessment, assess
 from heimdallr_ray.volume import LabelMap, Volume, require_same_grid
 
@@ -50,6 +50,8 @@ NO_IMAGES = frozenset(
     {"", "SR", "PR", "KO", "SEG", "REG", "FID", "RWV", "DOC", "PLAN", "AU", "RTSTRUCT", "RTPLAN", "RTRECORD", "OT"}
 )
 """Modalities (PS3.3 section C.7.3.1.1.1) of objects about images; no model would be missing for them."""
+TIE_TASKS = (FIRST_PASS, TOTAL_FAST)
+"""What is segmented of each finalist: the anatomy for the medians, and what every run looks at first, to be kept."""
 STEPS = ("select", "prepare", "segment", "measure", "triage", "render", "commit")
 
 
@@ -81,10 +83,12 @@ class Prepared:
         volume: what is measured and drawn and what labels lie on: the slices as they were scanned, or the regular grid
             of unevenly spaced ones.
         way: to the upright grid that models are given where a tilt is taken out, and back; None: they get `volume`.
+        earlier: what was segmented of `for_models` before, on its grid.
     """
 
     volume: Volume
     way: Deskew | None = None
+    earlier: SegmentationRun | None = None
 
     @property
     def for_models(self) -> Volume:
@@ -199,11 +203,14 @@ def settle_tie(
     lost: threading.Event | None = None,
     *,
     take_tilt_out: bool = False,
-) -> Selection:
+) -> tuple[Selection, Prepared | None]:
     """The selection after the contrast phase model has read its finalists; as it is where there is no tie.
 
     Each finalist is assembled and coarsely segmented, one after the other. What keeps one of them from being read
     keeps the model from deciding, and the order of the rules stands. `take_tilt_out` as in `prepared`.
+
+    Returns:
+        The selection; and the image of the chosen finalist with what was segmented of it, None where it was not read.
 
     Raises:
         StaleLease: `lost` was set meanwhile.
@@ -211,16 +218,16 @@ def settle_tie(
     """
     finalists = selection.finalists
     if len(finalists) < 2 or any(one.series.header.modality != "CT" for one in finalists):
-        return selection
-    return break_tie(
-        selection,
-        [
-            _phase_of(
-                replace(selection, chosen=one.series), read_bytes, segmenter, model, lost, take_tilt_out=take_tilt_out
-            )
-            for one in finalists
-        ],
-    )
+        return selection, None
+    read = [
+        _phase_of(
+            replace(selection, chosen=one.series), read_bytes, segmenter, model, lost, take_tilt_out=take_tilt_out
+        )
+        for one in finalists
+    ]
+    settled = break_tie(selection, [phase for phase, _ in read])
+    images = [image for one, (_, image) in zip(finalists, read, strict=True) if one.series is settled.chosen]
+    return settled, images[0]
 
 
 def _phase_of(
@@ -231,22 +238,24 @@ def _phase_of(
     lost: threading.Event | None,
     *,
     take_tilt_out: bool,
-) -> Phase | None:
+) -> tuple[Phase | None, Prepared | None]:
+    image = None
     try:
         image = prepared(prepare(selection, read_bytes), take_tilt_out=take_tilt_out)
-        run = _brought_back(segmenter.run(SegmentationRequest(image.for_models, (TOTAL_FAST,)), lost=lost), image)
+        run = segmenter.run(SegmentationRequest(image.for_models, TIE_TASKS), lost=lost)
+        image, run = replace(image, earlier=run), _brought_back(run, image)
         made = run.segmentations.get(TOTAL_FAST)
         reading = None if made is None else model.read(image.volume, made.label_map)
     except Retryable:
         raise
     except HeimdallrError as error:
         _log.warning("contrast phase not read", extra={"code": error.code})
-        return None
+        return None, image
     decided = None if reading is None else reading.decided
     if reading is not None:
         extra = {"seconds": reading.seconds, "phase": str(reading.phase), "decided": decided is not None}
         _log.info("contrast phase read", extra=extra)
-    return None if decided is None else Phase(decided.family)
+    return (None if decided is None else Phase(decided.family)), image
 
 
 def segment(
@@ -268,7 +277,8 @@ def segment(
         GeometryMismatch: the engine gave labels on another grid.
     """
     given = image.for_models
-    run = segmenter.run(SegmentationRequest(given, wanted(given.source.modality, metrics)), lost=lost)
+    request = SegmentationRequest(given, wanted(given.source.modality, metrics), image.earlier)
+    run = segmenter.run(request, lost=lost)
     return _brought_back(run, image)
 
 

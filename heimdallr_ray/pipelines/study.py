@@ -115,11 +115,12 @@ class StudyRunner:
             selection = steps.choose_series(self._instances(lease), self._path_of, rules=self._rules, override=override)
             self._record_choices(lease, study, selection, None)
             steps.require_readable(selection, self._modalities(study), self._readable())
-            selection = steps.settle_tie(
+            selection, image = steps.settle_tie(
                 selection, self._read, self._segmenter, self._phases, lost, take_tilt_out=deskew
             )
         with self._step(lease, lost, "prepare", seconds):
-            image = steps.prepared(steps.prepare(selection, self._read), take_tilt_out=deskew)
+            if image is None:
+                image = steps.prepared(steps.prepare(selection, self._read), take_tilt_out=deskew)
             volume = image.volume
             self._record_choices(lease, study, selection, volume)
         with self._step(lease, lost, "segment", seconds):

@@ -91,10 +91,17 @@ class Segmentation:
 
 @dataclass(frozen=True)
 class SegmentationRequest:
-    """A volume and what its purpose asks for: tasks, or needs of which the plan picks the tasks."""
+    """A volume and what its purpose asks for: tasks, or needs of which the plan picks the tasks.
+
+    Attributes:
+        volume: what is segmented.
+        wanted: of it.
+        earlier: what was segmented of it before, and is not segmented again as long as the models are the same.
+    """
 
     volume: Volume
     wanted: tuple[Wanted, ...] = DEFAULT_WANTED
+    earlier: SegmentationRun | None = None
 
 
 @dataclass(frozen=True)
@@ -173,10 +180,16 @@ class SegmentationEngine(Protocol):
         """
         ...
 
-    def run_plan(self, volume: Volume, wanted: tuple[Wanted, ...] = DEFAULT_WANTED) -> SegmentationRun:
-        """First pass, plan, and every task of the plan.
+    def run_plan(
+        self,
+        volume: Volume,
+        wanted: tuple[Wanted, ...] = DEFAULT_WANTED,
+        earlier: SegmentationRun | None = None,
+    ) -> SegmentationRun:
+        """First pass, plan, and every task of the plan; what `earlier` holds is taken over, and costs nothing here.
 
         Raises:
+            GeometryMismatch: `earlier` belongs to another image.
             As `segment`; a wanted task that cannot run is not an error but an entry in `plan.left_out`.
         """
         ...

@@ -30,7 +30,7 @@ from heimdallr_ray.segmentation.totalseg.store import ModelStore
 from heimdallr_ray.segmentation.totalseg.study import ModelImage, Study
 from heimdallr_ray.segmentation.totalseg.upstream import UpstreamRunner
 from heimdallr_ray.segmentation.weights import verify
-from heimdallr_ray.volume import LabelMap, Volume
+from heimdallr_ray.volume import LabelMap, Volume, require_same_grid
 
 logger = logging.getLogger(__name__)
 
@@ -154,8 +154,13 @@ class ResidentEngine:
             with study.lock:
                 return self._task(study, spec)
 
-    def run_plan(self, volume: Volume, wanted: tuple[Wanted, ...] = DEFAULT_WANTED) -> SegmentationRun:
-        """First pass, plan, and every task of the plan.
+    def run_plan(
+        self,
+        volume: Volume,
+        wanted: tuple[Wanted, ...] = DEFAULT_WANTED,
+        earlier: SegmentationRun | None = None,
+    ) -> SegmentationRun:
+        """First pass, plan, and every task of the plan; what `earlier` holds is taken over, and costs nothing here.
 
         Raises:
             As `SegmentationEngine.run_plan`.
@@ -169,6 +174,8 @@ class ResidentEngine:
             try:
                 with study.lock:
                     spent = Timings()
+                    if earlier is not None:
+                        self._take_over(study, earlier)
                     if rough is not None:
                         spent += self._task(study, task_spec(rough)).timings
                     made = plan(study.found_ml, modality, available, self.licensed_tasks, wanted)
@@ -182,6 +189,17 @@ class ResidentEngine:
                 spent += segmentation.timings
         timings = replace(spent, total_s=time.perf_counter() - began)
         return SegmentationRun(segmentations, made, found, timings, steps)
+
+    def _take_over(self, study: Study, earlier: SegmentationRun) -> None:
+        """Labels that the same models made of the same image stand, those of other models are made anew."""
+        for name, made in earlier.segmentations.items():
+            require_same_grid(study.volume, made.label_map)
+            row = task_spec(name)
+            if name not in self.available_tasks or made.model != self._inventory.reference(row, row.models):
+                continue
+            study.segmentations.setdefault(name, replace(made, timings=Timings()))
+            if name == FIRST_PASS:
+                study.found_ml = dict(earlier.found_ml)
 
     def _forget(self, volume: Volume) -> None:
         with self._kept_lock:

@@ -15,7 +15,16 @@ from pydicom import dcmread
 from heimdallr_ray.errors import EmptyImage, EngineUnavailable, HeimdallrError, WeightsMissing
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.metrics.catalogue import asked_for
-from heimdallr_ray.pipelines.steps import StoredInstance, choose_series, prepare, settle_tie, wanted
+from heimdallr_ray.pipelines.steps import (
+    TIE_TASKS,
+    Prepared,
+    StoredInstance,
+    choose_series,
+    prepare,
+    segment,
+    settle_tie,
+    wanted,
+)
 from heimdallr_ray.segmentation.engine import Segmentation, SegmentationRequest, SegmentationRun, Timings
 from heimdallr_ray.segmentation.phase import PhaseFeatures, PhaseModel, PhaseReading, phase_at
 from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Plan, plan
@@ -86,9 +95,12 @@ class Segmenter:
     def __init__(self, *errors: HeimdallrError | None) -> None:
         self.errors = list(errors)
         self.wanted: list[tuple[object, ...]] = []
+        self.requests: list[SegmentationRequest] = []
+        self.runs: list[SegmentationRun] = []
 
     def run(self, request: SegmentationRequest, *, lost: threading.Event | None = None) -> SegmentationRun:
         self.wanted.append(request.wanted)
+        self.requests.append(request)
         error = self.errors.pop(0) if self.errors else None
         if error is not None:
             raise error
@@ -98,9 +110,12 @@ class Segmenter:
         model = ModelRef("total", "totalsegmentator/297", "0" * 64, synthetic=True)
         names = {5: "liver", 52: "aorta"}
         made = LabelMap(labels, volume.affine_ras, names, model, volume.source.manifest_sha256)
-        return SegmentationRun(
-            {TOTAL_FAST: Segmentation(TOTAL_FAST, made, Timings())}, Plan((TOTAL_FAST,), ()), {}, Timings()
+        self.runs.append(
+            SegmentationRun(
+                {TOTAL_FAST: Segmentation(TOTAL_FAST, made, Timings())}, Plan((TOTAL_FAST,), ()), {}, Timings()
+            )
         )
+        return self.runs[-1]
 
 
 class Readings(PhaseModel):
@@ -140,10 +155,16 @@ class Tied:
                     )
                 )
         self.selection = choose_series(stored, lambda name: folder / name)
+        self.read: list[str] = []
+        self.image: Prepared | None = None
+
+    def bytes_of(self, name: str) -> bytes:
+        self.read.append(name)
+        return (self.folder / name).read_bytes()
 
     def settled(self, segmenter: Segmenter, model: PhaseModel) -> tuple[str, list[tuple[str, str]]]:
         """The chosen series, and value and effect of each line of the phase model."""
-        found = settle_tie(self.selection, lambda name: (self.folder / name).read_bytes(), segmenter, model)
+        found, self.image = settle_tie(self.selection, self.bytes_of, segmenter, model)
         assert found.chosen is not None
         lines = [
             (line.value, line.effect)
@@ -161,7 +182,31 @@ def test_a_tie_of_finalists_goes_to_the_phase_that_the_model_reads(tmp_path: Pat
         "two",
         [("arterial", "prefers"), ("portal_venous", "prefers")],
     )
-    assert segmenter.wanted == [(TOTAL_FAST,), (TOTAL_FAST,)]
+    assert segmenter.wanted == [TIE_TASKS, TIE_TASKS]
+
+
+@pytest.mark.parametrize(("seconds", "winner"), [((40.0, 70.0), 1), ((70.0, 40.0), 0)])
+def test_what_the_tie_made_of_the_winner_is_kept_and_nothing_is_read_twice(
+    tmp_path: Path, seconds: tuple[float, ...], winner: int
+) -> None:
+    tied, segmenter = Tied(tmp_path), Segmenter()
+    chosen, _ = tied.settled(segmenter, Readings(*seconds))
+    assert chosen == ("one", "two")[winner]
+    assert tied.image is not None
+    segment(tied.image, segmenter)
+    study = segmenter.requests[2]
+    assert study.volume is segmenter.requests[winner].volume
+    assert study.volume.source.series_uid == tied.selection.finalists[winner].series.uid
+    assert study.earlier is segmenter.runs[winner]
+    assert len(tied.read) == len(set(tied.read)) == 48
+
+
+def test_of_a_winner_that_was_not_read_only_the_image_is_kept(tmp_path: Path) -> None:
+    tied, segmenter = Tied(tmp_path), Segmenter(EmptyImage("nothing in it"))
+    assert tied.settled(segmenter, Readings(70.0))[0] == "one"
+    assert tied.image is not None
+    assert tied.image.earlier is None
+    assert tied.image.volume.source.series_uid == tied.selection.finalists[0].series.uid
 
 
 @pytest.mark.parametrize(
@@ -191,5 +236,5 @@ def test_without_a_tie_no_model_is_asked(tmp_path: Path) -> None:
     segmenter = Segmenter()
     tied = Tied(tmp_path)
     alone = replace(tied.selection, finalists=tied.selection.finalists[:1])
-    assert settle_tie(alone, lambda name: b"", segmenter, Readings()) is alone
+    assert settle_tie(alone, lambda name: b"", segmenter, Readings()) == (alone, None)
     assert segmenter.wanted == []
