@@ -125,6 +125,18 @@ def _installed_only(weights: Path, configurations: Any) -> Any:  # noqa: ANN401
     return download_pretrained_weights
 
 
+def device_word(device: Any) -> str:  # noqa: ANN401 - a torch.device or a string
+    """The API's word for a device, which it is told again where it calls itself for a rough segmentation.
+
+    Its own function answers None for "cpu", and the first accelerator for every one.
+    """
+    if isinstance(device, str):
+        return device
+    if device.type != "cuda":
+        return str(device.type)
+    return "gpu" if device.index is None else f"gpu:{device.index}"
+
+
 def _prepared(folder: Path, clock: _Clock) -> Any:  # noqa: ANN401
     """Upstream's entry point, changed where it would leave this process, this folder or the machine."""
     from totalsegmentator.config import (
@@ -142,6 +154,7 @@ def _prepared(folder: Path, clock: _Clock) -> Any:  # noqa: ANN401
     api.download_pretrained_weights = _installed_only(folder / WEIGHTS, configurations)
     # who asks has checked the site's licence; upstream would ask for a number in a file
     api.show_license_info = lambda: None
+    api.convert_device_to_string = device_word
     api.increase_prediction_counter = dict
     api.send_usage_stats = _nothing_sent
     network.nnUNet_predict_image = _zeros_for_an_empty_crop(network.nnUNet_predict_image)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,8 @@ MASKED = 853
 """This model normalises over the filled body only, as nnU-Net plans it for MR with much air."""
 INSTALLED_FOLDS = (0, 1, 2)
 """Written where a task takes the folds that are there."""
+SPARSE = 0.8
+"""Added to the background's logit: one label of many is left of the random ones."""
 _labels = upstream_labels
 
 
@@ -60,7 +62,9 @@ def _balanced(logits: torch.Tensor, wanted: list[int]) -> torch.Tensor:
     return offsets
 
 
-def _weights(spec: TaskSpec, labels: dict[int, str], seed: int, bias: float) -> dict[str, torch.Tensor]:
+def _weights(
+    spec: TaskSpec, labels: dict[int, str], seed: int, bias: float, background: float
+) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
     network = UNET.network(len(labels) + 1)
     head = network.decoder.seg_layers[-1]
@@ -71,26 +75,32 @@ def _weights(spec: TaskSpec, labels: dict[int, str], seed: int, bias: float) -> 
         centre = logits.mean(dim=(1, 2, 3))
         head.bias += _balanced(logits - centre[:, None, None, None], wanted) - centre
         head.bias[wanted] += bias
+        head.bias[0] += background
     return network.state_dict()
 
 
-def write_model(folder: Path, spec: TaskSpec, model: ModelSpec, *, bias: float = 0.0) -> None:
-    """A model folder with random weights; `bias` goes to what other tasks crop to."""
+def write_model(folder: Path, spec: TaskSpec, model: ModelSpec, *, bias: float = 0.0, background: float = 0.0) -> None:
+    """A model folder with random weights; `bias` goes to what other tasks crop to, `background` to label 0."""
     labels = _labels(spec, model)
     folds = {
-        fold: _weights(spec, labels, 1000 * fold + model.dataset_id, bias) for fold in model.folds or INSTALLED_FOLDS
+        fold: _weights(spec, labels, 1000 * fold + model.dataset_id, bias, background)
+        for fold in model.folds or INSTALLED_FOLDS
     }
     write_untrained(folder, spec, model, _plan(spec, model), labels, folds)
 
 
-def write_registry(folder: Path, tasks: Iterable[str], *, brain_bias: float = 0.0) -> Path:
+def write_registry(
+    folder: Path, tasks: Iterable[str], *, brain_bias: float = 0.0, sparse: Collection[str] = ()
+) -> Path:
     """A registry with random models for `tasks` and its manifest.
 
     Rough models tell some of what other tasks crop to, brain first; `brain_bias` makes that more, or nothing (-5).
+    Models of `sparse` tasks leave so much to the background that what they tell does not touch.
     """
     for name in tasks:
         for model in TASKS[name].models:
-            write_model(folder, TASKS[name], model, bias=brain_bias)
+            background = SPARSE if name in sparse else 0.0
+            write_model(folder, TASKS[name], model, bias=brain_bias, background=background)
     write_manifest(folder, synthetic=True)
     return folder
 

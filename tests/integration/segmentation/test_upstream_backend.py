@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from heimdallr_ray.errors import Broken, LicenceRequired, WeightsMissing, WeightsTampered
 from heimdallr_ray.segmentation.specs import UPSTREAM
@@ -197,6 +198,28 @@ ROADS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("task", ROADS)
 def test_tasks_with_roads_of_their_own(task: str, tmp_path: Path) -> None:
-    registry = identity_nets.write_registry(tmp_path / "weights", ROADS[task])
+    registry = identity_nets.write_registry(tmp_path / "weights", ROADS[task], sparse=("vertebrae_pp",))
     made = ResidentEngine(registry).segment(small(), task)
     assert made.backend == "upstream" and made.label_map.array.any()
+
+
+@pytest.mark.slow
+def test_one_lump_of_touching_vertebrae_is_refused_as_upstream_refuses_it(tmp_path: Path) -> None:
+    """TotalSegmentator 2.18 cannot tell the vertebrae of a single component apart; no mask is better than one name."""
+    engine = ResidentEngine(identity_nets.write_registry(tmp_path / "weights", ("vertebrae_pp",)))
+    with pytest.raises(Broken, match="vertebrae_pp: upstream failed with IndexError"):
+        engine.segment(small(), "vertebrae_pp")
+
+
+@pytest.mark.parametrize(
+    ("device", "word"),
+    [
+        ("cpu", "cpu"),
+        (torch.device("cpu"), "cpu"),
+        (torch.device("cuda"), "gpu"),
+        (torch.device("cuda", 1), "gpu:1"),
+        (torch.device("mps"), "mps"),
+    ],
+)
+def test_a_rough_segmentation_runs_where_its_task_was_told_to_run(device: object, word: str) -> None:
+    assert upstream_child.device_word(device) == word
