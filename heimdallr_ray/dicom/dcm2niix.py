@@ -5,17 +5,19 @@ Whatever its report says beyond the usual lines is taken for a doubt, and the im
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final, Protocol, cast
 
-import dcm2niix
 import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +25,7 @@ from numpy.typing import NDArray
 from heimdallr_ray.dicom import limits
 from heimdallr_ray.errors import DecoderUnavailable, NotAVolume
 
-PROGRAM: Final = (str(cast("Any", dcm2niix).bin),)
+_WHEEL: Final = "dcm2niix"
 _NAME: Final = "volume"
 _ARGUMENTS: Final = (
     *("-f", _NAME, "-o", "out", "-z", "n", "-b", "n", "-d", "0", "-w", "2", "-i", "n", "-x", "n"),
@@ -31,12 +33,17 @@ _ARGUMENTS: Final = (
 )
 """A name of ours, uncompressed, no sidecar, no sub-folders, never overwrite, skip and crop nothing."""
 
+_NOT_STARTED: Final = 127
+"""As a shell says it of a program that it cannot start."""
 _LIMITED: Final = (
     "import json, os, resource, sys\n"
     "bounds, command = json.loads(sys.argv[1]), sys.argv[2:]\n"
     "for name, value in bounds.items():\n"
     "    resource.setrlimit(getattr(resource, name), (value, value))\n"
-    "os.execv(command[0], command)\n"
+    "try:\n"
+    "    os.execv(command[0], command)\n"
+    "except OSError:\n"
+    f"    os._exit({_NOT_STARTED})\n"
 )
 _VERSION: Final = re.compile(r"Chris Rorden's dcm2niiX version (v[\w.]+)")
 _CONVERTED: Final = re.compile(r"Convert (\d+) DICOM as (.+) \((\d+)x(\d+)x(\d+)x(\d+)\)")
@@ -74,19 +81,45 @@ class Converted:
     version: str
 
 
-def run(content: bytes, pixel_bytes: int, code: str, *, program: Sequence[str] = PROGRAM) -> Converted:
+def installed() -> tuple[str, ...]:
+    """The command of the installed wheel.
+
+    Raises:
+        DecoderUnavailable: the wheel, or the program in it, is not there.
+    """
+    try:
+        program = str(cast("Any", importlib.import_module(_WHEEL)).bin)
+    except (ImportError, AttributeError, OSError) as error:
+        raise DecoderUnavailable("the converter dcm2niix is not installed") from error
+    if not os.access(program, os.X_OK):
+        raise DecoderUnavailable("the program of the converter dcm2niix is missing or may not be run")
+    return (program,)
+
+
+def run(content: bytes, pixel_bytes: int, code: str, *, program: Sequence[str] | None = None) -> Converted:
     """The one image that the converter makes of one object.
+
+    Args:
+        content: the object.
+        pixel_bytes: that its header declares, which bounds what may be written.
+        code: why the converter is asked; the refusal where it does no better.
+        program: another command than that of the installed wheel.
 
     Raises:
         NotAVolume: `code`: it failed, took too long, made several images, or was not sure.
-        DecoderUnavailable: it does not start.
+        DecoderUnavailable: it is not installed, or does not start.
     """
-    with tempfile.TemporaryDirectory(prefix="heimdallr-convert-") as name:
-        folder = Path(name)
-        (folder / "in").mkdir()
-        (folder / "out").mkdir()
-        (folder / "in" / "000001.dcm").write_bytes(content)
-        report = _report(folder, pixel_bytes, code, program)
+    command = installed() if program is None else program
+    with ExitStack() as opened:
+        try:
+            name = opened.enter_context(TemporaryDirectory(prefix="heimdallr-convert-", ignore_cleanup_errors=True))
+            folder = Path(name)
+            (folder / "in").mkdir()
+            (folder / "out").mkdir()
+            (folder / "in" / "000001.dcm").write_bytes(content)
+        except OSError as error:
+            raise DecoderUnavailable("the converter's files cannot be written") from error
+        report = _report(folder, pixel_bytes, code, command)
         version, shape = _understood(report, code)
         made = sorted(path.name for path in (folder / "out").iterdir())
         if made != [f"{_NAME}.nii"]:
@@ -123,6 +156,8 @@ def _report(folder: Path, pixel_bytes: int, code: str, program: Sequence[str]) -
         raise DecoderUnavailable("the converter's process does not start") from error
     with path.open("rb") as report:
         text = report.read(limits.CONVERTER_REPORT_BYTES + 1)
+    if done.returncode == _NOT_STARTED:
+        raise DecoderUnavailable("the converter dcm2niix does not start")
     if done.returncode != 0 or len(text) > limits.CONVERTER_REPORT_BYTES:
         raise NotAVolume(code, f"dcm2niix failed ({done.returncode})")
     return text.decode("utf-8", "replace")

@@ -94,6 +94,15 @@ class Finalist:
 
 
 @dataclass(frozen=True)
+class Fallback:
+    """A series that only another reader may turn into a volume, and the refusal that this would overcome."""
+
+    series: Series
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Selection:
     """The chosen series, or None, and one decision per series in the order given.
 
@@ -105,6 +114,7 @@ class Selection:
         series: the judged series, in the order of the decisions.
         fallback_code: why this package's own assembler cannot read the chosen series but another reader can; empty
             where it can.
+        fallbacks: what another reader is asked for next where it cannot read the chosen series either, in order.
     """
 
     chosen: Series | None
@@ -114,3 +124,4 @@ class Selection:
     override: Override | None = None
     fallback_code: str = ""
     series: tuple[Series, ...] = ()
+    fallbacks: tuple[Fallback, ...] = ()

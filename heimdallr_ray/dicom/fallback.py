@@ -5,6 +5,7 @@ Its volume is taken only if it places every slice where the object's own header 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,14 +16,18 @@ from numpy.typing import NDArray
 from heimdallr_ray.dicom import geometry, limits
 from heimdallr_ray.dicom.assemble import header_attributes, manifest_sha256
 from heimdallr_ray.dicom.dcm2niix import Converted, run
+from heimdallr_ray.dicom.decisions import Selection
 from heimdallr_ray.dicom.elements import Walk
 from heimdallr_ray.dicom.grouping import MAX_PHASES, IndexedInstance, Series
 from heimdallr_ray.dicom.header import Header
 from heimdallr_ray.dicom.mosaic import mosaic_of
 from heimdallr_ray.dicom.read import DEFLATED_LE, data_set_offset, encoding_of
+from heimdallr_ray.dicom.refusal import after_refusal
 from heimdallr_ray.dicom.values import Values
-from heimdallr_ray.errors import NotAVolume, TooLarge
+from heimdallr_ray.errors import NotAVolume, Rejected, TooLarge
 from heimdallr_ray.volume import Volume, VolumeSource
+
+_log = logging.getLogger(__name__)
 
 CODES: Final = frozenset({"mosaic", "multiframe_without_groups"})
 """Refusals of the assembler for which the converter may know more: private headers that it reads and we do not."""
@@ -79,6 +84,27 @@ def convert(series: Series, read_bytes: Callable[[str], bytes], code: str) -> Vo
     made = run(content, instance.header.native_pixel_bytes, code)
     array, affine = _placed(made, known)
     return Volume(array, affine, _source(series, instance, made, affine), _flags(series))
+
+
+def convert_first(selection: Selection, read_bytes: Callable[[str], bytes]) -> tuple[Selection, Volume | None]:
+    """The volume of the first series of `selection` that the converter reads without a doubt.
+
+    Each one before it is refused in the selection, by the code of what was wrong with it; None where all are.
+
+    Raises:
+        DecoderUnavailable: the converter is not installed, or does not start; that says nothing of any series.
+        BlobMissing: as `read_bytes`.
+    """
+    for _ in range(len(selection.fallbacks) + 1):
+        if selection.chosen is None:
+            break
+        try:
+            return selection, convert(selection.chosen, read_bytes, selection.fallback_code)
+        except Rejected as error:
+            code = error.reason if isinstance(error, NotAVolume) else error.code
+            _log.info("not converted", extra={"code": code})
+            selection = after_refusal(selection, code, error.detail)
+    return selection, None
 
 
 def _only_instance(series: Series, code: str) -> IndexedInstance:

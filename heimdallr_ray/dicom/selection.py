@@ -10,13 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from heimdallr_ray.dicom.decisions import Finalist, Line, Override, Selection, SeriesDecision
+from heimdallr_ray.dicom.decisions import Fallback, Finalist, Line, Override, Selection, SeriesDecision
 from heimdallr_ray.dicom.grouping import Series
 from heimdallr_ray.dicom.phase import Phase
 from heimdallr_ray.dicom.ranking import Candidate, rank_of, ranked, tied_before
 from heimdallr_ray.dicom.rules import INDISPENSABLE, Purpose, SeriesRules, default_rules
 from heimdallr_ray.dicom.suitability import RULES, Facts, Study, facts_of, too_thick
+from heimdallr_ray.dicom.wording import of_fallback, of_person
 from heimdallr_ray.errors import NotAVolume, TooLarge
+
+MAX_CONVERSIONS: Final = 3
+"""Series of one study that another reader is asked for, each for up to `limits.CONVERTER_SECONDS`."""
 
 MAX_FINALISTS: Final = 2
 """Each costs a rough segmentation of the whole volume before anything else is computed."""
@@ -77,7 +81,8 @@ def select(
     else:
         best = candidates[0] if candidates else None
     ref = study.rules.ref(purpose)
-    fallback_index = _fallback_of(judged, study, wanted, override) if best is None else None
+    fallbacks = _fallbacks(judged, study, wanted, override) if best is None else []
+    fallback_index = fallbacks[0] if fallbacks else None
     by_part = {(one.series.uid, one.series.part): one for one in candidates}
     decisions = tuple(
         _decision(
@@ -91,8 +96,12 @@ def select(
         for index, series in enumerate(study.series)
     )
     if fallback_index is not None:
-        other = judged[fallback_index].fallback
-        return Selection(study.series[fallback_index], decisions, (), ref, override, other, study.series)
+        more = tuple(
+            Fallback(study.series[index], judged[index].fallback, _refusal(judged[index])) for index in fallbacks
+        )
+        return Selection(
+            more[0].series, decisions, (), ref, override, more[0].code, series=study.series, fallbacks=more[1:]
+        )
     finalists = () if best is None else _finalists(best, [] if override is not None else candidates, study)
     chosen = None if best is None else best.series
     return Selection(chosen, decisions, finalists, ref, override, series=study.series)
@@ -142,10 +151,10 @@ def _geometry_words(facts: Facts) -> str:
     return f"{facts.slices} slices of {facts.thickness_mm:g} mm over {facts.extent_mm:.0f} mm{flags}"
 
 
-def _fallback_of(judged: Sequence[_Judged], study: Study, wanted: set[int], override: Override | None) -> int | None:
+def _fallbacks(judged: Sequence[_Judged], study: Study, wanted: set[int], override: Override | None) -> list[int]:
     """The series to try with another reader: of most images, then by number."""
     able = [index for index, one in enumerate(judged) if one.fallback and (override is None or index in wanted)]
-    return min(
+    ordered = sorted(
         able,
         key=lambda index: (
             study.modality_rank(study.series[index]),
@@ -154,8 +163,12 @@ def _fallback_of(judged: Sequence[_Judged], study: Study, wanted: set[int], over
             study.series[index].uid,
             study.series[index].part,
         ),
-        default=None,
     )
+    return ordered[:MAX_CONVERSIONS]
+
+
+def _refusal(judged: _Judged) -> str:
+    return "" if judged.refused is None else judged.refused[1]
 
 
 def _finalists(best: Candidate, candidates: Sequence[Candidate], study: Study) -> tuple[Finalist, ...]:
@@ -212,15 +225,14 @@ def _verdict(
     by_fallback: bool,
 ) -> tuple[str, str]:
     if by_fallback:
-        code, reason = "chosen", f"only the converter may be able to read it: {judged.refused and judged.refused[1]}"
-        return code, _of_person(reason, judged, override)
+        return "chosen", of_fallback(_refusal(judged), override)
     if candidate is None:
         if judged.refused is not None:
             return judged.refused
         raise AssertionError("a series that nothing refuses is a candidate")
     described = _described(candidate)
     if candidate is best:
-        return "chosen", _of_person(described, judged, override)
+        return "chosen", of_person(described, judged.refused, override)
     if override is not None:
         code, reason = "other_chosen", f"a person chose another series; this one: {described}"
         return code, reason
@@ -228,14 +240,6 @@ def _verdict(
         raise AssertionError("of candidates one is the best")
     code, reason = "outranked", f"another series is preferred by {_parting(candidate, best)}; this one: {described}"
     return code, reason
-
-
-def _of_person(described: str, judged: _Judged, override: Override | None) -> str:
-    if override is None:
-        return described
-    why = f" ({override.reason})" if override.reason else ""
-    despite = f", although {judged.refused[0]}: {judged.refused[1]}" if judged.refused else ""
-    return f"chosen by a person: {override.chosen_by or 'not named'}{why}{despite}; {described}"
 
 
 def _parting(candidate: Candidate, best: Candidate) -> str:

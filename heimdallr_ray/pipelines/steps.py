@@ -15,7 +15,7 @@ from typing import Protocol
 
 from heimdallr_ray.dicom.assemble import assemble
 from heimdallr_ray.dicom.deskew import Deskew, deskew
-from heimdallr_ray.dicom.fallback import convert, fallback_can_read
+from heimdallr_ray.dicom.fallback import convert, convert_first, fallback_can_read
 from heimdallr_ray.dicom.phase import Phase
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.dicom.series import (
@@ -173,6 +173,20 @@ def prepare(selection: Selection, read_bytes: Callable[[str], bytes]) -> Volume:
     if selection.fallback_code:
         return convert(selection.chosen, read_bytes, selection.fallback_code)
     return assemble(selection.chosen, read_bytes, resample=True)
+
+
+def readable(selection: Selection, read_bytes: Callable[[str], bytes]) -> tuple[Selection, Volume | None]:
+    """The volume of the chosen series, and the selection as it stands then.
+
+    What the converter was to read and cannot is refused like any other series, by its code, and the next such series
+    is tried; the volume is None where none is left.
+
+    Raises:
+        As `prepare`.
+    """
+    if selection.fallback_code:
+        return convert_first(selection, read_bytes)
+    return selection, prepare(selection, read_bytes)
 
 
 def prepared(volume: Volume, *, take_tilt_out: bool) -> Prepared:

@@ -120,7 +120,11 @@ class StudyRunner:
             )
         with self._step(lease, lost, "prepare", seconds):
             if image is None:
-                image = steps.prepared(steps.prepare(selection, self._read), take_tilt_out=deskew)
+                selection, found = steps.readable(selection, self._read)
+                if found is None:
+                    self._record_choices(lease, study, selection, None)
+                    raise steps.require_chosen(selection.decisions)
+                image = steps.prepared(found, take_tilt_out=deskew)
             volume = image.volume
             self._record_choices(lease, study, selection, volume)
         with self._step(lease, lost, "segment", seconds):

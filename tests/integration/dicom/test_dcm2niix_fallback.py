@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,12 +15,12 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 
 from heimdallr_ray.dicom import limits
-from heimdallr_ray.dicom.dcm2niix import run
+from heimdallr_ray.dicom.dcm2niix import installed, run
 from heimdallr_ray.dicom.decode import stored_pixels
-from heimdallr_ray.dicom.fallback import convert, fallback_can_read
+from heimdallr_ray.dicom.fallback import convert, convert_first, fallback_can_read
 from heimdallr_ray.dicom.read import read_header
-from heimdallr_ray.dicom.series import Series, group
-from heimdallr_ray.errors import HeimdallrError, NotAVolume
+from heimdallr_ray.dicom.series import Selection, Series, group, select
+from heimdallr_ray.errors import DecoderUnavailable, HeimdallrError, NotAVolume
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.pipelines import steps
 from heimdallr_ray.volume import Volume
@@ -257,3 +259,88 @@ def test_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     convert(series, read, "mosaic")
     by("write('volume.nii')")
     assert list(tmp_path.iterdir()) == []
+
+
+def mosaics(*broken: bool) -> tuple[Selection, Callable[[str], bytes]]:
+    """A study of mosaics, each larger than the one before; whether each one's protocol contradicts its slices."""
+    made: list[bytes] = []
+    for number, shift in enumerate(broken, start=1):
+        one = mosaic_dataset(tiles(), FIRST, *AXIAL, protocol_shift_mm=0.5 if shift else 0.0)
+        one.SeriesInstanceUID, one.SeriesNumber = str(Uid.derived("mosaic", str(number))), number
+        one.SOPInstanceUID = str(Uid.derived("object", str(number)))
+        made.append(to_bytes(one))
+    index, read = indexed(made)
+    return select(group(index), fallback=fallback_can_read), read
+
+
+def verdicts(selection: Selection) -> list[tuple[str, bool, bool]]:
+    return [(one.code, one.accepted, one.can_be_chosen) for one in selection.decisions]
+
+
+def test_what_the_converter_cannot_read_is_refused_by_its_code_and_the_next_series_is_tried() -> None:
+    selection, read = mosaics(True, False)
+    assert verdicts(selection) == [("chosen", True, True), ("mosaic", False, True)]
+    after, volume = convert_first(selection, read)
+    assert volume is not None
+    assert after.chosen is selection.series[1]
+    assert volume.source.series_uid == selection.series[1].uid
+    assert verdicts(after) == [("converter_disagrees", False, False), ("chosen", True, True)]
+    assert after.decisions[1].chosen_by == "rules"
+    assert after.decisions[0].lines[-1].rule == "converter"
+    assert "converter_disagrees" in after.decisions[0].lines[-1].value
+
+
+def test_where_it_reads_none_none_is_chosen_and_it_is_asked_a_bounded_number_of_times(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    selection, read = mosaics(*[True] * 6)
+    asked: list[str] = []
+
+    def counted(series: Series, read_bytes: Callable[[str], bytes], code: str) -> Volume:
+        asked.append(series.uid)
+        return convert(series, read_bytes, code)
+
+    monkeypatch.setattr("heimdallr_ray.dicom.fallback.convert", counted)
+    after, volume = convert_first(selection, read)
+    assert (volume, after.chosen, after.fallback_code) == (None, None, "")
+    assert asked == [series.uid for series in selection.series[:3]]
+    assert [code for code, *_ in verdicts(after)] == ["converter_disagrees"] * 3 + ["mosaic"] * 3
+
+
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        (None, "the converter dcm2niix is not installed"),
+        (types.ModuleType("dcm2niix"), "the converter dcm2niix is not installed"),
+        (types.SimpleNamespace(bin="/nowhere/dcm2niix"), "the program of the converter dcm2niix is missing"),
+    ],
+    ids=["no wheel", "another wheel", "no program"],
+)
+def test_a_converter_that_is_not_there_is_no_fault_of_the_series(
+    monkeypatch: pytest.MonkeyPatch, module: object, said: str
+) -> None:
+    selection, read = mosaics(False)
+    monkeypatch.setitem(sys.modules, "dcm2niix", module)
+    with pytest.raises(DecoderUnavailable) as caught:
+        convert_first(selection, read)
+    assert caught.value.detail.startswith(said)
+
+
+def test_a_program_that_does_not_start_is_none_either(tmp_path: Path) -> None:
+    program = tmp_path / "dcm2niix"
+    program.write_bytes(b"\x7fELF, and then nothing")
+    program.chmod(0o755)
+    with pytest.raises(DecoderUnavailable, match="does not start"):
+        run(b"x", 1000, "mosaic", program=(str(program),))
+
+
+def test_a_full_disk_is_none_either(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(DecoderUnavailable, match="cannot be written"):
+        run(b"x", 1000, "mosaic", program=installed())
+
+
+def test_the_package_is_imported_without_the_wheel() -> None:
+    script = "import sys; sys.modules['dcm2niix'] = None; import heimdallr_ray.pipelines.steps"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]

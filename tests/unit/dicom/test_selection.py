@@ -18,6 +18,7 @@ from heimdallr_ray.dicom.series import (
     Selection,
     Series,
     SeriesDecision,
+    after_refusal,
     break_tie,
     default_rules,
     group,
@@ -347,6 +348,30 @@ class TestAnotherReader:
         found = select(study_of(series("tiled", 1, **self.MOSAIC)), fallback=self.only)
         assert found.chosen is not None
         assert (found.fallback_code, decision_of(found, "tiled").accepted) == ("mosaic", True)
+
+    def test_refused_there_it_is_no_volume_and_the_next_one_is_asked(self):
+        study = study_of(*(series(name, number, **self.MOSAIC) for number, name in enumerate("abcde", start=1)))
+        found = select(study, fallback=self.only)
+        assert [one.series.header.series_description for one in found.fallbacks] == ["b", "c"]
+        after = after_refusal(found, "four_d", "several time points")
+        assert (decision_of(after, "a").code, decision_of(after, "a").can_be_chosen) == ("four_d", False)
+        assert decision_of(after, "a").lines[-1].effect == "refused"
+        assert (decision_of(after, "b").code, decision_of(after, "b").accepted) == ("chosen", True)
+        assert "only the converter" in decision_of(after, "b").reason
+        assert after.chosen is not None
+        assert (after.chosen.header.series_description, after.fallback_code) == ("b", "mosaic")
+        none = after_refusal(after_refusal(after, "mosaic", "x"), "mosaic", "y")
+        assert (none.chosen, none.fallback_code, none.fallbacks) == (None, "", ())
+        assert not any(one.accepted for one in none.decisions)
+        assert after_refusal(none, "mosaic", "z") is none
+
+    def test_a_series_that_a_person_named_gives_place_to_no_other(self):
+        study = study_of(series("a", 1, **self.MOSAIC), series("b", 2, **self.MOSAIC))
+        named = Override(study[1].uid, None, "Dr. Who", "", "it is the one")
+        found = select(study, override=named, fallback=self.only)
+        assert (decision_of(found, "b").chosen_by, found.fallbacks) == ("person", ())
+        assert "Dr. Who (it is the one)" in decision_of(found, "b").reason
+        assert after_refusal(found, "mosaic", "x").chosen is None
 
     def test_what_is_unsuitable_besides_is_not(self):
         made = series("MIP tiled", 1, **self.MOSAIC)
