@@ -308,3 +308,9 @@ class OutOfMemory(Broken):
     """The model did not fit into memory, not even split."""
 
     code = "oom"
+
+
+class EngineKilled(Broken):
+    """The segmentation engine died twice while it worked on this study."""
+
+    code = "engine_killed"

@@ -117,6 +117,12 @@ _STUDY_ROWS = (
         _STUDY,
     ),
     _row(
+        "engine_killed",
+        "The segmentation program broke down twice while it worked on this study, so the study was set aside and "
+        f"nothing was measured. Read the study without it. {_ADMIN}, who can try again once the cause is gone.",
+        _STUDY,
+    ),
+    _row(
         "decoder_unavailable",
         "Compressed images could not be decoded because no process for it could be started. Try again in a few "
         "minutes; if it stays so, tell your administrator.",

@@ -70,6 +70,15 @@ class JobState(StrEnum):
     CANCELLED = "cancelled"
 
 
+class EngineCallState(StrEnum):
+    """What became of a study inside an engine; a study that left it alive leaves no row."""
+
+    INSIDE = "inside"
+    DIED = "died"
+    GUILTY = "guilty"
+    """The engine died, and later died under this study alone: what else was inside it is cleared."""
+
+
 class Urgency(StrEnum):
     """Our urgency of a study; P0 is the most urgent."""
 

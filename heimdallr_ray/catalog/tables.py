@@ -1,4 +1,4 @@
-"""The tables: instance, series, study, job, job_step, event, artifact, result.
+"""The tables: instance, series, study, job, job_step, engine_call, event, artifact, result.
 
 Rows point at blobs by sha256, never the other way. Times are UTC. Text that came from outside is data, never a name.
 """
@@ -157,6 +157,26 @@ class JobStepRow(SQLModel, table=True):
     attempt: int = 1
     seconds: float
     finished_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+
+
+class EngineCallRow(SQLModel, table=True):
+    """One study inside a segmentation engine, or one death of an engine that a study was inside of."""
+
+    __tablename__ = "engine_call"  # pyright: ignore[reportAssignmentType]
+
+    id: str = Field(primary_key=True, max_length=32)
+    """Of the call, made by who calls: a repeated call is another one."""
+    job_id: int = Field(sa_column=Column(_BIG_ID, nullable=False, index=True))
+    fence: int
+    input_hash: str = Field(max_length=64)
+    """Of the study's images and the engine: a changed study or another engine starts anew."""
+    replica: str = Field(index=True, max_length=64)
+    """The engine's process, as `host/process/nonce`: it dies once."""
+    node: str = Field(max_length=64)
+    """Ray's id of the machine."""
+    state: str = Field(max_length=8)
+    """EngineCallState."""
+    began_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
 
 
 class EventRow(SQLModel, table=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import Any
 
@@ -10,8 +11,9 @@ from ray.serve.handle import DeploymentHandle
 
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.deployments.app import AppArgs
-from heimdallr_ray.deployments.remote import RemoteSegmenter
+from heimdallr_ray.deployments.remote import Ledger, RemoteSegmenter
 from heimdallr_ray.errors import Broken
+from heimdallr_ray.queue.lease import Lease
 
 STOP_S = 2.0
 
@@ -28,6 +30,7 @@ class StudyConsumer:
         from heimdallr_ray.metrics import kernels
         from heimdallr_ray.pipelines.study import StudyRunner
         from heimdallr_ray.pipelines.worker import StudyWorker
+        from heimdallr_ray.queue.engine_calls import EngineCalls
         from heimdallr_ray.queue.lease import LeaseQueue
         from heimdallr_ray.queue.owners import owner_name
         from heimdallr_ray.segmentation.demo import weights_dir
@@ -40,11 +43,12 @@ class StudyConsumer:
         blobs = LocalBlobStore(settings.blob_dir)
         rules = load_rules(settings.series_rules)
         readable = partial(modalities_read, settings.resolved_weights_dir or weights_dir())
+        remote = RemoteSegmenter(segmenter, Ledger(database, queue, EngineCalls(database, clock)))
         runner = StudyRunner(
             database,
             blobs,
             queue,
-            RemoteSegmenter(segmenter),
+            remote,
             clock,
             args.build,
             rules,
@@ -52,7 +56,11 @@ class StudyConsumer:
             settings.measurements,
             deskew=settings.deskew,
         )
-        self._worker = StudyWorker(database, queue, runner.run, settings, owner_name())
+
+        def run(lease: Lease, lost: threading.Event) -> None:
+            runner.with_segmenter(remote.for_job(lease)).run(lease, lost)
+
+        self._worker = StudyWorker(database, queue, run, settings, owner_name())
         kernels.warm_up()
         isolated.configure(settings.decoder_processes)
         self._worker.start()

@@ -1,14 +1,17 @@
-"""Segmenter: TotalSegmentator's models, resident and warm, one study at a time."""
+"""Segmenter: TotalSegmentator's models, resident and warm; one study on the device, another before or after it."""
 
 from __future__ import annotations
 
 import os
 
+import ray
 from ray import serve
 
 from heimdallr_ray.deployments.app import AppArgs
+from heimdallr_ray.deployments.ending import ending_with
 from heimdallr_ray.deployments.memory import give_back
 from heimdallr_ray.errors import BadSetting
+from heimdallr_ray.queue.engine_calls import EngineCalls, EngineId, Ticket
 from heimdallr_ray.segmentation.engine import EngineInfo, SegmentationRequest, SegmentationRun
 
 
@@ -18,17 +21,22 @@ class Segmenter:
 
     def __init__(self, args: AppArgs) -> None:
         """Load and warm up; weights that are missing or changed fail the replica with the command that brings them."""
+        from heimdallr_ray.catalog.database import Database
+        from heimdallr_ray.clock import SystemClock
+        from heimdallr_ray.deployments.attendance import Attendance, identity_of
+        from heimdallr_ray.queue.owners import owner_name
         from heimdallr_ray.segmentation.demo import weights_dir
         from heimdallr_ray.segmentation.registry import require_needed
         from heimdallr_ray.segmentation.totalseg.device import pick_device
-        from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
+        from heimdallr_ray.segmentation.totalseg.engine import STUDIES_AT_ONCE, ResidentEngine
         from heimdallr_ray.segmentation.totalseg.environment import process_home
 
         settings = args.settings()
         folder = settings.resolved_weights_dir or weights_dir()
+        self._device = device = pick_device(settings.device)
         self._engine = ResidentEngine(
             folder,
-            device=pick_device(settings.device),
+            device=device,
             threads=settings.torch_threads or os.cpu_count(),
             licensed=bool(settings.totalsegmentator_licence.get_secret_value()),
             home_dir=process_home(settings.run_dir / "totalsegmentator"),
@@ -37,13 +45,18 @@ class Segmenter:
         if self._engine.info().synthetic and settings.profile != "demo":
             raise BadSetting("these weights are synthetic; only the demo profile accepts them")
         require_needed(folder)
+        calls = EngineCalls(Database(settings.resolved_database_url), SystemClock())
+        node = str(ray.get_runtime_context().get_node_id())
+        engine = EngineId(owner_name(), node, identity_of(args.build, folder, device))
+        self._attendance = Attendance(calls, engine, STUDIES_AT_ONCE)
         self._engine.warm_up()
         give_back()
 
-    def run(self, request: SegmentationRequest) -> SegmentationRun:
+    def run(self, request: SegmentationRequest, ticket: Ticket | None = None) -> SegmentationRun:
         """Segment one study; errors of heimdallr_ray.errors pass through."""
         try:
-            return self._engine.run_plan(request.volume, request.wanted, request.earlier)
+            with self._attendance.of(ticket), ending_with(self._device):
+                return self._engine.run_plan(request.volume, request.wanted, request.earlier)
         finally:
             give_back()
 
@@ -51,6 +64,8 @@ class Segmenter:
         """What is loaded and where."""
         return self._engine.info()
 
-    def check_health(self) -> None:
-        """Raises where the models are gone."""
-        self._engine.info()
+    async def check_health(self) -> None:
+        """Raises where the device is lost. A coroutine: anything else waits for one of the studies' threads."""
+        from heimdallr_ray.segmentation.totalseg.device import require_device
+
+        require_device(self._device)

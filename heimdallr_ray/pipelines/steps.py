@@ -29,7 +29,7 @@ from heimdallr_ray.dicom.series import (
     group,
     select,
 )
-from heimdallr_ray.errors import HeimdallrError, ModalityNotSupported, NoUsableSeries, Retryable
+from heimdallr_ray.errors import EngineKilled, HeimdallrError, ModalityNotSupported, NoUsableSeries, Retryable
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.metrics.catalogue import CATALOGUE, Metric, measure_all
 from heimdallr_ray.metrics.context import MetricContext
@@ -229,6 +229,7 @@ def settle_tie(
     Raises:
         StaleLease: `lost` was set meanwhile.
         Retryable: no segmenter answers now.
+        EngineKilled: segmenters died under this study.
     """
     finalists = selection.finalists
     if len(finalists) < 2 or any(one.series.header.modality != "CT" for one in finalists):
@@ -260,7 +261,7 @@ def _phase_of(
         image, run = replace(image, earlier=run), _brought_back(run, image)
         made = run.segmentations.get(TOTAL_FAST)
         reading = None if made is None else model.read(image.volume, made.label_map)
-    except Retryable:
+    except (Retryable, EngineKilled):
         raise
     except HeimdallrError as error:
         _log.warning("contrast phase not read", extra={"code": error.code})

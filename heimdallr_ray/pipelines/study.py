@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import threading
 from collections.abc import Callable, Collection, Generator, Sequence
@@ -82,6 +83,12 @@ class StudyRunner:
         self._metrics = asked_for(measurements)
         self._deskew = deskew
         self._phases = PhaseModel()
+
+    def with_segmenter(self, segmenter: StudySegmenter) -> StudyRunner:
+        """The same runner, which asks another segmenter; what it keeps between studies is shared."""
+        other = copy.copy(self)
+        other._segmenter = segmenter
+        return other
 
     def run(self, lease: Lease, lost: threading.Event) -> None:
         """The study is `done` with one result, or `not_applicable` with its reason.
