@@ -18,12 +18,24 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 
-from heimdallr_ray.errors import BadArchive, Broken
+from heimdallr_ray.errors import BadArchive, Broken, OutOfMemory
+from heimdallr_ray.segmentation.totalseg.memory import is_out_of_memory
 
 REQUIRED: Final = ("network_weights", "init_args", "trainer_name")
 _KEPT: Final = (*REQUIRED, "inference_allowed_mirroring_axes")
 """What inference reads; optimizer, scaler and training log are dropped when a checkpoint is rewritten."""
 _MAX_DEPTH: Final = 12
+_REFUSED: Final = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    MemoryError,
+    EOFError,
+    KeyError,
+    ValueError,
+    TypeError,
+    AttributeError,
+)
+"""What torch answers with to a file that it does not read."""
 _SCALARS: Final = (np.float16, np.float32, np.float64, np.int8, np.int16, np.int32, np.int64, np.uint8, np.bool_)
 
 
@@ -51,12 +63,15 @@ def read_checkpoint(content: bytes, name: str) -> Mapping[str, Any]:
 
     Raises:
         BadArchive: it is none of nnU-Net's, is damaged, or names something else than numbers and tensors.
+        OutOfMemory: the host has too little memory for it.
     """
     _require_plain_zip(content, name)
     try:
         with torch.serialization.safe_globals(_numpy_types()):
             parsed: Any = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except _REFUSED as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(f"{name} does not fit into the host's memory") from error
         raise BadArchive(f"{name} is damaged, or holds more than numbers and tensors, and is not read") from error
     if not isinstance(parsed, dict) or not set(REQUIRED) <= cast("dict[str, Any]", parsed).keys():
         raise BadArchive(f"{name} is not an nnU-Net checkpoint")
@@ -74,6 +89,7 @@ def trusted_checkpoint(content: bytes, name: str) -> Mapping[str, Any]:
 
     Raises:
         Broken: as `read_checkpoint`.
+        OutOfMemory: the host has too little memory for it.
     """
     try:
         return read_checkpoint(content, name)
@@ -98,7 +114,7 @@ def tidy_checkpoint(path: Path) -> bool:
     Rewritten, it holds what inference reads and nothing else. The tensors are the same, bit for bit.
 
     Raises:
-        BadArchive: as `read_checkpoint`.
+        BadArchive, OutOfMemory: as `read_checkpoint`.
         OSError: it cannot be read or written.
     """
     content = path.read_bytes()

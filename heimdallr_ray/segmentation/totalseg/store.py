@@ -15,7 +15,7 @@ from heimdallr_ray.errors import OutOfMemory
 from heimdallr_ray.segmentation.engine import Timings
 from heimdallr_ray.segmentation.specs import ModelSpec
 from heimdallr_ray.segmentation.totalseg import kernels
-from heimdallr_ray.segmentation.totalseg.memory import Road
+from heimdallr_ray.segmentation.totalseg.memory import Road, is_out_of_memory
 from heimdallr_ray.segmentation.totalseg.model import ResidentModel
 from heimdallr_ray.segmentation.weights import WeightsSet
 
@@ -107,7 +107,13 @@ class ModelStore:
             torch.cuda.empty_cache()
 
     def _built(self, spec: ModelSpec, tile_step: float, device: torch.device) -> ResidentModel:
-        return ResidentModel(self._weights, spec, tile_step, device, self._slabs)
+        try:
+            return ResidentModel(self._weights, spec, tile_step, device, self._slabs)
+        except (MemoryError, RuntimeError) as error:
+            # memory may end anywhere on the way: in the bytes of the checkpoint, in the network, in its copy
+            if is_out_of_memory(error):
+                raise OutOfMemory(f"{spec.model_id} does not fit on {device}") from error
+            raise
 
     def _taken(self, spec: ModelSpec) -> ResidentModel | None:
         with self._changing:

@@ -15,6 +15,7 @@ from heimdallr_ray.pipelines.describe import memory_steps
 from heimdallr_ray.segmentation.engine import MemoryStep
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS, TOTAL_FAST
 from heimdallr_ray.segmentation.totalseg import memory
+from heimdallr_ray.segmentation.totalseg.checkpoint import read_checkpoint
 from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
 from heimdallr_ray.segmentation.totalseg.memory import Road
 from heimdallr_ray.segmentation.totalseg.model import ResidentModel
@@ -166,6 +167,28 @@ def test_a_model_that_does_not_fit_on_its_device_is_refused_by_name(
     monkeypatch.setattr(torch.nn.Module, "to", full)
     with pytest.raises(OutOfMemory, match=MODEL):
         engine.segment(image, FIRST_PASS)
+
+
+def no_room(*_: object, **__: object) -> object:
+    raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+
+@pytest.mark.parametrize("where", ["torch.load", "heimdallr_ray.segmentation.totalseg.model._trainer_class"])
+def test_a_host_that_is_full_while_a_model_loads_is_not_called_damage(
+    engine: ResidentEngine, image: Volume, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(where, no_room)
+    with pytest.raises(OutOfMemory, match=MODEL):
+        engine.segment(image, FIRST_PASS)
+
+
+def test_a_host_that_is_full_while_a_checkpoint_is_imported_is_not_a_bad_archive(
+    registry: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = (registry / TASKS[FIRST_PASS].models[0].checkpoint).read_bytes()
+    monkeypatch.setattr("torch.load", no_room)
+    with pytest.raises(OutOfMemory, match="checkpoint"):
+        read_checkpoint(content, "checkpoint_final.pth")
 
 
 def test_an_image_that_is_too_large_for_the_host_is_out_of_memory_too(
