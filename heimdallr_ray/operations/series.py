@@ -27,6 +27,7 @@ from heimdallr_ray.dicom.series import (
 )
 from heimdallr_ray.errors import EmptyInput, NotFound, Rejected
 from heimdallr_ray.ids import Sha256, Uid
+from heimdallr_ray.listener.part10 import DICOMDIR_CLASS
 from heimdallr_ray.pipelines import describe, steps
 from heimdallr_ray.pipelines.steps import StoredInstance
 from heimdallr_ray.storage.blobs import LocalBlobStore
@@ -64,6 +65,10 @@ def explain_folder(folder: Path, rules: SeriesRules, purpose: Purpose = "volume"
             header = read_header(path)
             size = path.stat().st_size
         except (Rejected, OSError):
+            skipped += 1
+            continue
+        if header.sop_class_uid == DICOMDIR_CLASS:
+            # A DICOMDIR (PS3.10 section 8) lists files; it is no object of a study.
             skipped += 1
             continue
         studies[header.study_uid or BLANK].append(IndexedInstance(header, str(path), size))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.uid import MediaStorageDirectoryStorage
 from typer.testing import CliRunner
 
 from heimdallr_ray.catalog.database import Database
@@ -19,7 +20,7 @@ from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.dicom.rules import default_rules
 from heimdallr_ray.ids import Uid
 from tests.integration.pipelines.test_study import TwoSeries
-from tests.support.dicom import ct_study
+from tests.support.dicom import ct_datasets, ct_study, to_bytes
 
 STUDY = str(Uid.derived("study"))
 SOFT, BONE = (str(Uid.derived(seed, "series")) for seed in ("study", "bone"))
@@ -92,6 +93,14 @@ def test_where_nothing_can_be_measured_the_status_says_so(tmp_path: Path) -> Non
     path.write_bytes(b"no DICOM")
     status, said = invoke("explain", str(path), "--data-dir", str(tmp_path))
     assert (status, "empty_input" in said) == (1, True)
+
+
+def test_a_dicomdir_is_no_study_of_its_own(folder: Path, tmp_path: Path) -> None:
+    directory = ct_datasets(1)[0]
+    directory.SOPClassUID, directory.StudyInstanceUID = MediaStorageDirectoryStorage, ""
+    (folder / "DICOMDIR").write_bytes(to_bytes(directory))
+    status, said = invoke("explain", str(folder), "--data-dir", str(tmp_path))
+    assert (status, said.count("study "), "2 files hold no DICOM object" in said) == (0, 1, True)
 
 
 def test_a_site_explains_by_its_own_rules(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,18 @@ from nibabel.affines import voxel_sizes
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import DeflatedExplicitVRLittleEndian, JPEG2000Lossless, SecondaryCaptureImageStorage
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    EnhancedMRImageStorage,
+    ExplicitVRBigEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    MRImageStorage,
+    RLELossless,
+    RTDoseStorage,
+    SecondaryCaptureImageStorage,
+    SegmentationStorage,
+)
 from scipy.ndimage import map_coordinates
 
 from heimdallr_ray.dicom.assemble import assemble
@@ -68,6 +79,13 @@ class Phases:
 
 
 @dataclass(frozen=True)
+class Stacks:
+    """Several volumes in one series: each equals an image of its own of dcm2niix's, in whichever order."""
+
+    flags: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
 class Refused:
     """Refused by this code; dcm2niix has `images` images all the same, or None where that is not asked."""
 
@@ -75,7 +93,7 @@ class Refused:
     images: int | None = None
 
 
-Outcome = Equals | Phases | Refused
+Outcome = Equals | Phases | Stacks | Refused
 
 
 def check(series: Sequence[Series], read: Read, outcome: Outcome, folder: Path) -> None:
@@ -96,6 +114,15 @@ def check(series: Sequence[Series], read: Read, outcome: Outcome, folder: Path) 
         ]
         for phase, one in enumerate(stacks):
             dcm2niix.assert_equal(assemble(one, read), theirs.image.slicer[..., phase])
+        return
+    if isinstance(outcome, Stacks):
+        volumes = [assemble(one, read) for one in stacks]
+        assert tuple(volume.flags for volume in volumes) == outcome.flags
+        ran = dcm2niix.run(contents, folder).converted
+        # Echoes differ in every voxel, so the sum tells which image belongs to which.
+        theirs = sorted((one.image for one in ran), key=lambda image: int(np.asarray(image.dataobj).sum()))
+        for volume, image in zip(sorted(volumes, key=lambda one: int(one.array.sum())), theirs, strict=True):
+            dcm2niix.assert_equal(volume, image)
         return
     assert len(stacks) == outcome.parts
     volume = assemble(stacks[0], read, resample=outcome.resample)
@@ -333,6 +360,48 @@ def frames_without_groups(made: list[Dataset]) -> list[Dataset]:
     return [whole]
 
 
+def as_mr(made: list[Dataset]) -> list[Dataset]:
+    for dataset in made:
+        for keyword in ("KVP", "ConvolutionKernel", "RescaleSlope", "RescaleIntercept", "RescaleType"):
+            delattr(dataset, keyword)
+        dataset.SOPClassUID, dataset.Modality = MRImageStorage, "MR"
+        dataset.ImageType = ["ORIGINAL", "PRIMARY", "M", "ND"]
+        dataset.MagneticFieldStrength, dataset.EchoTime, dataset.RepetitionTime = "1.5", "4", "500"
+    return made
+
+
+def mr_slope_per_slice(made: list[Dataset]) -> list[Dataset]:
+    for k, dataset in enumerate(as_mr(made)):
+        dataset.RescaleSlope, dataset.RescaleIntercept, dataset.RescaleType = f"{1 + k * 0.01:.4f}", "0", "US"
+    return made
+
+
+def mr_of_slope_two(made: list[Dataset]) -> list[Dataset]:
+    return with_values(RescaleSlope="2", RescaleIntercept="0", RescaleType="US")(as_mr(made))
+
+
+def mr_time_points(made: list[Dataset]) -> list[Dataset]:
+    found = three_phases(as_mr(made))
+    for index, dataset in enumerate(found):
+        dataset.TemporalPositionIdentifier, dataset.NumberOfTemporalPositions = index // SLICES + 1, 3
+    return found
+
+
+def two_echoes(made: list[Dataset]) -> list[Dataset]:
+    made = as_mr(made)
+    found = [new_uid(copy.deepcopy(dataset), str(echo)) for echo in (1, 2) for dataset in made]
+    for index, dataset in enumerate(found):
+        echo = index // SLICES + 1
+        dataset.EchoTime, dataset.EchoNumbers, dataset.InstanceNumber = str(4 * echo), echo, index + 1
+        set_pixels(dataset, pixels(dataset) + np.uint16(echo))
+    return found
+
+
+def localizer_copies(made: list[Dataset]) -> list[Dataset]:
+    """The pictures of an exam summary that are no colour: one localizer, again and again."""
+    return [new_uid(copy.deepcopy(made[0]), str(number)) for number in range(5)]
+
+
 def steps_of(*widths: float) -> Callable[[list[Dataset]], list[Dataset]]:
     def change(made: list[Dataset]) -> list[Dataset]:
         z = -150.0
@@ -387,6 +456,17 @@ def steps_of(*widths: float) -> Callable[[list[Dataset]], list[Dataset]]:
         pytest.param(
             with_values(SOPClassUID=SecondaryCaptureImageStorage), Refused("not_volume_sop"), id="secondary capture"
         ),
+        pytest.param(localizer_copies, Refused("single_slice"), id="copies of one localizer, not called so"),
+        pytest.param(lambda made: ct_datasets(140), Equals(), id="140 slices"),
+        pytest.param(as_mr, Equals(("no_rescale",)), id="MR"),
+        pytest.param(mr_slope_per_slice, Equals(("per_slice_rescale",)), id="MR, rescale slope per slice"),
+        pytest.param(mr_time_points, Phases(3), id="MR, 3 time points"),
+        pytest.param(two_echoes, Stacks((("no_rescale",),) * 2), id="MR, two echoes in one series"),
+        pytest.param(
+            lambda made: [enhanced(mr_of_slope_two(made), sop_class=EnhancedMRImageStorage)],
+            Equals(),
+            id="one enhanced MR object of 40 frames",
+        ),
         pytest.param(
             with_values(ImageType=["ORIGINAL", "PRIMARY", "LOCALIZER"]),
             Refused("localizer"),
@@ -400,6 +480,36 @@ def test_series_made_difficult(
 ) -> None:
     index, read = indexed(to_bytes(dataset) for dataset in change(ct_datasets(SLICES)))
     check(group(index), read, outcome, tmp_path)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless, ExplicitVRBigEndian])
+def test_frames_without_groups_are_refused_however_they_are_written(syntax: str) -> None:
+    """By their header: no codec, no converter and no byte of the pixels is needed for that."""
+    (whole,) = frames_without_groups(as_mr(ct_datasets(10)))
+    whole.SOPClassUID = EnhancedMRImageStorage
+    if syntax == ExplicitVRBigEndian:
+        whole.PixelData = np.frombuffer(whole.PixelData, "<u2").astype(">u2").tobytes()
+    else:
+        whole.PixelData = encapsulate([b"\xff\xd8no pixels"] * 10)
+        whole["PixelData"].is_undefined_length = True
+    index, read = indexed([to_bytes(whole, syntax)])
+    (series,) = group(index)
+    assert [one.code for one in select([series]).decisions] == ["multiframe_without_groups"]
+    with pytest.raises(NotAVolume) as caught:
+        assemble(series, read)
+    assert caught.value.reason == "multiframe_without_groups"
+
+
+@pytest.mark.parametrize("sop_class", [RTDoseStorage, SegmentationStorage])
+def test_what_lies_on_the_slices_of_a_volume_is_none(sop_class: str, tmp_path: Path) -> None:
+    """dcm2niix converts such objects as images; here the storage class parts them before anything else is asked."""
+    images, extra = ct_datasets(SLICES), enhanced(ct_datasets(SLICES, seed="extra"), sop_class=sop_class)
+    extra.StudyInstanceUID, extra.Modality = images[0].StudyInstanceUID, "RTDOSE"
+    index, read = indexed(to_bytes(dataset) for dataset in (*images, extra))
+    selection = select(group(index))
+    assert {one.code for one in selection.decisions} == {"chosen", "not_volume_sop"}
+    assert selection.chosen is not None
+    assert np.array_equal(assemble(selection.chosen, read).array, hu_of(images))
 
 
 def test_one_truncated_slice_refuses_the_series_by_name_and_leaves_dcm2niix_without_output(tmp_path: Path) -> None:
