@@ -56,6 +56,8 @@ class FramePlane:
     """Nominal Cardiac Trigger Delay Time (0020,9153)."""
     cardiac_phase_percent: float | None = None
     """Nominal Percentage of Cardiac Phase (0020,9241)."""
+    rescale_type: str = ""
+    """Rescale Type (0028,1054), upper case: what the rescaled values are, by PS3.3 section C.11.1.1.2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,8 @@ class Header:
     kernel: str
     kvp: float | None
     contrast_agent: str
+    contrast_route: str
+    """Contrast/Bolus Route (0018,1040)."""
     patient_id: str
     patient_name: str
     patient_birth_date: str
@@ -163,6 +167,11 @@ class Header:
     def rescale_intercept(self) -> float | None:
         """Rescale Intercept of a single-frame object."""
         return self.plane.intercept if self.plane else None
+
+    @property
+    def rescale_types(self) -> tuple[str, ...]:
+        """What the rescaled values of the frames are, each once; frames that do not say are left out."""
+        return tuple(sorted({plane.rescale_type for plane in self.planes if plane.rescale_type}))
 
     @property
     def native_pixel_bytes(self) -> int:

@@ -223,6 +223,7 @@ def _header(v: Values, meta: Values, syntax: str, pixels: PixelLocation | None) 
         kernel=v.text(0x00181210, 64),
         kvp=v.number(0x00180060, "kvp"),
         contrast_agent=v.text(0x00180010, 64),
+        contrast_route=v.text(0x00181040, 64),
         patient_id=v.text(0x00100020, 64),
         patient_name=v.text(0x00100010, 194),
         patient_birth_date=v.date(0x00100030),
@@ -258,6 +259,7 @@ def _plane(v: Values) -> FramePlane:
         time_offset_s=v.float64(0x0020930D, "time_offset"),
         trigger_time_ms=v.float64(0x00209153, "trigger_time"),
         cardiac_phase_percent=v.float32(0x00209241, "cardiac_phase"),
+        rescale_type=v.text(0x00281054, 64).upper(),
     )
 
 
@@ -294,6 +296,7 @@ def _described_planes(v: Values) -> tuple[FramePlane, ...]:
                 time_offset_s=temporal.float64(0x0020930D, "time_offset"),
                 trigger_time_ms=cardiac.float64(0x00209153, "trigger_time"),
                 cardiac_phase_percent=cardiac.float32(0x00209241, "cardiac_phase"),
+                rescale_type=rescale.text(0x00281054, 64).upper(),
             )
         )
         for part in (position, orientation, measures, rescale, content, temporal, cardiac, echo, diffusion):

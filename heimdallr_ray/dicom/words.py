@@ -6,18 +6,38 @@ import re
 from collections.abc import Iterable
 from functools import lru_cache
 
+Span = tuple[int, int, str]
+"""Start, end and word of one place."""
 
-@lru_cache(maxsize=1024)
+
+@lru_cache(maxsize=4096)
 def _pattern(word: str) -> re.Pattern[str]:
-    # Underscores part words too: "MIP_axial" holds the word "mip", "hemipelvis" does not.
-    begin = r"(?<![^\W_])" if word[0].isalnum() else ""
-    end = r"(?![^\W_])" if word[-1].isalnum() else ""
-    return re.compile(begin + re.escape(word) + end, re.IGNORECASE)
+    # Underscores part words, and so do digits: "MIP_axial" and "MIP10" hold the word "mip", "hemipelvis" does not.
+    begin = r"(?<![^\W\d_])" if word[0].isalpha() else r"(?<!\d)" if word[0].isdigit() else ""
+    # "C-" is neither in "C-spine" nor in "C-5"; a slash joins: "w/contrast".
+    last = word[-1]
+    end = r"(?![^\W\d_])" if last.isalpha() else r"(?!\d)" if last.isdigit() else "" if last == "/" else r"(?![^\W_])"
+    parts = (re.escape(part) for part in word.split())
+    return re.compile(begin + r"[\s_\-]*".join(parts) + end, re.IGNORECASE)
 
 
-def spans(text: str, words: Iterable[str]) -> list[tuple[int, int, str]]:
-    """(start, end, word) of every place where one of `words` stands in `text` as a word, in any case."""
+def spans(text: str, words: Iterable[str]) -> list[Span]:
+    """Every place where one of `words` stands in `text` as a word, in any case.
+
+    A space in a word stands for any spaces, hyphens and underscores, or none: "non contrast" is found in "NON-CONTRAST"
+    and in "noncontrast".
+    """
     return [(found.start(), found.end(), word) for word in words for found in _pattern(word).finditer(text)]
+
+
+def longest(found: Iterable[Span]) -> list[Span]:
+    """Those that lie in no longer one."""
+    listed = list(found)
+    return [
+        one
+        for one in listed
+        if not any(other[:2] != one[:2] and other[0] <= one[0] and one[1] <= other[1] for other in listed)
+    ]
 
 
 def first_word(text: str, words: Iterable[str]) -> str | None:

@@ -15,8 +15,10 @@ from tests.support.dicom import ct_study
 PLAIN = read_header(ct_study(1)[0])
 
 
-def header(description: str = "", agent: str = "", time: str = "") -> Header:
-    return replace(PLAIN, series_description=description, contrast_agent=agent, acquisition_time=time)
+def header(description: str = "", agent: str = "", time: str = "", route: str = "") -> Header:
+    return replace(
+        PLAIN, series_description=description, contrast_agent=agent, acquisition_time=time, contrast_route=route
+    )
 
 
 def told(*headers: Header) -> list[HeaderPhase]:
@@ -31,6 +33,14 @@ def told(*headers: Header) -> list[HeaderPhase]:
         ("without contrast", "NONE", Phase.NATIVE),
         ("Abdomen", "NONE", Phase.NATIVE),
         ("Abdomen", "oral", Phase.NATIVE),
+        ("ABD WITHOUT IV CONTRAST", "NONE", Phase.NATIVE),
+        ("ABD W/O IV CON", "ORAL & NO IV", Phase.NATIVE),
+        ("ABD W/O IV CON", "Omnipaque 350", Phase.UNKNOWN),
+        ("W WO CONTRAST", "Omnipaque 350", Phase.UNKNOWN),
+        ("LATE ART", "Omnipaque 350", Phase.ARTERIAL),
+        ("ORAL CONTRAST", "", Phase.UNKNOWN),
+        ("portal venous", "Gastrografin + Ultravist", Phase.PORTAL_VENOUS),
+        ("Abdomen", "Gastrografin + Ultravist", Phase.UNKNOWN),
         ("Late arterial", "Iomeron", Phase.ARTERIAL),
         ("ven_portal venous 1.5", "Iomeron", Phase.PORTAL_VENOUS),
         ("Abdomen venös", "", Phase.PORTAL_VENOUS),
@@ -64,6 +74,16 @@ def test_a_series_before_the_first_with_an_agent_is_native() -> None:
 def test_without_an_agent_and_not_before_it_the_phase_is_not_known(time: str) -> None:
     unnamed, _ = told(header(time=time), header(agent="Iomeron", time="230000" if time == "000500" else "102000"))
     assert unnamed.phase is Phase.UNKNOWN
+
+
+def test_the_route_tells_what_was_injected() -> None:
+    drunk, given = told(header(agent="Omnipaque", route="Oral"), header(agent="Omnipaque", route="IV"))
+    assert (drunk.phase, given.phase) == (Phase.NATIVE, Phase.CONTRAST)
+
+
+def test_an_agent_that_may_have_been_drunk_is_no_native_scan_before_the_first_injection() -> None:
+    before, _ = told(header(agent="Iohexol PO", time="101500"), header(agent="Iomeron", time="102000"))
+    assert before.phase is Phase.UNKNOWN
 
 
 def test_order_in_time_contradicts_words() -> None:
