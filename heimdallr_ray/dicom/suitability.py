@@ -21,6 +21,9 @@ from heimdallr_ray.dicom.rules import Profile, Purpose, SeriesRules
 from heimdallr_ray.dicom.words import first_word
 from heimdallr_ray.errors import NotAVolume
 
+GAP_FACTOR: Final = 1.2
+"""From this distance on, in thicknesses, slices have gaps between them; the true thickness may differ a little."""
+
 
 @dataclass(frozen=True)
 class Seen:
@@ -207,9 +210,13 @@ def facts_of(series: Series) -> Facts:
     if found.places:
         # Where slices are blended, what lies between them is as blurred as a slice of that width.
         thickness = max(thickness or 0.0, found.gaps_mm[1])
+    elif thickness is not None and found.spacing_mm > GAP_FACTOR * thickness:
+        # Thin slices far apart: what lies between them was not imaged, and is as unknown as in a thick one.
+        thickness = found.spacing_mm
     return Facts(
         slices=len(found.order),
-        thickness_mm=found.spacing_mm if thickness is None else thickness,
+        # Positions are written with few decimals: 5.00004 mm is 5 mm.
+        thickness_mm=round(found.spacing_mm if thickness is None else thickness, 2),
         extent_mm=found.extent_mm,
         field_mm=min(rows * spacing[0], columns * spacing[1]),
         axial=abs(float(geometry.axes_of(iop)[2][2])),

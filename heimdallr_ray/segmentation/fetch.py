@@ -34,6 +34,7 @@ _ZIP_BEGINS: Final = b"PK\x03\x04"
 _ASK_AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _MAX_REDIRECTS: Final = 5
 _MAX_ANSWER_BYTES: Final = 64 << 10
+_MAX_DIGITS: Final = 19
 PART_SUFFIX: Final = ".part"
 
 
@@ -233,8 +234,7 @@ def _judge(response: httpx.Response, request: Request, part: Part, bounds: Bound
             return True
         part.forget()
         raise _TryAgain("continues something else than what was begun")
-    length = response.headers.get("Content-Length", "")
-    total = int(length) if length.isdecimal() else None
+    total = _count(response.headers.get("Content-Length", ""))
     if total is not None and total > bounds.max_bytes:
         raise TooLarge(f"the archive has {total >> 20} MiB, more than {bounds.max_bytes >> 20} MiB")
     _require_room(part.path.parent, total or 0)
@@ -265,10 +265,13 @@ def _validator(response: httpx.Response) -> str:
 def _content_range(response: httpx.Response) -> tuple[int, int | None]:
     unit, _, rest = cast(str, response.headers.get("Content-Range", "")).partition(" ")
     span, _, total = rest.partition("/")
-    first = span.partition("-")[0]
-    if unit != "bytes" or not first.isdecimal():
-        return -1, None
-    return int(first), int(total) if total.isdecimal() else None
+    first = _count(span.partition("-")[0])
+    return (-1, None) if unit != "bytes" or first is None else (first, _count(total))
+
+
+def _count(text: str) -> int | None:
+    """A number of bytes as a header writes it; no number of more digits than any file has."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= _MAX_DIGITS else None
 
 
 def _require_room(folder: Path, size: int) -> None:

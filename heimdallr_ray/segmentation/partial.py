@@ -54,6 +54,8 @@ class Part:
         Raises:
             OSError: the note cannot be written.
         """
+        # First of all the old bytes go: a note must never stand beside bytes of something else, whenever we are killed.
+        self.path.unlink(missing_ok=True)
         self.validator, self.total, self.size = validator, total, 0
         document = {"address": self.address, "validator": validator, "total": total}
         self.note.write_text(json.dumps(document), encoding="utf-8")

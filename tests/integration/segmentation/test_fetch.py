@@ -10,11 +10,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from heimdallr_ray.errors import BadArchive, DownloadFailed, LicenceRequired, StorageFull, TooLarge
 from heimdallr_ray.segmentation import fetch
 from heimdallr_ray.segmentation.fetch import Bounds, Downloaded, Request, download
+from heimdallr_ray.segmentation.partial import Part
 from tests.support.file_server import Behaviour, serving_file
 
 QUICK = Bounds(connect_s=2, silence_s=2, window_s=30, idle_attempts=3, pause_s=0.001, max_pause_s=0.002)
@@ -116,6 +118,37 @@ def test_content_that_changes_meanwhile_is_never_mixed(
 
     told.after_answer = change
     assert_whole(get(base, tmp_path), new, tmp_path)
+
+
+def test_killed_before_the_first_byte_of_new_content_nothing_of_the_old_is_mixed_into_it(
+    told: Behaviour, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told.cut_after = 100_000
+    told.after_answer = lambda server: server.statuses.extend([503] * 9)
+    with pytest.raises(DownloadFailed):
+        get(base, tmp_path)
+    told.statuses.clear()
+    told.after_answer = told.cut_after = None
+    told.content = zip_like(2, 250_000)
+    begin = Part.begin
+
+    def killed(part: Part, validator: str, total: int | None) -> None:
+        begin(part, validator, total)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Part, "begin", killed)
+        with pytest.raises(KeyboardInterrupt):
+            get(base, tmp_path)
+    assert_whole(get(base, tmp_path), told.content, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("0", 0), ("1234", 1234), ("", None), ("-1", None), ("1e3", None), ("9" * 5000, None)]
+)
+def test_a_number_of_bytes_is_one_that_a_file_can_have(text: str, count: int | None) -> None:
+    response = httpx.Response(206, headers={"Content-Range": f"bytes {text}-9/{text}"})
+    assert fetch._content_range(response) == ((-1, None) if count is None else (count, count))
 
 
 def test_content_that_became_shorter_begins_anew(told: Behaviour, base: str, tmp_path: Path) -> None:

@@ -201,6 +201,24 @@ def test_thickness_that_no_header_names_is_the_distance_of_the_slices():
     assert selected(series("only", 1, spacing_mm=7.0, SliceThickness=None))[1] == {"only": "too_thick"}
 
 
+def test_thin_slices_far_apart_are_as_thick_as_their_distance():
+    far = series("far", 1, n=14, spacing_mm=10.0, SliceThickness="1")
+    assert selected(far)[1] == {"far": "too_thick"}
+    # Slices of 1 mm at 4 mm do not beat whole ones of 3 mm for being thin.
+    apart, whole = (
+        series("apart", 1, n=24, spacing_mm=4.0, SliceThickness="1"),
+        series("whole", 2, n=31, spacing_mm=3.0),
+    )
+    assert selected(apart, whole)[1] == {"apart": "outranked", "whole": "chosen"}
+
+
+@pytest.mark.parametrize(
+    ("spacing_mm", "thickness"), [(0.7, "0.625"), (0.5, "1"), (2.0, "2"), (5.00004, "5"), (5.00004, "4")]
+)
+def test_slices_that_touch_or_overlap_are_as_thick_as_their_header_says(spacing_mm: float, thickness: str):
+    assert selected(series("only", 1, n=24, spacing_mm=spacing_mm, SliceThickness=thickness))[1] == {"only": "chosen"}
+
+
 def test_a_head_fits_into_a_small_field():
     small: dict[str, Any] = {"PixelSpacing": ["3", "3"]}
     head = decision_of(select(study_of(series("head", 1, **small, BodyPartExamined="HEAD"))), "head")
