@@ -124,7 +124,7 @@ _STUDY_ROWS = (
     ),
     _row(
         "decoder_unavailable",
-        "Compressed images could not be decoded because no process for it could be started. Try again in a few "
+        "Images could not be decoded or converted because no process for it could be started. Try again in a few "
         "minutes; if it stays so, tell your administrator.",
         _STUDY,
     ),
