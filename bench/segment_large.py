@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bench.forward import watched
 from bench.phantoms import long_trunk
 
 KIB_PER_GIB = 1 << 20
@@ -36,7 +37,7 @@ def peak_gib() -> float:
 
 
 class Beside:
-    """Counts the calls of nnU-Net's networks; right after one of them, `work` gets its input.
+    """Counts the calls of networks; right after one of them, `work` gets its tile.
 
     Attributes:
         tiles: calls so far, those of `work` left out.
@@ -48,26 +49,17 @@ class Beside:
         self._working = False
         self.tiles = 0
 
-    @contextmanager
-    def watching(self) -> Generator[None]:
+    def watching(self) -> AbstractContextManager[None]:
         """Inside, calls are seen."""
-        from torch.nn.modules.module import register_module_forward_hook
+        return watched(after=self._after)
 
-        hook = register_module_forward_hook(self._after)
-        try:
-            yield
-        finally:
-            hook.remove()
-
-    def _after(self, module: Any, inputs: tuple[Any, ...], _: object) -> None:  # noqa: ANN401 - torch's module
-        from dynamic_network_architectures.architectures.unet import PlainConvUNet
-
-        if self._working or not isinstance(module, PlainConvUNet):
+    def _after(self, tile: Any) -> None:  # noqa: ANN401 - torch's tensor
+        if self._working:
             return
         self.tiles += 1
         if self.tiles == self._number:
             self._working = True
-            self._work(inputs[0])
+            self._work(tile)
             self._working = False
 
 

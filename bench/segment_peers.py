@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1]
 UPSTREAM = "totalsegmentator() 2.18"
 CLI = "TotalSegmentator 2.18 command line"
 LIMIT_S = 3600.0
+Image = tuple[Any, Any]
+"""Hounsfield units `[i, j, k]` and affine to RAS mm."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Case:
         name: what stands behind the figures' names.
         weights: registry.
         task: row of the task table.
-        image: Hounsfield units `[i, j, k]` and affine to RAS mm.
+        image: what is segmented.
         options: of TotalSegmentator's command line for the same task.
         repeats: turns of each contender.
         engine_repeats: turns of the engine in each of these.
@@ -38,7 +40,7 @@ class Case:
     name: str
     weights: Path
     task: str
-    image: tuple[Any, Any]
+    image: Image
     options: tuple[str, ...]
     repeats: int
     engine_repeats: int = 1
@@ -115,14 +117,14 @@ def warm_engine(weights: Path) -> ResidentEngine:
     return engine
 
 
-def fresh(image: tuple[Any, Any]) -> Volume:
+def fresh(image: Image) -> Volume:
     """A study that the engine has not seen."""
     from heimdallr_ray.volume import Volume, VolumeSource
 
     return Volume(*image, VolumeSource("CT", synthetic=True))
 
 
-def engine_alone(weights: Path, task: str, image: tuple[Any, Any], repeats: int) -> Spent:
+def engine_alone(weights: Path, task: str, image: Image, repeats: int) -> Spent:
     """Medians of the engine without a peer."""
     engine = warm_engine(weights)
     turns = [engine.segment(fresh(image), task).timings for _ in range(repeats)]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import nets, phantoms, segment, segment_large, segment_peers, segment_shared, segment_upstream
+from bench import forward, nets, phantoms, segment, segment_large, segment_peers, segment_shared, segment_upstream
 from bench.segment_peers import Case, Contest, Spent
 from heimdallr_ray.segmentation.tasks import task_spec
 from heimdallr_ray.segmentation.weights import verify
@@ -20,7 +21,7 @@ TINY_PATCH = (32, 32, 32)
 
 @pytest.fixture(scope="module")
 def pair_registry(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    tasks = dict.fromkeys(segment_shared.REGISTRY, TINY_PATCH)
+    tasks = dict.fromkeys(segment_shared.TASKS, TINY_PATCH)
     return nets.write_registry(tmp_path_factory.mktemp("pair") / "weights", tasks, nets.SMALL)
 
 
@@ -91,12 +92,37 @@ def test_a_second_task_adds_no_load_view_or_resampling(pair_registry: Path):
     engine = segment_peers.warm_engine(pair_registry)
     rng = np.random.default_rng(5)
     image = rng.integers(-1000, 1000, (30, 28, 20)).astype(np.int16), np.diag([-2.0, -2.0, 3.0, 1.0])
-    alone, beyond = segment_shared.calls_of_second(engine, image)
+    alone = segment_shared.calls_of(segment_shared.alone(engine, image))
+    second = segment_shared.calls_of(segment_shared.after(engine, image))
     assert (alone.loads, alone.views, alone.resamplings) == (1, 1, 1)
-    assert beyond.total == 0
-    measured = segment_shared.pair(engine, image, alone_first=True)
-    assert measured.alone_s > 0 and measured.after_s > 0
-    assert measured.saved_s == measured.alone_s - measured.after_s
+    assert second.total == 0
+    for alone_first in (True, False):
+        measured = segment_shared.pair(engine, image, alone_first=alone_first)
+        assert measured.alone_s > 0 and measured.after_s > 0
+
+
+def test_what_is_saved_is_told_by_the_least_of_each_side():
+    pairs = [segment_shared.Pair(1.5, 1.25), segment_shared.Pair(1.0, 9.0), segment_shared.Pair(3.0, 0.75)]
+    assert segment_shared.saved_s(pairs) == 0.25
+
+
+def test_seconds_inside_the_networks_do_not_count_as_outside():
+    network = Unet((1, 2), 1).network(3)
+    tile = torch.zeros(1, 1, 8, 8, 8)
+
+    def busy(seconds: float) -> None:
+        until = time.process_time() + seconds
+        while time.process_time() < until:
+            pass
+
+    def work() -> None:
+        network(tile)
+        busy(0.05)
+
+    inside = network.register_forward_pre_hook(lambda *_: busy(0.3))
+    spent = forward.outside_cpu_s(work)
+    inside.remove()
+    assert 0.05 <= spent < 0.3
 
 
 def test_what_is_counted_are_calls_and_only_while_they_are_counted():
