@@ -125,6 +125,18 @@ class Settings(BaseSettings):
         description="A model at 1.5 mm that does not fit into memory in any way gives place to the one at 3 mm, which "
         "every number then names; otherwise the study fails with oom.",
     )
+    segmenter_mode: Literal["exact", "turbo"] = Field(
+        "exact",
+        description="`exact`: TotalSegmentator's labels, bit for bit. `turbo`: faster ways of running a model where "
+        "they save time and leave its labels as they are on a phantom (Dice 0.999 each); every number names the mode.",
+    )
+    segmenter_memory_mib: int = Field(
+        0,
+        ge=0,
+        le=1 << 24,
+        description="Memory that the models of one Segmenter replica may take on its device, in MiB: their weights and "
+        "the activations of one tile. Models beyond it take turns; one that does not fit alone is refused. 0: all.",
+    )
     torch_threads: int = Field(0, ge=0, le=256, description="CPU threads of one Segmenter replica; 0: all cores.")
 
     ray_port: int = Field(6479, ge=0, le=65535, description="Port of the Ray head (GCS).")

@@ -310,6 +310,12 @@ class OutOfMemory(Broken):
     code = "oom"
 
 
+class ModelOverBudget(Broken):
+    """The model does not fit into the site's memory budget by itself."""
+
+    code = "over_memory_budget"
+
+
 class EngineKilled(Broken):
     """The segmentation engine died twice while it worked on this study."""
 

@@ -94,6 +94,13 @@ _STUDY_ROWS = (
         _MEASUREMENT,
     ),
     _row(
+        "over_memory_budget",
+        f"The model for this needs more memory than this server gives its models, so it was not run. {_ADMIN}.",
+        _STUDY,
+        _TASK,
+        _MEASUREMENT,
+    ),
+    _row(
         "weights_tampered",
         f"A model file is not the one that was checked, so it was not used. {_ADMIN}.",
         _STUDY,

@@ -133,6 +133,8 @@ class ModelRef:
     """Digest of the weights manifest entry."""
     synthetic: bool
     backend: str = "resident"
+    mode: str = "exact"
+    """`exact`: upstream's labels, bit for bit. `turbo`: faster, single voxels may differ."""
 
 
 def _require_known(array: NDArray[Any], labels: Mapping[int, str]) -> None:

@@ -41,13 +41,16 @@ class Segmenter:
             licensed=bool(settings.totalsegmentator_licence.get_secret_value()),
             home_dir=process_home(settings.run_dir / "totalsegmentator"),
             lower_resolution=settings.lower_resolution,
+            mode=settings.segmenter_mode,
+            memory_mib=settings.segmenter_memory_mib,
+            compile_dir=settings.run_dir / "compiled",
         )
         if self._engine.info().synthetic and settings.profile != "demo":
             raise BadSetting("these weights are synthetic; only the demo profile accepts them")
         require_needed(folder)
         calls = EngineCalls(Database(settings.resolved_database_url), SystemClock())
         node = str(ray.get_runtime_context().get_node_id())
-        engine = EngineId(owner_name(), node, identity_of(args.build, folder, device))
+        engine = EngineId(owner_name(), node, identity_of(args.build, folder, f"{device} {settings.segmenter_mode}"))
         self._attendance = Attendance(calls, engine, STUDIES_AT_ONCE)
         self._engine.warm_up()
         give_back()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -85,8 +85,14 @@ def provenance_of(context: MetricContext, quantity: Quantity) -> Provenance:
         model_id="+".join(one.model.model_id for one in maps),
         weights_sha256="+".join(one.model.weights_sha256 for one in maps),
         synthetic=source.synthetic or any(one.model.synthetic for one in maps),
+        mode=_mode_of([one.model.mode for one in maps]),
         image_flags=",".join(context.volume.flags),
     )
+
+
+def _mode_of(modes: Sequence[str]) -> str:
+    """The one mode of all models; what is not exact counts, wherever it went in."""
+    return next((mode for mode in modes if mode != "exact"), modes[0] if modes else "")
 
 
 def measured(context: MetricContext, quantity: Quantity, read: Callable[[], Reading]) -> Measurement:

@@ -35,6 +35,8 @@ class Provenance:
     model_id: str = ""
     weights_sha256: str = ""
     synthetic: bool = False
+    mode: str = ""
+    """`exact`, or `turbo` where a model was run in a way that may change single voxels; empty without a model."""
     image_flags: str = ""
     """What is unusual about the image, joined by `,`: `tilt:18.5,deskewed`."""
 

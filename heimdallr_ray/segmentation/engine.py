@@ -8,10 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Protocol
+from typing import Final, Protocol
 
 from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Plan, Wanted
 from heimdallr_ray.volume import LabelMap, ModelRef, Volume
+
+EXACT: Final = "exact"
+"""The labels are upstream's, bit for bit."""
+TURBO: Final = "turbo"
+"""Faster; single voxels may differ from upstream's."""
 
 
 @dataclass(frozen=True)
@@ -138,6 +143,11 @@ class EngineInfo:
         synthetic: any of the installed models is synthetic.
         load_s: seconds from construction to ready, model by model.
         versions: of TotalSegmentator, nnU-Net and torch.
+        mode: what was asked for, `exact` or `turbo`.
+        turbo: by model, the steps by which it is faster than in exact mode; only models that have some.
+        needs_mib: by model, weights and one tile's activations on the device, measured when it was warmed up.
+        budget_mib: what all of them together may take; 0: no bound.
+        notes: what a person should know: models that are refused or do not fit, and those that turbo left exact.
     """
 
     backend: str
@@ -149,6 +159,11 @@ class EngineInfo:
     synthetic: bool
     load_s: Mapping[str, float]
     versions: Mapping[str, str]
+    mode: str = EXACT
+    turbo: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
+    needs_mib: Mapping[str, float] = field(default_factory=dict[str, float])
+    budget_mib: int = 0
+    notes: tuple[str, ...] = ()
 
 
 class SegmentationEngine(Protocol):
@@ -177,6 +192,7 @@ class SegmentationEngine(Protocol):
             ModalityNotSupported: the task does not read this modality.
             WeightsMissing, WeightsTampered, LicenceRequired: the model cannot be used here.
             OutOfMemory: the model did not fit, not even in parts on the host; names what was tried.
+            ModelOverBudget: the model is larger than the site's memory budget.
         """
         ...
 

@@ -75,6 +75,7 @@ class LeftOutCode(StrEnum):
     LICENCE = "licence"
     WEIGHTS_MISSING = "weights_missing"
     MODALITY = "modality"
+    OVER_MEMORY_BUDGET = "over_memory_budget"
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,7 @@ class _Site:
     modality: str
     available: Collection[str]
     licensed: Collection[str]
+    refused: Mapping[str, str]
 
     def obstacle(self, name: str) -> LeftOut | None:
         """Why the task does not run, or None."""
@@ -180,6 +182,8 @@ class _Site:
             return LeftOut(name, LeftOutCode.WEIGHTS_MISSING, f"needs {folders}; run: {fetch_command((name,))}")
         if spec.licence and name not in self.licensed:
             return LeftOut(name, LeftOutCode.LICENCE, "needs a TotalSegmentator licence of the site")
+        if name in self.refused:
+            return LeftOut(name, LeftOutCode.OVER_MEMORY_BUDGET, self.refused[name])
         return None
 
 
@@ -212,6 +216,7 @@ def plan(
     available_tasks: Collection[str],
     licensed: Collection[str],
     wanted: Iterable[Wanted] = DEFAULT_WANTED,
+    refused: Mapping[str, str] | None = None,
 ) -> Plan:
     """Which tasks run, and why each other one that was asked for does not.
 
@@ -225,6 +230,7 @@ def plan(
         available_tasks: tasks whose model folders are installed.
         licensed: tasks that may run here; open ones need not be named.
         wanted: tasks and needs.
+        refused: tasks with a model that does not fit into the site's memory budget, to words that say so.
 
     Raises:
         ModalityNotSupported: no installed model reads this modality.
@@ -234,7 +240,7 @@ def plan(
     asked = tuple(wanted)
     if modality == "MR" and asked == DEFAULT_WANTED:
         asked = MR_WANTED
-    site = _Site(found_volumes_ml, modality, available_tasks, licensed)
+    site = _Site(found_volumes_ml, modality, available_tasks, licensed, refused or {})
     run: list[str] = []
     left_out: dict[str, LeftOut] = {}
     for one in asked:

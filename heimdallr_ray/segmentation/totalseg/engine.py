@@ -17,7 +17,15 @@ from numpy.typing import NDArray
 
 from heimdallr_ray.errors import EmptyImage, ModalityNotSupported, OutOfMemory, WeightsMissing
 from heimdallr_ray.segmentation import tasks
-from heimdallr_ray.segmentation.engine import EngineInfo, MemoryStep, Segmentation, SegmentationRun, Timings
+from heimdallr_ray.segmentation.engine import (
+    EXACT,
+    TURBO,
+    EngineInfo,
+    MemoryStep,
+    Segmentation,
+    SegmentationRun,
+    Timings,
+)
 from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Wanted, first_pass, plan
 from heimdallr_ray.segmentation.specs import RESIDENT, UPSTREAM, ModelSpec, TaskSpec
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, task_spec
@@ -30,7 +38,7 @@ from heimdallr_ray.segmentation.totalseg.store import ModelStore
 from heimdallr_ray.segmentation.totalseg.study import ModelImage, Study
 from heimdallr_ray.segmentation.totalseg.upstream import UpstreamRunner
 from heimdallr_ray.segmentation.weights import verify
-from heimdallr_ray.volume import LabelMap, Volume, require_same_grid
+from heimdallr_ray.volume import LabelMap, ModelRef, Volume, require_same_grid
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +67,9 @@ class ResidentEngine:
         home_dir: Path | None = None,
         force_split: bool = False,
         lower_resolution: bool = False,
+        mode: str = EXACT,
+        memory_mib: int = 0,
+        compile_dir: Path | None = None,
     ) -> None:
         """The registry is hashed, upstream's environment set, nothing is loaded yet.
 
@@ -72,9 +83,13 @@ class ResidentEngine:
                 less memory, and labels near the seams may differ.
             lower_resolution: a task that fits nowhere may be answered by its coarser one, see `memory.COARSER`; the
                 label map then carries the coarser model's identity.
+            mode: `exact`, or `turbo`: models take the faster ways that leave their labels as they are, see `turbo`.
+            memory_mib: what all models together may take on the device, see `store`; 0: what there is.
+            compile_dir: folder of this user's for what `turbo` compiles; None: one that goes with the process.
 
         Raises:
             WeightsMissing, WeightsTampered: as `verify`.
+            Broken: a folder cannot be written, or `compile_dir` is not ours alone.
         """
         weights = verify(weights_dir)
         self._inventory = Inventory(weights, licensed=licensed)
@@ -85,7 +100,10 @@ class ResidentEngine:
         self._lower_resolution = lower_resolution
         self._slabs = kernels.Slabs(self._threads)
         self._upstream = UpstreamRunner(weights, home, device, self._threads)
-        self._store = ModelStore(weights, self._device, self._slabs)
+        self._mode, self._memory_mib = mode, memory_mib
+        if mode == TURBO:
+            environment.prepare_compiler(compile_dir or home / "compiled")
+        self._store = ModelStore(weights, self._device, self._slabs, turbo=mode == TURBO, budget_mib=memory_mib)
         self._device_lock = threading.RLock()
         self._places = threading.BoundedSemaphore(STUDIES_AT_ONCE)
         # collecting a volume may forget its study in the thread that holds the lock
@@ -108,23 +126,25 @@ class ResidentEngine:
 
     def info(self) -> EngineInfo:
         """What is loaded and where; does not wait for the study that is on the device."""
-        loaded = {model.spec.dataset_id: model for model in self._store.loaded()}
-        models = tuple(
-            self._inventory.reference(row, (spec,))
-            for row in tasks.TASKS.values()
-            for spec in row.models
-            if spec.dataset_id in loaded
-        )
+        loaded = {model.spec.dataset_id: model for model in self._store.loaded}
+        rows = [(row, spec) for row in tasks.TASKS.values() for spec in row.models]
+        needs = self._store.needs_mib
+        turbo = {spec.model_id: self._store.steps_of(spec) for _, spec in rows}
         return EngineInfo(
             backend=RESIDENT,
             device=str(self._device),
             threads=self._threads,
-            models=models,
+            models=tuple(self._reference(row, (spec,)) for row, spec in rows if spec.dataset_id in loaded),
             available_tasks=self.available_tasks,
             licensed_tasks=self.licensed_tasks,
             synthetic=self._inventory.any_synthetic,
             load_s={model.spec.model_id: model.load_s for model in loaded.values()},
             versions=environment.versions(),
+            mode=self._mode,
+            turbo={name: steps for name, steps in turbo.items() if steps},
+            needs_mib={spec.model_id: needs[spec.dataset_id] for _, spec in rows if spec.dataset_id in needs},
+            budget_mib=self._memory_mib,
+            notes=self._store.notes,
         )
 
     def warm_up(self) -> None:
@@ -140,7 +160,7 @@ class ResidentEngine:
             for name in self.licensed_tasks:
                 row = tasks.TASKS[name]
                 for spec in row.models if row.backend == RESIDENT else ():
-                    self._store.warm(spec, row.tile_step)
+                    self._store.warm(spec, row)
 
     def segment(self, volume: Volume, task: str) -> Segmentation:
         """The labels of one task on the grid of `volume`; work shared with the last call's volume is not repeated.
@@ -178,7 +198,7 @@ class ResidentEngine:
                         self._take_over(study, earlier)
                     if rough is not None:
                         spent += self._task(study, task_spec(rough)).timings
-                    made = plan(study.found_ml, modality, available, self.licensed_tasks, wanted)
+                    made = plan(study.found_ml, modality, available, self.licensed_tasks, wanted, self._over_budget())
                     segmentations = {name: self._task(study, task_spec(name)) for name in made.run}
                     found = dict(study.found_ml)
                     steps = {name: one.steps for name, one in study.segmentations.items() if one.steps}
@@ -195,11 +215,27 @@ class ResidentEngine:
         for name, made in earlier.segmentations.items():
             require_same_grid(study.volume, made.label_map)
             row = task_spec(name)
-            if name not in self.available_tasks or made.model != self._inventory.reference(row, row.models):
+            if name not in self.available_tasks or made.model != self._reference(row, row.models):
                 continue
             study.segmentations.setdefault(name, replace(made, timings=Timings()))
             if name == FIRST_PASS:
                 study.found_ml = dict(earlier.found_ml)
+
+    def _over_budget(self) -> dict[str, str]:
+        """Resident tasks with a model that does not fit into the budget, to words that say so."""
+        refused = self._store.refused
+        found: dict[str, str] = {}
+        for name in self.available_tasks if refused else ():
+            words = [refused[one.dataset_id] for one in tasks.models_of(name) if one.dataset_id in refused]
+            if words and tasks.TASKS[name].backend == RESIDENT:
+                found[name] = words[0]
+        return found
+
+    def _reference(self, row: TaskSpec, models: tuple[ModelSpec, ...]) -> ModelRef:
+        """Their identity; what cropped the image counts for the mode."""
+        rough = row.models if row.crop is None else (*row.models, *task_spec(row.crop.task).models)
+        mode = self._store.mode_of(rough) if row.backend == RESIDENT else EXACT
+        return self._inventory.reference(row, models, mode)
 
     def _forget(self, volume: Volume) -> None:
         with self._kept_lock:
@@ -229,6 +265,8 @@ class ResidentEngine:
         if modality != spec.modality:
             raise ModalityNotSupported(f"{spec.name} reads {spec.modality}, the image is {modality}")
         self._inventory.require(spec)
+        if spec.backend == RESIDENT:
+            self._store.require(spec.models)
         try:
             segmentation = self._made(study, spec)
         except OutOfMemory:
@@ -243,7 +281,7 @@ class ResidentEngine:
         """The coarser task's labels under its own model's name, said to be in the place of `spec`."""
         with self._device_lock:
             self._store.release()
-        step = MemoryStep(self._inventory.reference(spec, spec.models).model_id, memory.EVERY_ROAD, coarser.name)
+        step = MemoryStep(self._reference(spec, spec.models).model_id, memory.EVERY_ROAD, coarser.name)
         logger.warning("out of memory", extra=asdict(step))
         made = self._task(study, coarser)
         return replace(made, task=spec.name, steps=(step, *made.steps))
@@ -262,7 +300,7 @@ class ResidentEngine:
             array=array,
             affine_ras=affine,
             labels=labels_of(spec),
-            model=self._inventory.reference(spec, spec.models),
+            model=self._reference(spec, spec.models),
             source_manifest_sha256=study.source.manifest_sha256,
         )
         timings = replace(spent, total_s=time.perf_counter() - began)
@@ -344,7 +382,7 @@ class ResidentEngine:
         self, one: ModelSpec, row: TaskSpec, image: ModelImage, pieces: tuple[split.Piece, ...], road: Road
     ) -> tuple[list[NDArray[np.uint8]], Timings]:
         """`[z, y, x]` labels of what each piece keeps."""
-        model = self._store.for_road(one, row.tile_step, road)
+        model = self._store.for_road(one, row, road)
         found: list[NDArray[np.uint8]] = []
         spent = Timings()
         for piece in pieces:

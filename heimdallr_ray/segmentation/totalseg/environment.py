@@ -104,6 +104,30 @@ def prepare(weights_dir: Path, home_dir: Path | None = None) -> Path:
     return home
 
 
+def prepare_compiler(folder: Path) -> None:
+    """What torch compiles in this process is kept in `folder` and read from nowhere else.
+
+    torch's own choice is a folder of a known name in /tmp, where another user could have put code. Of its caches those
+    that are pickles are off: machine code is found again by the digest of its source. One compiler runs at a time, in
+    a child that ends with its work.
+
+    Raises:
+        Broken: the folder cannot be made, or somebody else may write to it.
+    """
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError as error:
+        raise Broken(f"no folder for compiled models: {error.strerror}") from error
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise Broken(f"{folder} holds compiled code and has to be ours alone: chmod 700, or remove it")
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    os.environ["TRITON_CACHE_DIR"] = str(folder / "triton")
+    os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+    os.environ["TORCHINDUCTOR_FX_GRAPH_CACHE"] = "0"
+    os.environ["TORCHINDUCTOR_AUTOGRAD_CACHE"] = "0"
+
+
 def _write_config(home: Path) -> None:
     temporary = home / f".config.{os.getpid()}.tmp"
     temporary.write_text(json.dumps(_CONFIG), encoding="utf-8")

@@ -6,6 +6,7 @@ import hashlib
 
 from heimdallr_ray.errors import LicenceRequired, WeightsMissing
 from heimdallr_ray.segmentation import tasks
+from heimdallr_ray.segmentation.engine import EXACT
 from heimdallr_ray.segmentation.specs import ModelSpec, TaskSpec
 from heimdallr_ray.segmentation.totalseg.model import is_synthetic
 from heimdallr_ray.segmentation.weights import WeightsSet, any_synthetic
@@ -67,8 +68,8 @@ class Inventory:
         if not self.may_run(row):
             raise LicenceRequired(f"{row.upstream_task} needs a TotalSegmentator licence of the site")
 
-    def reference(self, row: TaskSpec, models: tuple[ModelSpec, ...]) -> ModelRef:
-        """The identity under which labels of `models`, run for `row`, enter provenance."""
+    def reference(self, row: TaskSpec, models: tuple[ModelSpec, ...], mode: str = EXACT) -> ModelRef:
+        """The identity under which labels of `models`, run for `row` in `mode`, enter provenance."""
         files = [name for model in models for name in model.checkpoints(self._weights.files)]
         digests = tuple(str(self._weights.entry(name).sha256) for name in files)
         return ModelRef(
@@ -77,4 +78,5 @@ class Inventory:
             weights_sha256=combined_digest(digests),
             synthetic=any(self.synthetic(model) for model in models),
             backend=row.backend,
+            mode=mode,
         )

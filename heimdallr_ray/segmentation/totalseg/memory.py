@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Final, TypeVar
 
@@ -85,6 +86,21 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in _SIGNS)
+
+
+@contextmanager
+def named(what: str) -> Generator[None]:
+    """Want of memory inside the block is told as ours.
+
+    Raises:
+        OutOfMemory: an allocation failed; says `what`.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(what) from error
+        raise
 
 
 def first_that_fits(

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import time
+from contextlib import nullcontext
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from heimdallr_ray.errors import Broken, OutOfMemory, WeightsMissing, WeightsTampered
+from heimdallr_ray.errors import Broken, WeightsMissing, WeightsTampered
 from heimdallr_ray.segmentation.engine import Timings
 from heimdallr_ray.segmentation.tasks import ModelSpec
-from heimdallr_ray.segmentation.totalseg import kernels
+from heimdallr_ray.segmentation.totalseg import gauge, kernels
 from heimdallr_ray.segmentation.totalseg.checkpoint import trusted_checkpoint
 from heimdallr_ray.segmentation.totalseg.clock import ForwardClock
 from heimdallr_ray.segmentation.totalseg.environment import upstream_call
 from heimdallr_ray.segmentation.totalseg.geometry import nonzero_box, zooms_of
-from heimdallr_ray.segmentation.totalseg.memory import Sums, is_out_of_memory
+from heimdallr_ray.segmentation.totalseg.memory import Sums, named
+from heimdallr_ray.segmentation.totalseg.recipe import PLAIN, Caller, Recipe
 from heimdallr_ray.segmentation.totalseg.sliding import SlidingWindow, TensorWindow
 from heimdallr_ray.segmentation.weights import DATASET_NAME, WeightsSet, demo_checkpoints, is_marked
 
@@ -70,7 +73,7 @@ class ResidentModel:
     Raises (on construction):
         WeightsMissing, WeightsTampered: as `WeightsSet.read`.
         Broken: the files are not an nnU-Net model of a kind that the engine runs exactly.
-        OutOfMemory: the network does not fit on its device, or the checkpoint into memory.
+        MemoryError, RuntimeError: memory ended anywhere on the way, see `memory.is_out_of_memory`.
     """
 
     def __init__(
@@ -113,15 +116,12 @@ class ResidentModel:
         self._masked = any(self._configuration.use_mask_for_norm)
         if channels != 1 or self._label_manager.has_regions:
             raise Broken(f"{spec.model_id} is of a kind that the resident engine does not run")
-        try:
-            self.network = network.to(device).eval().requires_grad_(False)
-        except (MemoryError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                raise OutOfMemory(f"{spec.model_id} does not fit on {device}") from error
-            raise
+        self.network = network.to(device).eval().requires_grad_(False)
+        self.weights_bytes = gauge.stored_bytes(itertools.chain(self.network.parameters(), self.network.buffers()))
+        self.activation_bytes = 0
         self.patch: tuple[int, ...] = tuple(int(n) for n in self._configuration.patch_size)
         self.heads = int(self._label_manager.num_segmentation_heads)
-        self._spacing_zyx = [float(mm) for mm in self._configuration.spacing]
+        self.spacing_zyx = [float(mm) for mm in self._configuration.spacing]
         self._forward_axes: list[int] = list(plans.transpose_forward)
         self._backward_axes: list[int] = list(plans.transpose_backward)
         self._intensities: Any = plans.foreground_intensity_properties_per_channel
@@ -132,21 +132,55 @@ class ResidentModel:
         self._ring = SlidingWindow(self.patch, self.heads, tile_step, slabs) if compiled else None
         self._tensors = TensorWindow(self.patch, self.heads, tile_step, device)
         self.clock = ForwardClock(self.network, device)
+        self._call = Caller(self.network, device, PLAIN)
         self.load_s = time.perf_counter() - began
 
+    @property
+    def recipe(self) -> Recipe:
+        """How the network is called."""
+        return self._call.recipe
+
+    def use(self, recipe: Recipe) -> None:
+        """The network is called by `recipe` from now on.
+
+        Weights that were once laid out for another recipe may stay so: a model that left `PLAIN` is exact again only
+        when it is loaded anew.
+        """
+        self._call = Caller(self.network, self.device, recipe)
+
+    def normalised(self, zyx: NDArray[np.float32]) -> torch.Tensor:
+        """`[1, z, y, x]` on the host: an image at the model's spacing and in its axes, as its tiles are cut from."""
+        mask = self._outside(zyx)[None] if self._masked else None
+        return self._preprocessed(zyx.copy(), mask, self.spacing_zyx)[0]
+
+    @torch.inference_mode()
+    def tile_labels(self, tile: torch.Tensor) -> NDArray[np.uint8]:
+        """First index of the largest logit of one tile `[1, 1, *patch]` of the host, as `[z, y, x]`.
+
+        As many copies of it go through the network as the recipe takes at once.
+        """
+        with named(f"{self.spec.model_id}: one tile does not fit on {self.device}"):
+            shown = tile.to(self.device).expand(self.recipe.tiles, -1, -1, -1, -1).contiguous()
+            labels = self._call(shown)[0].float().argmax(0).to(torch.uint8).cpu().numpy()
+        self.clock.take()
+        return labels
+
     def warm_up(self) -> None:
-        """One tile has gone through the network.
+        """As many tiles as the recipe takes at once have gone through the network; `activation_bytes` is theirs.
 
         Raises:
-            OutOfMemory: it does not fit beside what is there.
+            OutOfMemory: they do not fit beside what is there.
         """
-        try:
-            with torch.inference_mode():
-                self._tile(torch.zeros((1, 1, *self.patch)))
-        except (MemoryError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                raise OutOfMemory(f"{self.spec.model_id}: one tile does not fit on {self.device}") from error
-            raise
+        tiles = torch.zeros((self.recipe.tiles, 1, *self.patch))
+        # on a CPU compiled code is not seen from outside; it needs no more than what it was made from
+        seen = self.device.type != "cpu" or not self.recipe.compiled
+        with (
+            named(f"{self.spec.model_id}: one tile does not fit on {self.device}"),
+            torch.inference_mode(),
+            gauge.measured(self.device) if seen else nullcontext(gauge.Peak(self.activation_bytes)) as peak,
+        ):
+            self._tile(tiles)
+        self.activation_bytes = peak.nbytes
         self.clock.take()
 
     def predict(
@@ -166,12 +200,8 @@ class ResidentModel:
             OutOfMemory: the device or the host has too little memory for this.
             Broken: the network gave values that are not finite.
         """
-        try:
+        with named(f"{self.spec.model_id} on {self.device}"):
             return self._predicted(zyx, affine, sums)
-        except (MemoryError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                raise OutOfMemory(f"{self.spec.model_id} on {self.device}") from error
-            raise
 
     def _predicted(
         self, zyx: NDArray[np.float32], affine: NDArray[np.float64], sums: Sums
@@ -222,8 +252,8 @@ class ResidentModel:
         values = self._preprocessor._normalize(
             values, [None] if mask is None else mask, self._configuration, self._intensities
         )
-        shape = cast(Any, compute_new_shape)(cropped, spacing, self._spacing_zyx)
-        values = self._resample_image(values, shape, spacing, self._spacing_zyx)
+        shape = cast(Any, compute_new_shape)(cropped, spacing, self.spacing_zyx)
+        values = self._resample_image(values, shape, spacing, self.spacing_zyx)
         tensor = torch.from_numpy(np.ascontiguousarray(cast("NDArray[np.float32]", values)))
         return tensor.to(torch.float32), cropped
 
@@ -238,20 +268,18 @@ class ResidentModel:
         logits = self._averaged(image, ring, sums) if self._folds else self._logits(image, ring, sums)
         if not resampled:
             return _argmax_on_device(logits)
-        full: Any = self._resample_logits(logits.cpu(), shape, self._spacing_zyx, spacing)
+        full: Any = self._resample_logits(logits.cpu(), shape, self.spacing_zyx, spacing)
         return _argmax(np.asarray(full))
 
     def _tile(self, tile: torch.Tensor) -> torch.Tensor:
         """A tile of the host through the network and back, in float32."""
-        if self.device.type == "cpu":
-            return cast(torch.Tensor, self.network(tile))
-        with self._tensors.precision():
-            return cast(torch.Tensor, self.network(tile.to(self.device))).float().cpu()
+        return self._call(tile.to(self.device)).float().cpu()
 
     def _logits(self, image: torch.Tensor, ring: SlidingWindow | None, sums: Sums) -> torch.Tensor:
         if ring is not None:
             return ring.logits(image, self._tile)
-        return self._tensors.logits(image, self.network, self.device if sums is Sums.DEVICE else _HOST)
+        where = self.device if sums is Sums.DEVICE else _HOST
+        return self._tensors.logits(image, self._call, where, self.recipe.tiles)
 
     def _averaged(self, image: torch.Tensor, ring: SlidingWindow | None, sums: Sums) -> torch.Tensor:
         """The mean of the folds' float16 logits, summed and divided on the host as nnU-Net does."""

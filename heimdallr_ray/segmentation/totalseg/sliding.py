@@ -135,8 +135,11 @@ class TensorWindow:
         """Float16 where the device has it and upstream uses it."""
         return torch.autocast("cuda", enabled=True) if self.device.type == "cuda" else nullcontext()
 
-    def logits(self, image: torch.Tensor, forward: Forward, sums_on: torch.device) -> torch.Tensor:
+    def logits(self, image: torch.Tensor, forward: Forward, sums_on: torch.device, at_once: int = 1) -> torch.Tensor:
         """All logits, `[heads, z, y, x]` float16 on `sums_on`; arguments as in `SlidingWindow.labels`.
+
+        With more than one tile `at_once` the sums keep their order, and `forward` always sees that many: the last ones
+        are filled up with copies, so that its shape never changes.
 
         Raises:
             Broken: a logit is infinite or not a number.
@@ -148,17 +151,28 @@ class TensorWindow:
             sums = torch.zeros((self.heads, *data.shape[1:]), dtype=torch.half, device=sums_on)
             weights = torch.zeros(data.shape[1:], dtype=torch.half, device=sums_on)
             weight = cast(torch.Tensor, _gaussian.__wrapped__(self.patch, 1.0 / 8, 10, torch.float16, sums_on))
-            for tile in self._tiles(data):
-                shown = torch.clone(data[tile][None], memory_format=torch.contiguous_format).to(self.device)
-                prediction = forward(shown)[0].to(sums_on)
-                prediction *= weight
-                sums[tile] += prediction
-                weights[tile[1:]] += weight
+            tiles = self._tiles(data)
+            for first in range(0, len(tiles), at_once):
+                some = tiles[first : first + at_once]
+                shown = self._shown(data, some, at_once)
+                for tile, logits in zip(some, forward(shown), strict=False):
+                    prediction = logits.to(sums_on)
+                    prediction *= weight
+                    sums[tile] += prediction
+                    weights[tile[1:]] += weight
             torch.div(sums, weights, out=sums)
             # channel by channel: the answer for all at once would take half of the memory of the sums
-            if not all(bool(torch.isfinite(channel).all()) for channel in sums):
+            finite = torch.stack([torch.isfinite(channel).all() for channel in sums])
+            if not bool(finite.all()):
                 raise Broken("the network gave a logit that is not finite")
             return sums[(slice(None), *cast("tuple[slice, ...]", inside)[1:])]
+
+    def _shown(self, data: torch.Tensor, some: list[tuple[slice, ...]], at_once: int) -> torch.Tensor:
+        """`[at_once, 1, *patch]` on the network's device; one tile is copied as upstream does."""
+        if at_once == 1:
+            return torch.clone(data[some[0]][None], memory_format=torch.contiguous_format).to(self.device)
+        filled = [*some, *[some[-1]] * (at_once - len(some))]
+        return torch.stack([data[tile] for tile in filled]).to(self.device)
 
     def _tiles(self, data: torch.Tensor) -> list[tuple[slice, ...]]:
         starts = cast("list[list[int]]", _steps(tuple(data.shape[1:]), self.patch, self.tile_step))

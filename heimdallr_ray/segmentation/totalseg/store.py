@@ -4,82 +4,158 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from heimdallr_ray.errors import OutOfMemory
-from heimdallr_ray.segmentation.engine import Timings
-from heimdallr_ray.segmentation.specs import ModelSpec
+from heimdallr_ray.errors import ModelOverBudget, OutOfMemory
+from heimdallr_ray.segmentation.engine import EXACT, TURBO, Timings
+from heimdallr_ray.segmentation.specs import ModelSpec, TaskSpec
 from heimdallr_ray.segmentation.totalseg import kernels
-from heimdallr_ray.segmentation.totalseg.memory import Road, is_out_of_memory
+from heimdallr_ray.segmentation.totalseg.budget import MIB, Need, leaving
+from heimdallr_ray.segmentation.totalseg.memory import Road, named
 from heimdallr_ray.segmentation.totalseg.model import ResidentModel
+from heimdallr_ray.segmentation.totalseg.recipe import PLAIN
+from heimdallr_ray.segmentation.totalseg.turbo import Verdict, phantom_tile, tuned
 from heimdallr_ray.segmentation.weights import WeightsSet
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _HOST = torch.device("cpu")
 
+TUNING_S: Final = 30.0
+"""Longest that all models of a replica together look for faster ways; a start waits for it. The step that is tried at
+that moment is finished."""
+
 
 class ModelStore:
     """Models by the number of their data set, in the order of their last use.
 
-    Whoever calls holds the device: the methods are not meant for several threads. Only `loaded` is, so that what a
-    replica tells of itself does not wait for the study that it works on.
+    Whoever calls holds the device: the methods are not meant for several threads. Only the properties are, so that
+    what a replica tells of itself does not wait for the study that it works on.
     """
 
-    def __init__(self, weights: WeightsSet, device: torch.device, slabs: kernels.Slabs) -> None:
+    def __init__(
+        self,
+        weights: WeightsSet,
+        device: torch.device,
+        slabs: kernels.Slabs,
+        *,
+        turbo: bool = False,
+        budget_mib: int = 0,
+    ) -> None:
+        """Nothing is loaded yet.
+
+        Args:
+            weights: verified registry.
+            device: where the models run.
+            slabs: threads of the kernels.
+            turbo: a model takes the faster ways that leave its labels as they are, see `turbo`.
+            budget_mib: what all models together may take on the device; 0: what it has.
+        """
         self._weights, self._device, self._slabs = weights, device, slabs
+        self._turbo, self._tuning_left_s = turbo, TUNING_S
+        self._limit = budget_mib * MIB if budget_mib else None
         self._models: dict[int, ResidentModel] = {}
+        self._verdicts: dict[int, Verdict] = {}
+        self._needs: dict[int, Need] = {}
+        self._refused: dict[int, str] = {}
+        self._notes: dict[str, str] = {}
         self._changing = threading.Lock()
 
+    @property
     def loaded(self) -> tuple[ResidentModel, ...]:
         """The models on the device, the one used longest ago first."""
         with self._changing:
             return tuple(self._models.values())
 
-    def model(self, spec: ModelSpec, tile_step: float) -> ResidentModel:
-        """The model, on the device and the one used last.
+    @property
+    def refused(self) -> Mapping[int, str]:
+        """Models that do not fit into the budget by themselves, and why in words."""
+        with self._changing:
+            return dict(self._refused)
+
+    @property
+    def needs_mib(self) -> Mapping[int, float]:
+        """What each model that was warmed up needs by itself."""
+        with self._changing:
+            return {number: need.mib for number, need in self._needs.items()}
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know: models that are refused or do not fit, and those that go on in exact mode."""
+        with self._changing:
+            return tuple(self._notes.values())
+
+    def steps_of(self, spec: ModelSpec) -> tuple[str, ...]:
+        """The steps by which a model is faster than exact mode; none in exact mode."""
+        with self._changing:
+            verdict = self._verdicts.get(spec.dataset_id)
+        return () if verdict is None else verdict.recipe.steps
+
+    def mode_of(self, specs: Iterable[ModelSpec]) -> str:
+        """`turbo` where one of the models is called in a faster way."""
+        return TURBO if any(self.steps_of(spec) for spec in specs) else EXACT
+
+    def require(self, specs: Iterable[ModelSpec]) -> None:
+        """Nothing happens where none of the models is refused.
 
         Raises:
+            ModelOverBudget: one is.
+        """
+        refused = self.refused
+        for spec in specs:
+            if spec.dataset_id in refused:
+                raise ModelOverBudget(refused[spec.dataset_id])
+
+    def model(self, spec: ModelSpec, row: TaskSpec) -> ResidentModel:
+        """The model, on the device and the one used last; others left where the budget asks for it.
+
+        Raises:
+            ModelOverBudget: it does not fit into the budget by itself.
             As `ResidentModel`.
         """
+        self.require((spec,))
         model = self._taken(spec)
         if model is None:
-            model = self._with_room(lambda: self._built(spec, tile_step, self._device))
+            model = self._brought(spec, row)
             logger.info("model loaded", extra={"model": spec.model_id, "load_s": round(model.load_s, 3)})
         self._keep(model)
         return model
 
-    def warm(self, spec: ModelSpec, tile_step: float) -> None:
-        """The model is loaded and has seen one tile, or is named in the log because it does not fit.
+    def warm(self, spec: ModelSpec, row: TaskSpec) -> None:
+        """The model is loaded and has seen one tile, or is named in log and notes because it does not fit.
 
         Raises:
             As `ResidentModel`, but for OutOfMemory.
         """
         try:
-            model = self.model(spec, tile_step)
+            model = self.model(spec, row)
             self._taken(spec)
-            self._with_room(model.warm_up)
-        except OutOfMemory as error:
+            if not model.activation_bytes:
+                self._with_room(lambda: self._measure(model))
+        except (OutOfMemory, ModelOverBudget) as error:
             logger.warning("model does not fit", extra={"model": spec.model_id, "detail": error.detail})
+            self._note(spec, "memory", error.detail)
             return
         self._keep(model)
 
-    def for_road(self, spec: ModelSpec, tile_step: float, road: Road) -> ResidentModel:
-        """The model where `road` wants it; on the host it is the caller's alone and is loaded anew afterwards.
+    def for_road(self, spec: ModelSpec, row: TaskSpec, road: Road) -> ResidentModel:
+        """The model where `road` wants it; on the host it is exact, the caller's alone, and loaded anew afterwards.
 
         Raises:
-            As `ResidentModel`.
+            As `model`.
         """
         if not road.on_host or self._device.type == "cpu":
-            return self.model(spec, tile_step)
+            return self.model(spec, row)
         self._taken(spec)
         self.release()
-        return self._built(spec, tile_step, _HOST)
+        return self._built(spec, row, _HOST)
 
     def predict(
         self, model: ResidentModel, zyx: NDArray[np.float32], affine: NDArray[np.float64], road: Road
@@ -89,7 +165,7 @@ class ModelStore:
         Raises:
             As `ResidentModel.predict`.
         """
-        others = [other.spec for other in self.loaded() if other.spec != model.spec]
+        others = [other.spec for other in self.loaded if other.spec != model.spec]
         try:
             return model.predict(zyx, affine, road.sums)
         except OutOfMemory:
@@ -106,14 +182,90 @@ class ModelStore:
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 
-    def _built(self, spec: ModelSpec, tile_step: float, device: torch.device) -> ResidentModel:
-        try:
-            return ResidentModel(self._weights, spec, tile_step, device, self._slabs)
-        except (MemoryError, RuntimeError) as error:
-            # memory may end anywhere on the way: in the bytes of the checkpoint, in the network, in its copy
-            if is_out_of_memory(error):
-                raise OutOfMemory(f"{spec.model_id} does not fit on {device}") from error
-            raise
+    def _brought(self, spec: ModelSpec, row: TaskSpec) -> ResidentModel:
+        """A model that is not there, on the device, by its recipe and inside the budget."""
+        self._leave_for(self._needs.get(spec.dataset_id))
+        plain = self._with_room(lambda: self._built(spec, row, self._device))
+        model = self._with_room(lambda: self._by_its_recipe(plain, row)) if self._turbo else plain
+        if self._limit is not None:
+            self._with_room(lambda: self._admit(model))
+        return model
+
+    def _built(self, spec: ModelSpec, row: TaskSpec, device: torch.device) -> ResidentModel:
+        # memory may end anywhere on the way: in the bytes of the checkpoint, in the network, in its copy
+        with named(f"{spec.model_id} does not fit on {device}"):
+            return ResidentModel(self._weights, spec, row.tile_step, device, self._slabs)
+
+    def _by_its_recipe(self, model: ResidentModel, row: TaskSpec) -> ResidentModel:
+        """The model as its verdict says, found now where there is none yet; built anew where it has to be exact."""
+        spec = model.spec
+        verdict = self._verdicts.get(spec.dataset_id)
+        if verdict is not None:
+            if verdict.recipe == PLAIN:
+                return model
+            try:
+                model.use(verdict.recipe)
+                self._measure(model)
+            except (RuntimeError, OSError, ImportError) as error:
+                failed = f"{', '.join(verdict.recipe.steps)}: failed with {type(error).__name__} when loaded again"
+                self._settle(spec, replace(verdict, recipe=PLAIN, notes=(failed,)))
+                return self._built(spec, row, self._device)
+            return model
+        self._measure(model)
+        began = time.perf_counter()
+        verdict = tuned(model, phantom_tile(model, row), began + self._tuning_left_s)
+        self._tuning_left_s = max(0.0, self._tuning_left_s - (time.perf_counter() - began))
+        self._settle(spec, verdict)
+        if verdict.recipe == PLAIN:
+            return self._built(spec, row, self._device)
+        self._measure(model)
+        return model
+
+    def _settle(self, spec: ModelSpec, verdict: Verdict) -> None:
+        with self._changing:
+            self._verdicts[spec.dataset_id] = verdict
+        facts = {"model": spec.model_id, "notes": list(verdict.notes)}
+        if verdict.recipe == PLAIN:
+            logger.warning("turbo falls back to exact", extra=facts)
+            self._note(spec, "turbo", f"runs in exact mode ({'; '.join(verdict.notes)})")
+            return
+        seconds = {"exact_s": round(verdict.exact_s, 3), "turbo_s": round(verdict.turbo_s, 3)}
+        logger.info("turbo", extra={**facts, **seconds, "steps": list(verdict.recipe.steps)})
+
+    def _measure(self, model: ResidentModel) -> None:
+        number = model.spec.dataset_id
+        if number in self._needs:
+            model.activation_bytes = self._needs[number].activations
+        model.warm_up()
+        with self._changing:
+            self._needs[number] = Need(model.weights_bytes, model.activation_bytes)
+
+    def _admit(self, model: ResidentModel) -> None:
+        """The model is inside the budget, beside those that were used last."""
+        if not model.activation_bytes:
+            self._measure(model)
+        need, limit = self._needs[model.spec.dataset_id], self._limit
+        if limit is not None and need.together > limit:
+            words = f"{model.spec.model_id} needs {need.mib:.0f} MiB, the budget is {limit // MIB} MiB"
+            with self._changing:
+                self._refused[model.spec.dataset_id] = words
+            raise ModelOverBudget(words)
+        self._leave_for(need)
+
+    def _leave_for(self, coming: Need | None) -> None:
+        if coming is None:
+            return
+        there = [(one.spec, Need(one.weights_bytes, one.activation_bytes)) for one in self.loaded]
+        numbered = [(spec.dataset_id, need) for spec, need in there]
+        specs = {spec.dataset_id: spec for spec, _ in there}
+        for number in leaving(numbered, coming, self._limit):
+            self._taken(specs[number])
+            logger.info("model given up for the budget", extra={"model": specs[number].model_id})
+            self.release()
+
+    def _note(self, spec: ModelSpec, about: str, words: str) -> None:
+        with self._changing:
+            self._notes[f"{spec.model_id} {about}"] = words if spec.model_id in words else f"{spec.model_id}: {words}"
 
     def _taken(self, spec: ModelSpec) -> ResidentModel | None:
         with self._changing:
@@ -135,11 +287,8 @@ class ModelStore:
             except OutOfMemory:
                 if not self._models:
                     raise
-            self._give_up_oldest()
-
-    def _give_up_oldest(self) -> None:
-        oldest = self._taken(next(iter(self._models.values())).spec)
-        if oldest is not None:
-            logger.warning("model given up for want of memory", extra={"model": oldest.spec.model_id})
-        del oldest
-        self.release()
+            oldest = self._taken(self.loaded[0].spec)
+            if oldest is not None:
+                logger.warning("model given up for want of memory", extra={"model": oldest.spec.model_id})
+            del oldest
+            self.release()

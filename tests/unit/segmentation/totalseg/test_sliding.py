@@ -87,3 +87,18 @@ def test_a_logit_that_is_not_finite_is_refused_in_torch_too() -> None:
     window = TensorWindow(PATCH, HEADS, 0.5, torch.device("cpu"))
     with pytest.raises(Broken):
         window.logits(torch.full((1, *PATCH), 1e30), network, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 4])
+def test_several_tiles_at_once_are_summed_in_the_same_order(at_once: int) -> None:
+    image = torch.from_numpy(np.random.default_rng(0).normal(size=(1, 31, 22, 25)).astype(np.float32))
+    window = TensorWindow(PATCH, HEADS, 0.5, torch.device("cpu"))
+    seen: list[int] = []
+
+    def counted(tiles: torch.Tensor) -> torch.Tensor:
+        seen.append(len(tiles))
+        return network(tiles)
+
+    made = window.logits(image, counted, torch.device("cpu"), at_once)
+    assert torch.equal(made.view(torch.int16), upstream_logits(image, 0.5).view(torch.int16))
+    assert set(seen) == {at_once}

@@ -1,0 +1,161 @@
+"""Which of the faster ways a model may take: those that are faster here and leave its labels as they are.
+
+Each step is tried on one tile of a phantom, beside the exact network on the same tile. It is kept where it saves time
+and every label that either of them tells has a Dice of at least `LEAST_DICE`; else the model goes on without it, and
+with no step at all it runs in exact mode. What was not kept is told by name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from heimdallr_ray.errors import OutOfMemory
+from heimdallr_ray.segmentation.demo import phantom
+from heimdallr_ray.segmentation.specs import TaskSpec
+from heimdallr_ray.segmentation.totalseg.model import ResidentModel
+from heimdallr_ray.segmentation.totalseg.recipe import PLAIN, Recipe, steps_for
+
+LEAST_DICE: Final = 0.999
+LEAST_SAVING: Final = 0.03
+"""Share of the time that a step has to save; less is noise."""
+_QUICK_S: Final = 2.0
+_SEED: Final = 2001
+_HEAD_MM, _CHEST_MM, _TRUNK_MM = 702.0, 430.0, 250.0
+"""Where along the phantom's long axis (see `demo.anatomy`) a tile shows brain, lungs, or liver, kidneys and spine."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a model may do.
+
+    Attributes:
+        recipe: the steps that were kept.
+        exact_s: seconds of one tile in exact mode.
+        turbo_s: seconds of one tile by `recipe`.
+        notes: one sentence for each step that was not kept, and why.
+    """
+
+    recipe: Recipe
+    exact_s: float
+    turbo_s: float
+    notes: tuple[str, ...]
+
+
+def worst_dice(one: NDArray[np.integer], other: NDArray[np.integer]) -> tuple[int, float] | None:
+    """The label on which two label arrays agree least, and its Dice; None where neither holds any but 0."""
+    both = np.bincount(one[one == other].ravel(), minlength=1)
+    size = max(int(one.max(initial=0)), int(other.max(initial=0))) + 1
+    sums = np.bincount(one.ravel(), minlength=size) + np.bincount(other.ravel(), minlength=size)
+    shared = np.zeros(size, np.int64)
+    shared[: len(both)] = both
+    seen = [label for label in range(1, size) if sums[label]]
+    if not seen:
+        return None
+    scores = {label: 2.0 * float(shared[label]) / float(sums[label]) for label in seen}
+    label = min(scores, key=lambda one: scores[one])
+    return label, scores[label]
+
+
+def phantom_tile(model: ResidentModel, row: TaskSpec) -> torch.Tensor:
+    """`[1, 1, *patch]` on the host, as the model is given a tile: the part of a phantom that its task looks at."""
+    crop = "" if row.crop is None else row.crop.structures[0]
+    middle = _HEAD_MM if crop == "brain" else _CHEST_MM if crop.startswith("lung") else _TRUNK_MM
+    dz, dy, dx = model.spacing_zyx
+    pz, py, px = model.patch
+    # one voxel more than a patch on each side, so that rounding never leaves too few
+    z_mm, y_mm, x_mm = (pz + 2) * dz, (py + 2) * dy, (px + 2) * dx
+    body = phantom.make(
+        _SEED,
+        (dx, dy, dz),
+        (middle - z_mm / 2, middle + z_mm / 2),
+        fov_mm=(x_mm, y_mm),
+        bleed_ml=(30.0,) if crop == "brain" else (),
+    )
+    zyx = np.ascontiguousarray(body.hu.transpose(2, 1, 0)[:pz, :py, :px], dtype=np.float32)
+    if row.modality == "MR":
+        # signal is never below 0
+        zyx += 1024.0
+    return model.normalised(zyx)[None]
+
+
+def tuned(
+    model: ResidentModel, tile: torch.Tensor, deadline: float, now: Callable[[], float] = time.perf_counter
+) -> Verdict:
+    """The steps that `model` may take; it goes on by them.
+
+    A model that ends with no step kept, but some tried, has its weights laid out anew and must be loaded again for
+    exact mode.
+
+    Args:
+        model: loaded, exact.
+        tile: as from `phantom_tile`.
+        deadline: no further step is tried after this moment of `now`.
+        now: a clock, seconds.
+
+    Raises:
+        OutOfMemory: the exact network's tile does not fit.
+    """
+    expected, exact_s = _measured(model, PLAIN, tile, now)
+    if worst_dice(expected, expected) is None:
+        return Verdict(PLAIN, exact_s, exact_s, ("the phantom shows this model nothing, so nothing was compared",))
+    kept, best_s = PLAIN, exact_s
+    notes: list[str] = []
+    for name, step in steps_for(model.device).items():
+        if now() > deadline:
+            notes.append(f"{name}: not tried for want of time at the start")
+            continue
+        why, seconds = _tried(model, step(kept), tile, expected, best_s, now)
+        if why:
+            notes.append(f"{name}: {why}")
+        else:
+            kept, best_s = step(kept), seconds
+    if kept != PLAIN:
+        model.use(kept)
+    return Verdict(kept, exact_s, best_s, tuple(notes))
+
+
+def _tried(
+    model: ResidentModel,
+    recipe: Recipe,
+    tile: torch.Tensor,
+    expected: NDArray[np.uint8],
+    best_s: float,
+    now: Callable[[], float],
+) -> tuple[str, float]:
+    """Why a recipe is not taken (empty where it is), and its seconds for one tile."""
+    try:
+        labels, seconds = _measured(model, recipe, tile, now)
+    except OutOfMemory:
+        return "does not fit into memory", best_s
+    except (RuntimeError, OSError, ImportError) as error:
+        return f"failed with {type(error).__name__}", best_s
+    worst = worst_dice(expected, labels)
+    if worst is None or worst[1] < LEAST_DICE:
+        label, score = worst or (0, 0.0)
+        return f"changes labels: Dice {score:.4f} of label {label}", best_s
+    if seconds > best_s * (1.0 - LEAST_SAVING):
+        return f"saves nothing: {seconds:.3f} s instead of {best_s:.3f} s for a tile", best_s
+    return "", seconds
+
+
+def _measured(
+    model: ResidentModel, recipe: Recipe, tile: torch.Tensor, now: Callable[[], float]
+) -> tuple[NDArray[np.uint8], float]:
+    """Labels of the tile by a recipe, and the seconds of one tile once everything is warm."""
+    model.use(recipe)
+    labels = model.tile_labels(tile)
+    seconds: list[float] = []
+    for _ in range(3):
+        began = now()
+        model.tile_labels(tile)
+        seconds.append((now() - began) / recipe.tiles)
+        if sum(seconds) > _QUICK_S:
+            break
+    return labels, min(seconds)
