@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from heimdallr_ray.catalog.choosing import standing_choice
+from heimdallr_ray.catalog.choosing import SeriesChosen, standing_choice
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.studies import instances_of, series_rows_of, study_by_uid
 from heimdallr_ray.clients.files import candidates
@@ -38,10 +38,11 @@ _SHOWN: Final = 60
 
 @dataclass(frozen=True)
 class Explained:
-    """The choice for one study."""
+    """The choice for one study, and what a person asked for, if anything."""
 
     study_uid: str
     selection: Selection
+    asked: SeriesChosen | None = None
 
 
 @dataclass(frozen=True)
@@ -116,14 +117,14 @@ def explain_study(settings: Settings, study_uid: Uid, rules: SeriesRules, purpos
         rules=rules,
         override=describe.override_of(choice),
     )
-    return Explained(study_uid, selection)
+    return Explained(study_uid, selection, choice)
 
 
 def as_json(explained: Explained) -> dict[str, Any]:
     """The choice for a program."""
     return {
         "study_uid": explained.study_uid,
-        **describe.selection_facts(explained.selection),
+        **describe.selection_facts(explained.selection, explained.asked),
         "series": [
             {
                 "series_uid": str(series.uid),
@@ -147,6 +148,9 @@ def lines(explained: Explained) -> Iterator[str]:
     if selection.override is not None:
         one = selection.override
         yield f"a person chose {one.series_uid}: {one.chosen_by}, {one.chosen_at}: {one.reason}"
+    if explained.asked is not None and explained.asked.deskew is not None:
+        asked, wish = explained.asked, "taken out" if explained.asked.deskew else "left in"
+        yield f"a tilt is to be {wish}: {asked.chosen_by}, {asked.chosen_at}: {asked.reason}"
     for series, decision in sorted(_pairs(explained), key=lambda pair: not pair[1].accepted):
         yield ""
         yield from _table(series, decision)

@@ -64,7 +64,7 @@ def test_every_rule_is_shown_and_a_person_chooses_another_series(chromium: Brows
 
         _open(page, uids["Soft"], "Soft")
         profile = default_rules().profiles("volume")[0]
-        expect(soft).to_contain_text("Rules heimdallr-series, version 1")
+        expect(soft).to_contain_text(f"Rules heimdallr-series, version {default_rules().file.version}")
         for rule in (*profile.refuse, *profile.order):
             expect(soft.locator(f'[data-rule="{rule}"]').first).to_be_visible()
         _open(page, uids["Scout"], "Scout")

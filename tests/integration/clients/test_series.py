@@ -61,7 +61,7 @@ def test_a_folder_is_explained_line_by_line(folder: Path, tmp_path: Path) -> Non
     status, said = invoke("explain", str(folder), "--data-dir", str(tmp_path))
     assert status == 0
     assert f"study {STUDY}" in said
-    assert "rules heimdallr-series version 1" in said and "purpose volume" in said
+    assert f"rules heimdallr-series version {default_rules().file.version} (" in said and "purpose volume" in said
     assert "1 files hold no DICOM object" in said
     chosen, refused = said.index("* No. 2  CT  Test series"), said.index("  No. 2  CT  [red]bone")
     assert chosen < refused
@@ -144,7 +144,9 @@ def test_a_tilt_is_taken_out_on_request(data_dir: Path) -> None:
     database.close()
     assert (kept["series_uid"], kept["deskew"]) == (None, True)
     status, said = invoke("explain", STUDY, "--data-dir", str(data_dir))
-    assert (status, "a person chose" in said) == (0, False)
+    assert (status, "a person chose" in said, "a tilt is to be taken out: " in said) == (0, False, True)
+    status, said = invoke("explain", STUDY, "--data-dir", str(data_dir), "--json")
+    assert json.loads(said)["studies"][0]["deskew"]["reason"] == "tilted"
 
 
 @pytest.mark.parametrize(
