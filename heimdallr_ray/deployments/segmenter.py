@@ -26,6 +26,7 @@ class Segmenter:
         from heimdallr_ray.deployments.attendance import Attendance, identity_of
         from heimdallr_ray.queue.owners import owner_name
         from heimdallr_ray.segmentation.demo import weights_dir
+        from heimdallr_ray.segmentation.notes import write_notes
         from heimdallr_ray.segmentation.registry import require_needed
         from heimdallr_ray.segmentation.totalseg.device import pick_device
         from heimdallr_ray.segmentation.totalseg.engine import STUDIES_AT_ONCE, ResidentEngine
@@ -34,12 +35,13 @@ class Segmenter:
         settings = args.settings()
         folder = settings.resolved_weights_dir or weights_dir()
         self._device = device = pick_device(settings.device)
+        home = process_home(settings.run_dir / "totalsegmentator")
         self._engine = ResidentEngine(
             folder,
             device=device,
             threads=settings.torch_threads or os.cpu_count(),
             licensed=bool(settings.totalsegmentator_licence.get_secret_value()),
-            home_dir=process_home(settings.run_dir / "totalsegmentator"),
+            home_dir=home,
             lower_resolution=settings.lower_resolution,
             mode=settings.segmenter_mode,
             memory_mib=settings.segmenter_memory_mib,
@@ -53,6 +55,7 @@ class Segmenter:
         engine = EngineId(owner_name(), node, identity_of(args.build, folder, f"{device} {settings.segmenter_mode}"))
         self._attendance = Attendance(calls, engine, STUDIES_AT_ONCE)
         self._engine.warm_up()
+        write_notes(home, self._engine.info())
         give_back()
 
     def run(self, request: SegmentationRequest, ticket: Ticket | None = None) -> SegmentationRun:

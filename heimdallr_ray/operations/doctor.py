@@ -18,6 +18,7 @@ import heimdallr_ray
 from heimdallr_ray.config import Settings, is_loopback, load_effective
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.operations import accelerator, lock, neighbours, ports, processes, rayhead
+from heimdallr_ray.segmentation.notes import read_notes
 
 RAY_SERIES = "2.60."
 PACKAGES = ("ray", "torch", "totalsegmentator", "nnunetv2", "pydicom", "pynetdicom", "nibabel", "sqlmodel", "fastapi")
@@ -213,6 +214,16 @@ def check_device(settings: Settings) -> Iterator[Check]:
                 "" if enough else "the stack needs 4 GiB before the first study; close other programs")  # fmt: skip
 
 
+def check_segmenter(settings: Settings) -> Iterator[Check]:
+    """What the Segmenter replicas that run here say of their models."""
+    for words in dict.fromkeys(
+        words for one in read_notes(settings.run_dir / "totalsegmentator") for words in one.notes
+    ):
+        yield Check(
+            "Segmenter", True, words, "see Exact and turbo, and A budget for the models, in docs/segmentation.md"
+        )
+
+
 def check_versions(_settings: Settings) -> Iterator[Check]:
     """Python and the packages whose version matters."""
     python = ".".join(map(str, sys.version_info[:3]))
@@ -248,6 +259,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
     check_weights,
     check_series_rules,
     check_device,
+    check_segmenter,
     check_ports,
     check_listeners,
     check_ray_token,

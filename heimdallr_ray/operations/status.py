@@ -12,6 +12,8 @@ from pynetdicom import AE  # pyright: ignore[reportUnknownVariableType]
 from heimdallr_ray.config import Settings, load_effective
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.operations import application, lock, neighbours, supervisor
+from heimdallr_ray.segmentation.engine import EXACT
+from heimdallr_ray.segmentation.notes import read_notes
 
 VERIFICATION = "1.2.840.10008.1.1"
 ANSWER_S = 5.0
@@ -47,6 +49,20 @@ def models_lacking(settings: Settings) -> str:
     return ""
 
 
+def segmenter_notes(settings: Settings) -> dict[str, Any]:
+    """What the Segmenter replicas of this host say of their models, where there is more to say than that they run."""
+    found = read_notes(settings.run_dir / "totalsegmentator")
+    said = list(dict.fromkeys(words for one in found for words in one.notes))
+    faster = list(dict.fromkeys(words for one in found for words in one.turbo))
+    told: dict[str, Any] = {}
+    if any(one.mode != EXACT for one in found):
+        told["mode"] = ", ".join(dict.fromkeys(one.mode for one in found))
+        told["turbo"] = "; ".join(faster) or "no model: all run in exact mode"
+    if said:
+        told["notes"] = "; ".join(said)
+    return {"segmenter": told} if told else {}
+
+
 def collect(settings: Settings) -> dict[str, Any]:
     """Everything that is known about the stack of this data folder, as JSON."""
     holder = lock.read_holder(settings.run_dir)
@@ -79,6 +95,7 @@ def collect(settings: Settings) -> dict[str, Any]:
     lacking = models_lacking(settings)
     if lacking:
         report["models"] = lacking
+    report.update(segmenter_notes(settings))
     report["memory_mib"] = round(supervisor.stack_memory_mib(holder.pid), 1)
     return report
 

@@ -48,7 +48,7 @@ def process_home(root: Path) -> Path:
         root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for other in root.iterdir():
             name, _, pid = other.name.rpartition("-")
-            if name == host and pid.isdecimal() and (other == home or not _is_alive(int(pid))):
+            if name == host and pid.isdecimal() and (other == home or not is_alive(int(pid))):
                 shutil.rmtree(other, ignore_errors=True)
         home.mkdir(mode=0o700, exist_ok=True)
     except OSError as error:
@@ -56,7 +56,8 @@ def process_home(root: Path) -> Path:
     return home
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """True while a process of this number runs."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -1,0 +1,95 @@
+"""What a replica has to say about its models, left in its own folder for `heimdallr status` and `doctor` of this host.
+
+A replica that works answers no questions, and one that sleeps must not be woken by them; a small file can always be
+read. It goes with the replica's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, cast
+
+from heimdallr_ray.segmentation.engine import EngineInfo
+from heimdallr_ray.segmentation.totalseg.environment import is_alive
+
+logger = logging.getLogger(__name__)
+
+NAME: Final = "engine.json"
+_MAX_BYTES: Final = 1 << 16
+_MAX_REPLICAS: Final = 64
+"""More than this do not share one host."""
+
+
+@dataclass(frozen=True)
+class EngineNotes:
+    """What one replica told when it was ready.
+
+    Attributes:
+        device: torch's name of it.
+        mode: `exact` or `turbo`, as the site asked.
+        turbo: models that are called in a faster way, each with its steps.
+        notes: what a person should know, see `EngineInfo.notes`.
+    """
+
+    device: str
+    mode: str
+    turbo: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def write_notes(home: Path, info: EngineInfo) -> None:
+    """The replica's folder tells of its models; a folder that cannot be written costs the note, not the replica."""
+    told = {
+        "device": info.device,
+        "mode": info.mode,
+        "turbo": [f"{name}: {', '.join(steps)}" for name, steps in info.turbo.items()],
+        "notes": list(info.notes),
+    }
+    temporary = home / f".{NAME}.tmp"
+    try:
+        temporary.write_text(json.dumps(told), encoding="utf-8")
+        temporary.replace(home / NAME)
+    except OSError as error:
+        logger.warning("no note for status and doctor", extra={"reason": error.strerror})
+
+
+def read_notes(root: Path) -> tuple[EngineNotes, ...]:
+    """The notes of all replicas of this host that live, from the folder that holds theirs."""
+    found: list[EngineNotes] = []
+    host = socket.gethostname()
+    try:
+        folders = sorted(islice(root.iterdir(), _MAX_REPLICAS))
+    except OSError:
+        return ()
+    for folder in folders:
+        name, _, pid = folder.name.rpartition("-")
+        if name == host and pid.isdecimal() and is_alive(int(pid)):
+            note = _read(folder / NAME)
+            if note is not None:
+                found.append(note)
+    return tuple(found)
+
+
+def _read(path: Path) -> EngineNotes | None:
+    """The note in a file, or None where there is none yet or it cannot be read."""
+    try:
+        with path.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+        told: object = json.loads(content) if len(content) <= _MAX_BYTES else None
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(told, dict):
+        return None
+    parts = cast("dict[str, Any]", told)
+    return EngineNotes(str(parts.get("device")), str(parts.get("mode")), _words(parts, "turbo"), _words(parts, "notes"))
+
+
+def _words(parts: dict[str, Any], key: str) -> tuple[str, ...]:
+    listed = parts.get(key)
+    return tuple(str(one) for one in cast("Sequence[object]", listed)) if isinstance(listed, list) else ()
