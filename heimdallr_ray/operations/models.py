@@ -19,7 +19,7 @@ from heimdallr_ray.metrics.catalogue import CATALOGUE
 from heimdallr_ray.segmentation import fetch as fetching
 from heimdallr_ray.segmentation import registry as states
 from heimdallr_ray.segmentation.archives import Archive, archive_named
-from heimdallr_ray.segmentation.install import Installed, OpenRegistry, Source, Tidy, opened
+from heimdallr_ray.segmentation.install import Installed, Judge, OpenRegistry, Source, Tidy, opened
 from heimdallr_ray.segmentation.licence import Terms, require_licence, terms_of
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS
 from heimdallr_ray.segmentation.unpack import copy_folder, unpack_zip
@@ -118,7 +118,7 @@ def fetch(
             `fetching.download`, `unpack_zip` and `OpenRegistry.install`. Those installed before stay.
     """
     require_licence(archives, licensed=has_licence(settings))
-    tidy = _tidy()
+    safe = _made_safe()
     with opened(folder) as registry:
         for archive in archives:
             if not replacing and registry.is_whole(archive.folder):
@@ -137,7 +137,7 @@ def fetch(
                 _require_digest(archive.folder, got.sha256, digests or {})
                 source = Source(request.address, got.sha256, _now(clock))
                 places = unpack_zip(got.path, registry.staging)
-                yield from _install(registry, places, source, tidy, settings, replacing, only=archive.folder)
+                yield from _install(registry, places, source, safe, settings, replacing, only=archive.folder)
 
 
 def bring_in(
@@ -159,7 +159,7 @@ def bring_in(
     """
     if not source.exists():
         raise NotFound(f"{source.name} is not there")
-    tidy = _tidy()
+    safe = _made_safe()
     with opened(folder) as registry:
         for part in _parts(source):
             telling.say(part.name)
@@ -176,7 +176,7 @@ def bring_in(
             found = {archive for place in places if (archive := archive_named(place.split("/")[0])) is not None}
             require_licence(sorted(found, key=lambda one: one.dataset_id), licensed=has_licence(settings))
             yield from _install(
-                registry, places, Source(part.name, sha256, _now(clock)), tidy, settings, replacing, only=None
+                registry, places, Source(part.name, sha256, _now(clock)), safe, settings, replacing, only=None
             )
 
 
@@ -189,10 +189,11 @@ def _parts(source: Path) -> list[Path]:
     return [*archives, *([source] if others or not archives else [])]
 
 
-def _tidy() -> Tidy:
+def _made_safe() -> tuple[Tidy, Judge]:
     from heimdallr_ray.segmentation.totalseg.checkpoint import tidy_checkpoint
+    from heimdallr_ray.segmentation.totalseg.judge import require_buildable
 
-    return tidy_checkpoint
+    return tidy_checkpoint, require_buildable
 
 
 def _now(clock: Clock) -> str:
@@ -230,7 +231,7 @@ def _install(
     registry: OpenRegistry,
     places: Sequence[str],
     source: Source,
-    tidy: Tidy,
+    safe: tuple[Tidy, Judge],
     settings: Settings,
     replacing: bool,
     *,
@@ -240,7 +241,7 @@ def _install(
     if only is not None and folders != {only}:
         raise BadArchive(f"the archive holds {', '.join(sorted(folders))}, not {only}")
     try:
-        return registry.install(places, source, tidy, replace=replacing, synthetic=settings.profile == "demo")
+        return registry.install(places, source, *safe, replace=replacing, synthetic=settings.profile == "demo")
     finally:
         shutil.rmtree(registry.staging, ignore_errors=True)
         registry.staging.mkdir(parents=True, exist_ok=True)

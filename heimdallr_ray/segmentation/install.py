@@ -8,7 +8,6 @@ model with other bytes is refused afterwards, until somebody says that it is to 
 from __future__ import annotations
 
 import fcntl
-import json
 import logging
 import os
 import shutil
@@ -41,7 +40,6 @@ from heimdallr_ray.segmentation.weights import (
 logger = logging.getLogger(__name__)
 _STAGING: Final = "staging"
 _PREVIOUS: Final = "previous"
-_MAX_PLANS_BYTES: Final = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,8 @@ class Installed:
 
 Tidy = Callable[[Path], bool]
 """Makes a checkpoint readable without running it; True where it was rewritten."""
+Judge = Callable[[Path, ModelSpec, tuple[str, ...]], None]
+"""Raises BadArchive where a model below a folder, with these files, cannot be built or lacks labels of its tasks."""
 
 
 class OpenRegistry:
@@ -132,7 +132,14 @@ class OpenRegistry:
             return False
 
     def install(
-        self, places: Sequence[str], source: Source, tidy: Tidy, *, replace: bool = False, synthetic: bool = False
+        self,
+        places: Sequence[str],
+        source: Source,
+        tidy: Tidy,
+        judge: Judge,
+        *,
+        replace: bool = False,
+        synthetic: bool = False,
     ) -> tuple[Installed, ...]:
         """The models that were laid out in `staging` are in the registry and in its manifest.
 
@@ -140,11 +147,13 @@ class OpenRegistry:
             places: their files, relative to `staging`.
             source: where they came from.
             tidy: applied to every checkpoint before it is listed.
+            judge: asked about every model before it is listed.
             replace: a model that is there with other bytes gives way.
             synthetic: models made from phantoms are let in.
 
         Raises:
-            BadArchive: not whole, not what upstream calls it, or made from phantoms.
+            BadArchive: not whole, not what upstream calls it, no model that can be built, or made from phantoms.
+            OutOfMemory: the host has too little memory to look at it.
             WeightsTampered: the registry has the model with other bytes, and `replace` was not said.
             StorageFull, StorageFailed: the disk could not take it. The registry is as it was.
         """
@@ -152,7 +161,12 @@ class OpenRegistry:
         try:
             return tuple(
                 self._install_one(
-                    _known(folder), [p for p in places if p.startswith(f"{folder}/")], source, tidy, replace, synthetic
+                    _known(folder),
+                    [place for place in places if place.startswith(f"{folder}/")],
+                    source,
+                    (tidy, judge),
+                    replace=replace,
+                    synthetic=synthetic,
                 )
                 for folder in folders
             )
@@ -160,9 +174,17 @@ class OpenRegistry:
             raise storage_error(error) from error
 
     def _install_one(
-        self, archive: Archive, places: list[str], source: Source, tidy: Tidy, replace: bool, synthetic: bool
+        self,
+        archive: Archive,
+        places: list[str],
+        source: Source,
+        made_safe: tuple[Tidy, Judge],
+        *,
+        replace: bool,
+        synthetic: bool,
     ) -> Installed:
-        _require_whole(self.staging, archive, places)
+        tidy, judge = made_safe
+        _require_whole(archive, places)
         originals = {place: digest_of(self.staging / place) for place in places}
         phantom = _is_synthetic(self.staging, places, originals)
         if phantom and not synthetic:
@@ -173,6 +195,8 @@ class OpenRegistry:
         if not replace:
             _require_pins(document, archive.folder, originals)
         rewritten = sum(tidy(self.staging / place) for place in places if place.endswith(CHECKPOINT_SUFFIX))
+        for model in _models_of(archive):
+            judge(self.staging, model, tuple(places))
         listed = {place: digest_of(self.staging / place) for place in places}
         pin = {
             "source": source.name,
@@ -286,36 +310,20 @@ def _require_pins(document: dict[str, Any], folder: str, originals: dict[str, tu
         )
 
 
-def _specs_of(archive: Archive) -> list[ModelSpec]:
+def _models_of(archive: Archive) -> list[ModelSpec]:
     specs = {model for row in TASKS.values() for model in row.models if model.dataset_id == archive.dataset_id}
     return sorted(specs, key=lambda model: model.folder)
 
 
-def _require_whole(staging: Path, archive: Archive, places: list[str]) -> None:
+def _require_whole(archive: Archive, places: list[str]) -> None:
     """Every model of the data set that a task needs is there with its descriptions and checkpoints."""
-    specs = _specs_of(archive)
-    folders = {model.folder for model in specs} or {"/".join(place.split("/")[:2]) for place in places}
-    checkpoints = {name for model in specs for name in model.checkpoints(places)}
-    needed = {f"{folder}/{name}" for folder in folders for name in ("plans.json", DATASET_NAME)} | checkpoints
+    models = _models_of(archive)
+    needed = {f"{model.folder}/{name}" for model in models for name in ("plans.json", DATASET_NAME)}
+    for model in models:
+        needed.update(model.checkpoints(places) or (model.checkpoint,))
     absent = sorted(needed - set(places))
-    for folder in folders:
-        if not any(place.startswith(f"{folder}/") and place.endswith(CHECKPOINT_SUFFIX) for place in places):
-            absent.append(f"{folder}/fold_0/checkpoint_final.pth")
     if absent:
         raise BadArchive(f"not the model that upstream names {archive.folder}: {absent[0]} is missing")
-    for place in places:
-        if place.endswith(".json"):
-            _require_object(staging / place, place)
-
-
-def _require_object(path: Path, place: str) -> None:
-    try:
-        with path.open("rb") as stream:
-            parsed: object = json.loads(stream.read(_MAX_PLANS_BYTES + 1))
-    except (ValueError, RecursionError) as error:
-        raise BadArchive(f"{place} is not JSON") from error
-    if not isinstance(parsed, dict):
-        raise BadArchive(f"{place} is not an object")
 
 
 def _is_synthetic(staging: Path, places: list[str], originals: dict[str, tuple[str, int]]) -> bool:

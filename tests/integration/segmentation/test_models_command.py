@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import torch
 from typer.testing import CliRunner, Result
 
 from heimdallr_ray.cli import app
@@ -23,13 +21,6 @@ NUMBER = "q" * 9 + "w" * 9
 Run = Callable[..., Result]
 
 
-def checkpoint() -> bytes:
-    buffer = io.BytesIO()
-    network = {"conv.weight": torch.ones(2)}
-    torch.save({"network_weights": network, "init_args": {}, "trainer_name": "nnUNetTrainer"}, buffer)
-    return buffer.getvalue()
-
-
 @pytest.fixture
 def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, dict[str, bytes], Behaviour]]:
     """The base URL of a mirror, what it has, and how it behaves."""
@@ -37,7 +28,7 @@ def mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[st
         monkeypatch.delenv(name, raising=False)
     files: dict[str, bytes] = {}
     for number in (297, 298, 481):
-        archive = write_zip(tmp_path / "made.zip", model_files(number, checkpoint()))
+        archive = write_zip(tmp_path / "made.zip", model_files(number))
         files[f"/{archive_of(number).file_name}"] = archive.read_bytes()
     told = Behaviour(files=files)
     with serving_file(told) as base:
@@ -105,7 +96,7 @@ def test_what_upstream_changed_is_refused_until_it_is_said(
     registry = tmp_path / "data" / "weights"
     before = verify(registry).files
     (registry / spec_of(298).checkpoint).unlink()
-    other = write_zip(tmp_path / "other.zip", model_files(298, checkpoint(), "a newer model"))
+    other = write_zip(tmp_path / "other.zip", model_files(298, description="a newer model"))
     files[f"/{archive_of(298).file_name}"] = other.read_bytes()
     refused = run("fetch", "298", "--from", base, "--accept-licence")
     assert refused.exit_code == 1 and "pinned" in refused.output and "--replace" in refused.output
@@ -198,7 +189,7 @@ def test_the_demos_weights_are_not_a_registry_to_change(run: Run, tmp_path: Path
 
 
 def test_import_says_what_is_still_missing(run: Run, tmp_path: Path) -> None:
-    archive = write_zip(tmp_path / archive_of(298).file_name, model_files(298, checkpoint()))
+    archive = write_zip(tmp_path / archive_of(298).file_name, model_files(298))
     done = run("import", str(archive), "--accept-licence", "--into", str(tmp_path / "there"))
     assert done.exit_code == 0, done.output
     assert (

@@ -59,6 +59,10 @@ def test_every_model_of_every_task_has_an_archive_with_its_terms(row: Any) -> No
     assert {archive.dataset_id for archive in registry.archives_for(row.name)} >= {m.dataset_id for m in row.models}
 
 
+def test_every_archive_is_of_a_task_by_which_it_can_be_judged() -> None:
+    assert set(ARCHIVES) == {model.dataset_id for row in TASKS.values() for model in row.models}
+
+
 def test_terms() -> None:
     assert terms_of(archive_of(297)) is OPEN and terms_of(archive_of(481)) is LICENSED
     assert terms_of(archive_of(615)) is NON_COMMERCIAL
