@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import shutil
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from heimdallr_ray.cli import app
@@ -15,8 +17,10 @@ from heimdallr_ray.config import load, save_effective
 from heimdallr_ray.deployments.app import AppArgs
 from heimdallr_ray.deployments.segmenter import Segmenter
 from heimdallr_ray.errors import BadSetting, WeightsMissing
+from heimdallr_ray.operations.application import serve_config_path
 from heimdallr_ray.segmentation.demo import weights_dir
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS
+from heimdallr_ray.segmentation.totalseg.engine import STUDIES_AT_ONCE
 from heimdallr_ray.segmentation.weights import MANIFEST_NAME, SYNTHETIC_MARKER, write_manifest
 
 
@@ -92,6 +96,18 @@ def test_models_verify_names_demo_weights_whose_manifest_lies(
     monkeypatch.setenv("HEIMDALLR_WEIGHTS_DIR", str(registry))
     verified = CliRunner().invoke(app, ["models", "verify", "--profile", "site"])
     assert verified.exit_code == 0 and "DEMO WEIGHTS" in verified.stdout
+
+
+def test_a_replica_is_given_as_many_studies_as_its_engine_takes() -> None:
+    config = yaml.safe_load(serve_config_path().read_text(encoding="utf-8"))
+    (entry,) = [one for one in config["applications"][0]["deployments"] if one["name"] == "Segmenter"]
+    assert entry["max_ongoing_requests"] == STUDIES_AT_ONCE
+    assert entry["autoscaling_config"]["target_ongoing_requests"] == STUDIES_AT_ONCE
+
+
+def test_the_health_check_takes_no_thread_of_a_study() -> None:
+    # Serve runs other methods in as many threads as there are studies at once, so that it would wait for one of them.
+    assert inspect.iscoroutinefunction(cast(Any, Segmenter).func_or_class.check_health)
 
 
 def test_each_replica_has_a_private_folder_for_upstreams_settings(tmp_path: Path, registry: Path) -> None:
