@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from heimdallr_ray import cli
 from heimdallr_ray.config import Settings, load
+from heimdallr_ray.dicom.rules import default_rules
 from heimdallr_ray.operations import accelerator, doctor, ports, rayhead, status
 from heimdallr_ray.operations.accelerator import Accelerators
 from heimdallr_ray.operations.doctor import Check
@@ -123,9 +124,8 @@ def test_series_rules_of_a_site_are_checked(tmp_path: Path) -> None:
     assert not found.ok and "profiles" in found.detail and "HEIMDALLR_SERIES_RULES" in found.mend
     own = (resources.files("heimdallr_ray.dicom") / "series_rules.toml").read_text(encoding="utf-8")
     path.write_text(own.replace("heimdallr-series", "ward-7"))
-    assert (
-        "ward-7 version 1" in finding(doctor.check_series_rules, of(tmp_path, series_rules=path), "series rules").detail
-    )
+    said = finding(doctor.check_series_rules, of(tmp_path, series_rules=path), "series rules").detail
+    assert f"ward-7 version {default_rules().file.version}" in said
     assert "the package's own" in finding(doctor.check_series_rules, of(tmp_path), "series rules").detail
 
 
