@@ -63,6 +63,7 @@ class StudyConsumer:
         self._worker = StudyWorker(database, queue, run, settings, owner_name())
         kernels.warm_up()
         isolated.configure(settings.decoder_processes)
+        isolated.warm_up()
         self._worker.start()
 
     def stop(self, grace_s: float = STOP_S) -> int:

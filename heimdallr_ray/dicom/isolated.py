@@ -8,6 +8,7 @@ process: their input ends, and they look for their parent.
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import signal
 import threading
@@ -23,6 +24,8 @@ from heimdallr_ray.dicom import limits
 from heimdallr_ray.dicom.child import Child, Died, Frame
 from heimdallr_ray.dicom.decoder import TOO_LATE, Job, StreamEnds
 from heimdallr_ray.errors import DecoderUnavailable, NotAVolume, TruncatedObject
+
+log = logging.getLogger(__name__)
 
 _STARTS: Final = 2
 _TRIES: Final = 2
@@ -80,6 +83,22 @@ class DecoderPool:
     def submit(self, frames: Sequence[Frame]) -> Future[list[NDArray[Any]]]:
         """As `decode`, meanwhile."""
         return self.threads.submit(self.decode, frames)
+
+    def warm_up(self) -> int:
+        """As many idle children are there as may work at once; returns how many. One that does not start is logged."""
+        held = 0
+        while held < self.processes and self._free.acquire(blocking=False):
+            held += 1
+        try:
+            # All are started before the first is given back: the next call would find that one.
+            starting = [self.threads.submit(self._child_or_none) for _ in range(held)]
+            found = [one.result() for one in starting]
+            with self._lock:
+                self._idle.extend(child for child in found if child is not None)
+        finally:
+            for _ in range(held):
+                self._free.release()
+        return len(self.pids)
 
     @property
     def threads(self) -> ThreadPoolExecutor:
@@ -145,6 +164,14 @@ class DecoderPool:
         raise DecoderUnavailable("the decoder's process does not start")
 
 
+    def _child_or_none(self) -> Child | None:
+        try:
+            return self._child()
+        except DecoderUnavailable as error:
+            log.warning("decoder not started", extra={"code": error.code})
+            return None
+
+
 def _usual_processes() -> int:
     return min(len(os.sched_getaffinity(0)), 4)
 
@@ -185,6 +212,11 @@ def configure(processes: int) -> None:
         before, _HERE.pool = _HERE.pool, wanted
     if before is not None:
         before.stop()
+
+
+def warm_up() -> int:
+    """The children of this process's pool are there before a study needs them; returns how many."""
+    return pool().warm_up()
 
 
 def batches(jobs: Sequence[Job]) -> list[slice]:

@@ -83,6 +83,29 @@ def test_a_codec_that_misbehaves_costs_its_frame_only(pool: DecoderPool, words: 
     assert states[0][1] != "Z"
 
 
+def test_children_that_were_started_ahead_are_the_ones_that_decode(pool: DecoderPool) -> None:
+    assert pool.warm_up() == pool.processes == 2
+    ahead = sorted(pool.pids)
+    assert pool.warm_up() == 2
+    for pid in ahead:
+        assert Path(f"/proc/{pid}").is_dir()
+    works(pool)
+    assert sorted(pool.pids) == ahead
+    os.kill(ahead[0], signal.SIGKILL)
+    deadline = time.monotonic() + 10
+    while (ahead[0], "Z") not in children() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert pool.warm_up() == 2
+    assert len(set(pool.pids) & set(ahead)) == 1
+    works(pool)
+
+
+def test_a_pool_whose_children_do_not_start_is_empty_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    broken = DecoderPool(2, module="tests.support.there_is_no_such_module")
+    assert broken.warm_up() == 0
+    assert [record.message for record in caplog.records] == ["decoder not started"] * 2
+
+
 def test_a_child_that_stands_still_is_killed_by_its_parent(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(child, "END_S", 0.5)
     assert refusal(pool, "stop") == "the decoder took too long"
