@@ -124,6 +124,11 @@ class ResidentEngine:
         """Available tasks that may run here: open, or licensed, or with our own synthetic weights."""
         return self._inventory.licensed_tasks
 
+    @property
+    def copied_images(self) -> int:
+        """Images that were copied to an accelerator so far: one for all models at a spacing of a study."""
+        return self._store.copied_images
+
     def info(self) -> EngineInfo:
         """What is loaded and where; does not wait for the study that is on the device."""
         loaded = {model.spec.dataset_id: model for model in self._store.loaded}
@@ -386,7 +391,7 @@ class ResidentEngine:
         found: list[NDArray[np.uint8]] = []
         spent = Timings()
         for piece in pieces:
-            labels, timings = self._store.predict(model, image.zyx[piece.shown], image.affine, road)
+            labels, timings = self._store.predict(model, image, piece.shown, road)
             found.append(labels.transpose(2, 1, 0)[piece.inner])
             spent += timings
         return found, spent

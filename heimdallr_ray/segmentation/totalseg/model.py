@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -21,8 +22,10 @@ from heimdallr_ray.segmentation.totalseg.clock import ForwardClock
 from heimdallr_ray.segmentation.totalseg.environment import upstream_call
 from heimdallr_ray.segmentation.totalseg.geometry import nonzero_box, zooms_of
 from heimdallr_ray.segmentation.totalseg.memory import Sums, named
+from heimdallr_ray.segmentation.totalseg.ondevice import proven_normaliser
 from heimdallr_ray.segmentation.totalseg.recipe import PLAIN, Caller, Recipe
 from heimdallr_ray.segmentation.totalseg.sliding import SlidingWindow, TensorWindow
+from heimdallr_ray.segmentation.totalseg.study import ModelImage
 from heimdallr_ray.segmentation.weights import DATASET_NAME, WeightsSet, demo_checkpoints, is_marked
 
 _CUSTOM_TRAINERS = frozenset(
@@ -133,6 +136,7 @@ class ResidentModel:
         self._tensors = TensorWindow(self.patch, self.heads, tile_step, device)
         self.clock = ForwardClock(self.network, device)
         self._call = Caller(self.network, device, PLAIN)
+        self._ct = proven_normaliser(list(self._configuration.normalization_schemes), self._intensities, device)
         self.load_s = time.perf_counter() - began
 
     @property
@@ -183,8 +187,21 @@ class ResidentModel:
         self.activation_bytes = peak.nbytes
         self.clock.take()
 
+    def takes_uploads(self, image: ModelImage) -> bool:
+        """True where the image need not be prepared on the host: normalised by proven bits, at the model's spacing."""
+        if not image.whole or self._masked or self._ct is None:
+            return False
+        zooms = zooms_of(image.affine)[::-1]
+        spacing = [float(zooms[axis]) for axis in self._forward_axes]
+        shape = [image.zyx.shape[axis] for axis in self._forward_axes]
+        return list(self._new_shape(shape, spacing)) == shape
+
     def predict(
-        self, zyx: NDArray[np.float32], affine: NDArray[np.float64], sums: Sums = Sums.DEVICE
+        self,
+        zyx: NDArray[np.float32],
+        affine: NDArray[np.float64],
+        sums: Sums = Sums.DEVICE,
+        uploaded: torch.Tensor | None = None,
     ) -> tuple[NDArray[np.uint8], Timings]:
         """Labels of an image in canonical axes.
 
@@ -192,6 +209,7 @@ class ResidentModel:
             zyx: `[z, y, x]` float32, CT in HU; not changed.
             affine: of the same image as `[x, y, z]`, RAS millimetres.
             sums: where the logits of the tiles are added up.
+            uploaded: `zyx` on the device, where the model `takes_uploads`; not changed.
 
         Returns:
             `[x, y, z]` uint8 (a view), and the parts preprocess, forward and assemble.
@@ -201,22 +219,26 @@ class ResidentModel:
             Broken: the network gave values that are not finite.
         """
         with named(f"{self.spec.model_id} on {self.device}"):
-            return self._predicted(zyx, affine, sums)
+            return self._predicted(zyx, affine, sums, uploaded)
 
     def _predicted(
-        self, zyx: NDArray[np.float32], affine: NDArray[np.float64], sums: Sums
+        self, zyx: NDArray[np.float32], affine: NDArray[np.float64], sums: Sums, uploaded: torch.Tensor | None
     ) -> tuple[NDArray[np.uint8], Timings]:
         began = time.perf_counter()
         self.clock.take()
         spacing_zyx = [float(mm) for mm in zooms_of(affine)[::-1]]
         # a copy of the whole, whose part is then normalised in place: numpy sums a view in another order than a copy
-        image = zyx.copy().transpose(self._forward_axes)
+        image = (zyx if uploaded is not None else zyx.copy()).transpose(self._forward_axes)
         spacing = [spacing_zyx[axis] for axis in self._forward_axes]
         # where nothing but 0 is left nnU-Net takes the whole
         box = nonzero_box(image) or tuple((0, n) for n in image.shape)
         inside = tuple(slice(low, high) for low, high in box)
-        mask = self._outside(image)[inside][None] if self._masked else None
-        tensor, cropped = self._preprocessed(image[inside], mask, spacing)
+        if uploaded is not None and self._ct is not None:
+            cropped = tuple(part.stop - part.start for part in inside)
+            tensor = self._ct(uploaded.permute(self._forward_axes)[inside])[None].contiguous()
+        else:
+            mask = self._outside(image)[inside][None] if self._masked else None
+            tensor, cropped = self._preprocessed(image[inside], mask, spacing)
         ready = time.perf_counter()
         part = self._labels(tensor, cropped, spacing, sums)
         forward_s = self.clock.take()
@@ -243,19 +265,23 @@ class ResidentModel:
     def _preprocessed(
         self, image: NDArray[np.float32], mask: NDArray[np.int8] | None, spacing: list[float]
     ) -> tuple[torch.Tensor, tuple[int, ...]]:
-        from nnunetv2.preprocessing.resampling.default_resampling import (
-            compute_new_shape,
-        )
-
         values = image[None]
         cropped = values.shape[1:]
         values = self._preprocessor._normalize(
             values, [None] if mask is None else mask, self._configuration, self._intensities
         )
-        shape = cast(Any, compute_new_shape)(cropped, spacing, self.spacing_zyx)
+        shape = self._new_shape(cropped, spacing)
         values = self._resample_image(values, shape, spacing, self.spacing_zyx)
         tensor = torch.from_numpy(np.ascontiguousarray(cast("NDArray[np.float32]", values)))
         return tensor.to(torch.float32), cropped
+
+    def _new_shape(self, shape: Sequence[int], spacing: list[float]) -> Sequence[int]:
+        """What nnU-Net resamples an image of this shape and spacing to."""
+        from nnunetv2.preprocessing.resampling.default_resampling import (
+            compute_new_shape,
+        )
+
+        return [int(n) for n in cast(Any, compute_new_shape)(shape, spacing, self.spacing_zyx)]
 
     @torch.inference_mode()
     def _labels(
@@ -294,11 +320,11 @@ class ResidentModel:
 
 
 def _argmax_on_device(logits: torch.Tensor) -> NDArray[np.uint8]:
-    """First index of the largest channel, slab by slab where the logits are; only labels leave the device."""
-    labels = torch.empty(logits.shape[1:], dtype=torch.uint8)
+    """First index of the largest channel, slab by slab where the logits are; only labels leave the device, at once."""
+    labels = torch.empty(logits.shape[1:], dtype=torch.uint8, device=logits.device)
     for z in range(0, logits.shape[1], 8):
-        labels[z : z + 8] = logits[:, z : z + 8].float().argmax(0).to(torch.uint8).cpu()
-    return labels.numpy()
+        labels[z : z + 8] = logits[:, z : z + 8].float().argmax(0).to(torch.uint8)
+    return labels.cpu().numpy()
 
 
 def _argmax(logits: NDArray[Any]) -> NDArray[np.uint8]:

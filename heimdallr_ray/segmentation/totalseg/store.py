@@ -20,7 +20,9 @@ from heimdallr_ray.segmentation.totalseg import kernels
 from heimdallr_ray.segmentation.totalseg.budget import MIB, Need, leaving
 from heimdallr_ray.segmentation.totalseg.memory import Road, named
 from heimdallr_ray.segmentation.totalseg.model import ResidentModel
+from heimdallr_ray.segmentation.totalseg.ondevice import Uploads
 from heimdallr_ray.segmentation.totalseg.recipe import PLAIN
+from heimdallr_ray.segmentation.totalseg.study import ModelImage
 from heimdallr_ray.segmentation.totalseg.turbo import Verdict, phantom_tile, tuned
 from heimdallr_ray.segmentation.weights import WeightsSet
 
@@ -61,6 +63,8 @@ class ModelStore:
         self._weights, self._device, self._slabs = weights, device, slabs
         self._turbo, self._tuning_left_s = turbo, TUNING_S
         self._limit = budget_mib * MIB if budget_mib else None
+        self._uploads = Uploads(device)
+        self._uploading = device.type != "cpu"
         self._models: dict[int, ResidentModel] = {}
         self._verdicts: dict[int, Verdict] = {}
         self._needs: dict[int, Need] = {}
@@ -91,6 +95,11 @@ class ModelStore:
         """What a person should know: models that are refused or do not fit, and those that go on in exact mode."""
         with self._changing:
             return tuple(self._notes.values())
+
+    @property
+    def copied_images(self) -> int:
+        """Images that were copied to the device so far."""
+        return self._uploads.copied
 
     def steps_of(self, spec: ModelSpec) -> tuple[str, ...]:
         """The steps by which a model is faster than exact mode; none in exact mode."""
@@ -158,16 +167,24 @@ class ModelStore:
         return self._built(spec, row, _HOST)
 
     def predict(
-        self, model: ResidentModel, zyx: NDArray[np.float32], affine: NDArray[np.float64], road: Road
+        self, model: ResidentModel, image: ModelImage, planes: slice, road: Road
     ) -> tuple[NDArray[np.uint8], Timings]:
         """As `ResidentModel.predict`; before another road is taken, all other models leave the device.
+
+        Args:
+            model: from `for_road`.
+            image: what the study shows to models of this spacing.
+            planes: the part of it along z.
+            road: how the model is run.
 
         Raises:
             As `ResidentModel.predict`.
         """
+        if road is not Road.WHOLE:
+            self._uploads.forget()
         others = [other.spec for other in self.loaded if other.spec != model.spec]
         try:
-            return model.predict(zyx, affine, road.sums)
+            return self._predicted(model, image, planes, road)
         except OutOfMemory:
             if not others or model.device != self._device:
                 raise
@@ -175,7 +192,16 @@ class ModelStore:
             self._taken(other)
         logger.warning("models given up for want of memory", extra={"models": len(others)})
         self.release()
-        return model.predict(zyx, affine, road.sums)
+        return self._predicted(model, image, planes, road)
+
+    def _predicted(
+        self, model: ResidentModel, image: ModelImage, planes: slice, road: Road
+    ) -> tuple[NDArray[np.uint8], Timings]:
+        uploaded: torch.Tensor | None = None
+        if self._uploading and road is Road.WHOLE and model.takes_uploads(image):
+            with named(f"the image of {model.spec.model_id} does not fit on {self._device}"):
+                uploaded = self._uploads.of(image)[planes]
+        return model.predict(image.zyx[planes], image.affine, road.sums, uploaded)
 
     def release(self) -> None:
         """What torch keeps of freed memory goes back to the device."""

@@ -20,7 +20,7 @@ MIN_VOXELS = 4
 """Along each axis: nnU-Net's cubic interpolation has no support on fewer, and no structure is seen in them."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModelImage:
     """An image as a model is given it.
 
@@ -29,12 +29,14 @@ class ModelImage:
         affine: of the image as `[x, y, z]`, RAS millimetres.
         canonical: the image before resampling, in canonical axes.
         box: the part of the volume it shows, in native voxels; None for all of it.
+        whole: every value is a whole number, as those of CT are unless an image is taken as it is.
     """
 
     zyx: NDArray[np.float32]
     affine: NDArray[np.float64]
     canonical: Image
     box: Box | None = None
+    whole: bool = True
 
 
 class Study:
@@ -111,7 +113,7 @@ class Study:
         zoom = None if spacing_mm is None else geometry.zoom_to_spacing(shape, image.affine, spacing_mm)
         if zoom is None:
             zyx = np.ascontiguousarray(image.array.transpose(2, 1, 0), dtype=np.float32)
-            made = ModelImage(zyx, image.affine, image)
+            made = ModelImage(zyx, image.affine, image, whole=image.array.dtype.kind in "iu")
         else:
             zyx = geometry.resample_linear(image.array, zoom.shape, self._slabs)
             made = ModelImage(zyx, zoom.affine, image)
