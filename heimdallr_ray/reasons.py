@@ -101,6 +101,12 @@ _STUDY_ROWS = (
         _MEASUREMENT,
     ),
     _row(
+        "model_unusable",
+        f"The model for this is installed but damaged or not the right one, so it was not run. {_ADMIN}.",
+        _TASK,
+        _MEASUREMENT,
+    ),
+    _row(
         "weights_tampered",
         f"A model file is not the one that was checked, so it was not used. {_ADMIN}.",
         _STUDY,
@@ -172,6 +178,12 @@ _SERIES_ROWS = (
     _row(
         "multiframe_without_groups",
         "The frames do not say where they lie in the patient. Send the original slices.",
+        _SERIES,
+    ),
+    _row(
+        "not_hounsfield",
+        "The values are a computed map (iodine, effective atomic number, a fraction or the like), not Hounsfield units. "
+        "Send the conventional reconstruction.",
         _SERIES,
     ),
     _row(

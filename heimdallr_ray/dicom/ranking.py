@@ -121,6 +121,10 @@ def _penalty(one: _One) -> tuple[str, float]:
     header, facts, costs = one.series.header, one.facts, one.profile.penalties
     found: list[tuple[str, float]] = []
     types = {name: cost for name, cost in costs.types.items() if name in header.image_type}
+    if header.image_type[:2] == ("DERIVED", "SECONDARY"):
+        # What a vendor calls its own processing is not known here, and an image without it is the better one.
+        unknown = [value for value in header.image_type[2:] if value and not first_word(value, costs.known_types)]
+        types |= {name: costs.unknown_type for name in unknown if name not in types}
     if types:
         worst = max(types, key=lambda name: types[name])
         found.append((f"image type {worst}", types[worst]))

@@ -33,6 +33,7 @@ REFUSALS: Final = (
     "colour",
     "mosaic",
     "multiframe_without_groups",
+    "not_hounsfield",
     "projection",
     "truncated",
     "too_few_slices",
@@ -42,9 +43,19 @@ REFUSALS: Final = (
 """Every refusal that there is an evaluator for."""
 
 INDISPENSABLE: Final = frozenset(
-    {"not_volume_sop", "wrong_modality", "localizer", "colour", "mosaic", "multiframe_without_groups", "truncated"}
+    {
+        "not_volume_sop",
+        "wrong_modality",
+        "localizer",
+        "colour",
+        "mosaic",
+        "multiframe_without_groups",
+        "not_hounsfield",
+        "truncated",
+    }
 )
-"""What no site may leave out and no person overrule: without these there is no volume, whatever one wants."""
+"""What no site may leave out and no person overrule: without these there is no volume, or none whose values are what
+they are taken for."""
 
 RANKS: Final = (
     "penalty",
@@ -77,6 +88,8 @@ class Penalties(_Table):
     small_field: NonNegative
     small_field_allowed: Words
     types: Mapping[str, NonNegative]
+    unknown_type: NonNegative
+    known_types: Words
     flags: Mapping[str, NonNegative]
     diffusion: NonNegative
 
@@ -93,7 +106,9 @@ class Profile(_Table):
     noisy_below_mm: NonNegative
     coverage_share: Annotated[float, Field(gt=0, le=1)]
     coverage_slack_mm: NonNegative
+    rescale_types: Words
     projection_types: Words
+    map_types: Words
     projection_words: Words
     phases: tuple[Phase, ...]
     preferred_kvp: NonNegative
@@ -107,6 +122,8 @@ class Profile(_Table):
             unknown = sorted(set(given) - set(known))
             if unknown or len(set(given)) != len(given):
                 raise ValueError(f"{name}: unknown or repeated: {', '.join(unknown) or 'a name twice'}")
+        if self.modality == "CT" and not self.rescale_types:
+            raise ValueError("rescale_types: a CT needs those that mean Hounsfield units")
         lacking = sorted(INDISPENSABLE - set(self.refuse))
         if lacking:
             raise ValueError(f"refuse: {', '.join(lacking)} cannot be left out")

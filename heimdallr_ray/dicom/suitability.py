@@ -126,10 +126,22 @@ def _multiframe_without_groups(series: Series, _profile: Profile, _study: Study)
     return Seen(f"{series.frames} frames in {len(series.instances)} objects", reason)
 
 
+def _not_hounsfield(series: Series, profile: Profile, _study: Study) -> Seen:
+    named = {name for item in series.instances for name in item.header.rescale_types}
+    value = ", ".join(sorted(named)) or "rescale type not named"
+    # PS3.3 section C.11.1.1.2: MGML, Z_EFF, EDW, HU_MOD, PCT, ... are no Hounsfield units.
+    others = sorted(named - set(profile.rescale_types)) if profile.rescale_types else []
+    return Seen(value, f"values in {', '.join(others)}, not in Hounsfield units" if others else "")
+
+
 def _projection(series: Series, profile: Profile, _study: Study) -> Seen:
     header = series.header
-    types = sorted(set(profile.projection_types).intersection(header.image_type))
-    if header.image_type[:1] == ("DERIVED",) and types:
+    values = header.image_type[2:]
+    words = profile.map_types
+    if header.image_type[:1] == ("DERIVED",):
+        words = (*profile.projection_types, *words)
+    types = [value for value in values if first_word(value, words) is not None]
+    if types:
         return Seen("\\".join(header.image_type), f"derived pixels: {', '.join(types)}")
     word = first_word(header.series_description, profile.projection_words)
     return Seen(header.series_description or "no description", f'the description says "{word}"' if word else "")
@@ -181,6 +193,7 @@ RULES: Final = {
         Rule("colour", _colour),
         Rule("mosaic", _mosaic),
         Rule("multiframe_without_groups", _multiframe_without_groups),
+        Rule("not_hounsfield", _not_hounsfield),
         Rule("projection", _projection),
         Rule("truncated", _truncated),
         Rule("too_few_slices", _too_few_slices),

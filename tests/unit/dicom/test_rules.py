@@ -55,6 +55,12 @@ def test_every_name_of_the_table_has_an_evaluator() -> None:
         ("kernel_rank = { soft = 0, ", "kernel_rank = { ", "kernel_rank"),
         ('phases = ["native", ', 'phases = ["native", "late", ', "phases"),
         ("numbered = [{ to = 45", "numbered = [{ to = 60", "must ascend"),
+        (
+            'rescale_types = ["HU", "US", "UNSPECIFIED", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"]',
+            "rescale_types = []",
+            "a CT needs those that mean Hounsfield units",
+        ),
+        ('_without_groups", "not_hounsfield", ', '_without_groups", ', "not_hounsfield cannot be left out"),
         ('alone = ["without"', 'alone = ["never"', "name words of contrast.negations"),
         ("[contrast.words]", '[contrast.words]\nunknown = ["?"]', "unknown"),
         ("[purposes]", "[purposes", "Expected"),
