@@ -36,6 +36,7 @@ from heimdallr_ray.clock import Clock, SystemClock
 from heimdallr_ray.errors import BadSetting, HeimdallrError
 
 if TYPE_CHECKING:
+    from heimdallr_ray.config import Settings
     from heimdallr_ray.operations.models import Telling
     from heimdallr_ray.segmentation.archives import Archive
     from heimdallr_ray.segmentation.install import Installed
@@ -114,6 +115,7 @@ def models_fetch(
         digests = work.parse_digests(sha256 or [], archives)
         require_licence(archives, licensed=work.has_licence(settings))
         _install(
+            settings,
             archives,
             folder,
             partial(work.fetch, settings, archives, folder, mirror=mirror, digests=digests, replacing=replace),
@@ -147,6 +149,7 @@ def models_import(
             raise BadSetting("--sha256 is for one ZIP")
         digest = Sha256.parse(sha256[0].rpartition("=")[2].lower()) if sha256 else None
         _install(
+            settings,
             [],
             folder,
             partial(work.bring_in, settings, source, folder, digest=digest, replacing=replace),
@@ -217,6 +220,7 @@ def models_manifest(
 
 
 def _install(
+    settings: Settings,
     archives: Sequence[Archive],
     folder: Path,
     bring: Callable[[Telling, Clock], Iterable[Installed]],
@@ -227,7 +231,7 @@ def _install(
     _agree(archives, accept=accept)
     with _bytes_bar() as bar:
         _tell(bring(_telling(bar), SystemClock()))
-    _after(folder)
+    _after(folder, settings)
 
 
 def _agree(archives: Sequence[Archive], *, accept: bool) -> None:
@@ -276,13 +280,14 @@ def _tell(installed: Iterable[Installed]) -> None:
         out.print(f"{one.folder}: {size}{how}{made}", markup=False, soft_wrap=True)
 
 
-def _after(folder: Path) -> None:
+def _after(folder: Path, settings: Settings) -> None:
     from heimdallr_ray.operations.models import weights_at
-    from heimdallr_ray.segmentation.registry import fetch_command, missing_needed
+    from heimdallr_ray.pipelines.demand import demand_of
+    from heimdallr_ray.segmentation.registry import command_for, missing_needed
 
     words = [f"installed in {folder}; a running stack takes them up when it is started anew"]
-    absent = missing_needed(weights_at(folder))
+    absent = missing_needed(weights_at(folder), demand_of(settings.measurements))
     if absent:
-        words.append(f"CT studies need {', '.join(absent)} too: {fetch_command(absent, folder)}")
+        words.append(f"the measurements of this site need {', '.join(absent)} too: {command_for(absent, folder)}")
     for line in words:
         out.print(line, markup=False, soft_wrap=True)

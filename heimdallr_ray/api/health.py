@@ -17,13 +17,17 @@ from heimdallr_ray.api.services import IDLE, READY, WELL, ApiServices
 from heimdallr_ray.catalog import worklist as catalog
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import Draining, HeimdallrError, WeightsMissing
+from heimdallr_ray.pipelines.demand import demand_of
 from heimdallr_ray.segmentation.demo import weights_dir
+from heimdallr_ray.segmentation.notes import read_notes
 from heimdallr_ray.segmentation.registry import missing_needed, missing_words
 from heimdallr_ray.segmentation.weights import read_manifest
 
 PACKAGES = ("ray", "pydicom", "pynetdicom", "TotalSegmentator", "nnunetv2", "torch", "numpy", "fastapi")
 
 _SEGMENTER = "Segmenter"
+HOMES = "totalsegmentator"
+"""In the run folder: where the replicas of this host keep theirs."""
 
 
 def version_of(package: str) -> str:
@@ -68,7 +72,8 @@ def _intake(services: ApiServices) -> str:
 def _models(settings: Settings, components: Mapping[str, str]) -> str:
     word = components.get(_SEGMENTER)
     if word == READY:
-        return "loaded"
+        said = dict.fromkeys(words for one in read_notes(settings.run_dir / HOMES) for words in one.notes)
+        return "; ".join(("loaded", *said))
     try:
         weights = read_manifest(settings.resolved_weights_dir or weights_dir())
     except WeightsMissing:
@@ -77,7 +82,7 @@ def _models(settings: Settings, components: Mapping[str, str]) -> str:
     if weights is None and word == IDLE:
         # A Segmenter that may sleep runs on a node of its own, and the registry with it.
         return "not on this node"
-    absent = missing_needed(weights)
+    absent = missing_needed(weights, demand_of(settings.measurements))
     if absent:
         raise WeightsMissing(missing_words(absent))
     return "installed"

@@ -24,10 +24,11 @@ class Segmenter:
         from heimdallr_ray.catalog.database import Database
         from heimdallr_ray.clock import SystemClock
         from heimdallr_ray.deployments.attendance import Attendance, identity_of
+        from heimdallr_ray.pipelines.demand import demand_of
         from heimdallr_ray.queue.owners import owner_name
         from heimdallr_ray.segmentation.demo import weights_dir
         from heimdallr_ray.segmentation.notes import write_notes
-        from heimdallr_ray.segmentation.registry import require_needed
+        from heimdallr_ray.segmentation.registry import require_needed, require_served
         from heimdallr_ray.segmentation.totalseg.device import pick_device
         from heimdallr_ray.segmentation.totalseg.engine import STUDIES_AT_ONCE, ResidentEngine
         from heimdallr_ray.segmentation.totalseg.environment import process_home
@@ -49,13 +50,16 @@ class Segmenter:
         )
         if self._engine.info().synthetic and settings.profile != "demo":
             raise BadSetting("these weights are synthetic; only the demo profile accepts them")
-        require_needed(folder)
+        demand = demand_of(settings.measurements)
+        require_needed(folder, demand)
         calls = EngineCalls(Database(settings.resolved_database_url), SystemClock())
         node = str(ray.get_runtime_context().get_node_id())
         engine = EngineId(owner_name(), node, identity_of(args.build, folder, f"{device} {settings.segmenter_mode}"))
         self._attendance = Attendance(calls, engine, STUDIES_AT_ONCE)
         self._engine.warm_up()
-        write_notes(home, self._engine.info())
+        info = self._engine.info()
+        write_notes(home, info)
+        require_served(demand, info.available_tasks, info.set_aside)
         give_back()
 
     def run(self, request: SegmentationRequest, ticket: Ticket | None = None) -> SegmentationRun:

@@ -138,13 +138,14 @@ def weights_dir_of(settings: Settings) -> Path:
 
 def weights_hint(settings: Settings) -> str:
     """How weights that are missing or changed are put right."""
-    from heimdallr_ray.segmentation.archives import fetch_command
-    from heimdallr_ray.segmentation.tasks import TOTAL_FAST
+    from heimdallr_ray.pipelines.demand import demand_of
+    from heimdallr_ray.segmentation.registry import command_for, missing_needed
 
     if settings.profile == "demo":
         return "put the model folders and their manifest.json back: docs/weights.md"
+    needed = missing_needed(None, demand_of(settings.measurements))
     return (
-        f"{fetch_command((TOTAL_FAST,), weights_dir_of(settings))} brings TotalSegmentator's; without a network "
+        f"{command_for(needed, weights_dir_of(settings))} brings TotalSegmentator's; without a network "
         "`heimdallr models import`: docs/weights.md. "
         "To try it with the demo's weights: --profile demo (make up PROFILE=demo)"
     )
@@ -152,8 +153,9 @@ def weights_hint(settings: Settings) -> str:
 
 def check_weights(settings: Settings) -> Iterator[Check]:
     """The model folders are there and unchanged."""
+    from heimdallr_ray.pipelines.demand import demand_of
     from heimdallr_ray.segmentation import registry
-    from heimdallr_ray.segmentation.planner import DEFAULT_WANTED
+    from heimdallr_ray.segmentation.planner import possible_too
     from heimdallr_ray.segmentation.weights import any_synthetic, verify
 
     folder = weights_dir_of(settings)
@@ -168,11 +170,15 @@ def check_weights(settings: Settings) -> Iterator[Check]:
     kind = "DEMO WEIGHTS" if synthetic else "real weights"
     yield Check("weights", not wrong, f"{folder} (profile {settings.profile}): {kind}, manifest holds",
                 "profile `site` refuses synthetic weights: set HEIMDALLR_WEIGHTS_DIR" if wrong else "")  # fmt: skip
-    absent = registry.missing_needed(weights)
+    demand = demand_of(settings.measurements)
+    absent = registry.missing_needed(weights, demand)
     installed = registry.installed_tasks(weights)
-    wanted = tuple(name for name in DEFAULT_WANTED if name not in installed)
+    wanted = possible_too(demand, installed)
     if absent:
-        yield Check("models", False, f"{', '.join(absent)} not installed: no CT study can be measured",
+        what = (
+            "not every measurement that this site names can be made" if demand.named else "no CT study can be measured"
+        )
+        yield Check("models", False, f"{', '.join(absent)} not installed: {what}",
                     registry.missing_words(absent, folder))  # fmt: skip
     elif wanted:
         yield Check("models", True, f"{len(installed)} tasks can run; {', '.join(wanted)} not installed, their "

@@ -40,10 +40,11 @@ def _echo(settings: Settings, dicom: str) -> str:
 def models_lacking(settings: Settings) -> str:
     """What the registry lacks for a Segmenter to be ready, with the command that brings it; empty where nothing."""
     from heimdallr_ray.operations.doctor import weights_dir_of
+    from heimdallr_ray.pipelines.demand import demand_of
     from heimdallr_ray.segmentation.registry import require_needed
 
     try:
-        require_needed(weights_dir_of(settings))
+        require_needed(weights_dir_of(settings), demand_of(settings.measurements))
     except HeimdallrError as error:
         return f"{error.code}: {error.detail}"
     return ""

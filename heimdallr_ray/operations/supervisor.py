@@ -27,6 +27,7 @@ from heimdallr_ray.operations.leases import release_leases_of_the_dead
 from heimdallr_ray.operations.lock import DataFolderLock, Holder
 from heimdallr_ray.operations.rayhead import RayHead
 from heimdallr_ray.operations.vigil import Watch
+from heimdallr_ray.pipelines.demand import demand_of
 from heimdallr_ray.segmentation.demo import weights_dir
 from heimdallr_ray.segmentation.registry import require_needed
 
@@ -216,7 +217,7 @@ class Supervisor:
                 raise NotReady(f"{what} port {port} is taken by {who}; free it or set another one")
 
     def _require_weights(self) -> None:
-        require_needed(self.settings.resolved_weights_dir or weights_dir())
+        require_needed(self.settings.resolved_weights_dir or weights_dir(), demand_of(self.settings.measurements))
 
     def _resolve_device(self) -> None:
         """From here on the settings say `cpu` or `cuda`, for Ray, for Serve and for the replicas alike."""

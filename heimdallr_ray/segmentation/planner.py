@@ -23,7 +23,6 @@ from heimdallr_ray.segmentation.tasks import (
 
 DEFAULT_WANTED: Final = (TOTAL_FAST, CEREBRAL_BLEED, TISSUE_TYPES)
 """What a CT study is offered; the plan leaves out what its anatomy, licence or weights do not allow."""
-MR_WANTED: Final = (TOTAL_MR_FAST,)
 
 BRAIN_ML: Final = 100.0
 """Less brain than this is the edge of a neck or chest scan; a head has over 1,000 ml."""
@@ -76,6 +75,7 @@ class LeftOutCode(StrEnum):
     WEIGHTS_MISSING = "weights_missing"
     MODALITY = "modality"
     OVER_MEMORY_BUDGET = "over_memory_budget"
+    MODEL_UNUSABLE = "model_unusable"
 
 
 @dataclass(frozen=True)
@@ -112,6 +112,23 @@ class Need:
 Wanted = str | Need
 """A task by its name, or a purpose whose tasks the plan picks."""
 
+MR_WANTED: Final = (Need("anatomy", (("total_mr",),)),)
+"""What an MR study is offered where no measurement is made on MR."""
+
+
+@dataclass(frozen=True)
+class Demand:
+    """What a site measures, and so what its registry has to serve.
+
+    Attributes:
+        needs: of its measurements.
+        named: the site has named them, and each has to be possible. Else those that need the anatomy alone have to be,
+            and the others are left out where their models or licences are not there.
+    """
+
+    needs: tuple[Need, ...] = (Need("anatomy", (("total",),)),)
+    named: bool = False
+
 
 def wanted_for(modality: str, needs: Sequence[Need]) -> tuple[Wanted, ...]:
     """What is asked for of an image: the tasks of its measurements, or its anatomy where MR has none."""
@@ -126,9 +143,56 @@ def first_pass(modality: str, available: Collection[str]) -> str | None:
     """
     if modality == "CT":
         return FIRST_PASS
-    if modality == "MR" and TOTAL_MR_FAST in available:
+    if modality == "MR" and reads_mr(available):
         return None
     raise ModalityNotSupported(f"no installed model reads {modality or 'an unknown modality'}")
+
+
+def reads_mr(available: Collection[str]) -> bool:
+    """True where a row that gives the anatomy of MR is among `available`."""
+    return any(row in available for row in _SERVED_BY["total_mr"])
+
+
+def _lacking_for(need: Need, available: Collection[str]) -> tuple[str, ...]:
+    """The preferred rows of what is not there for the need's preferred set; empty where another set is whole."""
+    absent = [
+        tuple(rows[0] for rows in map(_rows, label_maps) if not any(row in available for row in rows))
+        for label_maps in need.alternatives
+    ]
+    return absent[0] if absent and all(absent) else ()
+
+
+def _rows(label_map: str) -> tuple[str, ...]:
+    return _SERVED_BY.get(label_map, (label_map,))
+
+
+def _anatomy_alone(need: Need) -> bool:
+    return any(all(one in _SERVED_BY for one in label_maps) for label_maps in need.alternatives)
+
+
+def lacking(demand: Demand, available: Collection[str]) -> tuple[str, ...]:
+    """The tasks without which a site cannot be served, in order; empty where it can.
+
+    A site that has named no measurement is served by MR alone as well, where nothing for CT is there.
+
+    Args:
+        demand: of the site.
+        available: tasks that can run.
+    """
+    needs = [need for need in demand.needs if demand.named or _anatomy_alone(need)]
+    rows = {row for need in needs for label_maps in need.alternatives for one in label_maps for row in _rows(one)}
+    ct = any(TASKS[row].modality == "CT" for row in rows)
+    first = (FIRST_PASS,) if ct and FIRST_PASS not in available else ()
+    absent = dict.fromkeys((*first, *(row for need in needs for row in _lacking_for(need, available))))
+    if not demand.named and reads_mr(available) and not any(TASKS[name].modality == "CT" for name in available):
+        return ()
+    return tuple(absent)
+
+
+def possible_too(demand: Demand, available: Collection[str]) -> tuple[str, ...]:
+    """The tasks that further measurements of the site would need, beside what it cannot do without."""
+    absent = dict.fromkeys(row for need in demand.needs for row in _lacking_for(need, available))
+    return tuple(row for row in absent if row not in lacking(demand, available))
 
 
 def in_order(tasks: Iterable[str]) -> tuple[str, ...]:
@@ -168,6 +232,7 @@ class _Site:
     available: Collection[str]
     licensed: Collection[str]
     refused: Mapping[str, str]
+    set_aside: Mapping[str, str]
 
     def obstacle(self, name: str) -> LeftOut | None:
         """Why the task does not run, or None."""
@@ -177,6 +242,8 @@ class _Site:
         absent = _anatomy_reason(spec, self.found_ml) if self.modality == "CT" else None
         if absent is not None:
             return LeftOut(name, LeftOutCode.ANATOMY_ABSENT, absent)
+        if name in self.set_aside:
+            return LeftOut(name, LeftOutCode.MODEL_UNUSABLE, self.set_aside[name])
         if name not in self.available:
             folders = ", ".join(model.dataset_folder for model in models_of(name))
             return LeftOut(name, LeftOutCode.WEIGHTS_MISSING, f"needs {folders}; run: {fetch_command((name,))}")
@@ -190,7 +257,7 @@ class _Site:
 def _resolved(label_map: str, site: _Site) -> tuple[str | None, list[LeftOut]]:
     """The row that gives a label map here, or None; and why the rows preferred to it, or the preferred one, do not."""
     obstacles: list[LeftOut] = []
-    for row in _SERVED_BY.get(label_map, (label_map,)):
+    for row in _rows(label_map):
         why = site.obstacle(row)
         if why is None:
             return row, obstacles
@@ -217,6 +284,7 @@ def plan(
     licensed: Collection[str],
     wanted: Iterable[Wanted] = DEFAULT_WANTED,
     refused: Mapping[str, str] | None = None,
+    set_aside: Mapping[str, str] | None = None,
 ) -> Plan:
     """Which tasks run, and why each other one that was asked for does not.
 
@@ -231,6 +299,7 @@ def plan(
         licensed: tasks that may run here; open ones need not be named.
         wanted: tasks and needs.
         refused: tasks with a model that does not fit into the site's memory budget, to words that say so.
+        set_aside: tasks with an installed model that cannot be built, to words that say so.
 
     Raises:
         ModalityNotSupported: no installed model reads this modality.
@@ -240,7 +309,7 @@ def plan(
     asked = tuple(wanted)
     if modality == "MR" and asked == DEFAULT_WANTED:
         asked = MR_WANTED
-    site = _Site(found_volumes_ml, modality, available_tasks, licensed, refused or {})
+    site = _Site(found_volumes_ml, modality, available_tasks, licensed, refused or {}, set_aside or {})
     run: list[str] = []
     left_out: dict[str, LeftOut] = {}
     for one in asked:

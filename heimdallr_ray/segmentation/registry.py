@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from heimdallr_ray.errors import NotFound, WeightsMissing
+from heimdallr_ray.errors import Broken, NotFound, WeightsMissing
 from heimdallr_ray.segmentation.archives import Archive, archive_named, archive_of, fetch_command
 from heimdallr_ray.segmentation.licence import Terms, terms_of
-from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS, TOTAL_FAST, TOTAL_MR_FAST, ModelSpec, models_of
+from heimdallr_ray.segmentation.planner import Demand, lacking, reads_mr
+from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS, ModelSpec, models_of
 from heimdallr_ray.segmentation.weights import (
     CHECKPOINT_SUFFIX,
     DATASET_NAME,
@@ -22,8 +23,6 @@ from heimdallr_ray.segmentation.weights import (
     read_manifest,
 )
 
-NEEDED: Final = (FIRST_PASS, TOTAL_FAST)
-"""Without these two no CT study can be measured, so a Segmenter without them is not ready."""
 _MAX_NUMBER_DIGITS: Final = 4
 
 
@@ -141,9 +140,9 @@ def modalities_read(folder: Path) -> frozenset[str] | None:
     if not (folder / MANIFEST_NAME).is_file():
         return None
     weights = read_manifest(folder)
-    needed = {"CT": FIRST_PASS, "MR": TOTAL_MR_FAST}
     installed = installed_tasks(weights)
-    return frozenset(modality for modality, task in needed.items() if task in installed)
+    read = {"CT": FIRST_PASS in installed, "MR": reads_mr(installed)}
+    return frozenset(modality for modality, reads in read.items() if reads)
 
 
 def archives_for(name: str) -> tuple[Archive, ...]:
@@ -171,38 +170,59 @@ def has_archive(weights: WeightsSet, archive: Archive) -> bool:
     return bool(_checkpoints(weights, archive.folder))
 
 
-def missing_needed(weights: WeightsSet | None) -> tuple[str, ...]:
-    """The tasks without which the registry serves neither CT nor MR; empty where it serves one of them."""
-    installed = installed_tasks(weights) if weights is not None else ()
-    absent = tuple(name for name in NEEDED if name not in installed)
-    if absent and TOTAL_MR_FAST in installed and not any(TASKS[name].modality == "CT" for name in installed):
-        return ()
-    return absent
+def missing_needed(weights: WeightsSet | None, demand: Demand) -> tuple[str, ...]:
+    """The tasks without which the registry does not serve what the site measures; None: there is no registry."""
+    return lacking(demand, installed_tasks(weights) if weights is not None else ())
 
 
 def missing_words(tasks: Iterable[str], into: Path | None = None) -> str:
-    """Which of TotalSegmentator's folders `tasks` need, and the command that brings them.
-
-    The first pass comes with every CT task, so it is named only where it is the only one.
-    """
+    """Which of TotalSegmentator's folders `tasks` need, and the command that brings them."""
     names = tuple(tasks)
     folders = dict.fromkeys(model.dataset_folder for name in names for model in models_of(name))
-    asked = tuple(name for name in names if name != FIRST_PASS) or names
-    return f"needs {', '.join(folders)}; run: {fetch_command(asked, into)}"
+    return f"needs {', '.join(folders)}; run: {command_for(names, into)}"
 
 
-def require_needed(folder: Path) -> WeightsSet:
-    """The registry, which has what a Segmenter needs to be ready; nothing is hashed.
+def command_for(tasks: Iterable[str], into: Path | None = None) -> str:
+    """The line that installs `tasks`; the first pass comes with every CT task, so it is named only alone."""
+    names = tuple(tasks)
+    return fetch_command(tuple(name for name in names if name != FIRST_PASS) or names, into)
+
+
+def require_needed(folder: Path, demand: Demand) -> WeightsSet:
+    """The registry, which has what a Segmenter of the site needs to be ready; nothing is hashed.
 
     Raises:
         WeightsMissing: there is no registry, or it lacks a needed model; says which command brings it.
         WeightsTampered: the manifest is malformed.
     """
+    if not (folder / MANIFEST_NAME).exists():
+        absent = missing_needed(None, demand)
+        raise WeightsMissing(f"no {MANIFEST_NAME} in the weights folder; {missing_words(absent, folder)}")
     weights = read_manifest(folder)
-    absent = missing_needed(weights)
+    absent = missing_needed(weights, demand)
     if absent:
         raise WeightsMissing(f"{', '.join(absent)} not installed; {missing_words(absent, folder)}")
     return weights
+
+
+def require_served(demand: Demand, available: Collection[str], set_aside: Mapping[str, str]) -> None:
+    """Nothing happens where a Segmenter that has loaded its models serves the site.
+
+    Args:
+        demand: of the site.
+        available: tasks that can run.
+        set_aside: tasks with a model that is installed and cannot be built, and why.
+
+    Raises:
+        Broken: a task that the site cannot do without is set aside.
+        WeightsMissing: it is not installed.
+    """
+    absent = lacking(demand, available)
+    why = dict.fromkeys(set_aside[name] for name in absent if name in set_aside)
+    if why:
+        raise Broken("; ".join(why))
+    if absent:
+        raise WeightsMissing(f"{', '.join(absent)} not installed; {missing_words(absent)}")
 
 
 def folder_of(relative: str) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from heimdallr_ray.errors import EmptyImage, ModalityNotSupported, OutOfMemory, WeightsMissing
+from heimdallr_ray.errors import Broken, EmptyImage, ModalityNotSupported, OutOfMemory, WeightsMissing
 from heimdallr_ray.segmentation import tasks
 from heimdallr_ray.segmentation.engine import (
     EXACT,
@@ -149,14 +149,20 @@ class ResidentEngine:
             turbo={name: steps for name, steps in turbo.items() if steps},
             needs_mib={spec.model_id: needs[spec.dataset_id] for _, spec in rows if spec.dataset_id in needs},
             budget_mib=self._memory_mib,
-            notes=self._store.notes,
+            notes=(*self._store.notes, *dict.fromkeys(self._inventory.set_aside.values())),
+            set_aside=self._inventory.set_aside,
         )
 
     def warm_up(self) -> None:
         """All installed models that may run have been loaded and have seen one tile; kernels are compiled.
 
         Where they do not all fit, those used longest ago leave again and are loaded when they are asked for; one that
-        does not fit alone is named in the log, and its studies take the roads of `memory.Road`.
+        does not fit alone is named in the log, and its studies take the roads of `memory.Road`. One that cannot be
+        built is set aside with the tasks that need it; whether the site can do without them is for the caller to say.
+
+        Raises:
+            WeightsMissing: no task is left.
+            Broken: the first pass cannot be built, without which no task reads CT.
         """
         with self._device_lock:
             if not self.available_tasks:
@@ -165,7 +171,19 @@ class ResidentEngine:
             for name in self.licensed_tasks:
                 row = tasks.TASKS[name]
                 for spec in row.models if row.backend == RESIDENT else ():
-                    self._store.warm(spec, row)
+                    self._warm(spec, row)
+
+    def _warm(self, spec: ModelSpec, row: TaskSpec) -> None:
+        if row.name in self._inventory.set_aside:
+            return
+        try:
+            self._store.warm(spec, row)
+        except Broken as error:
+            if row.name == FIRST_PASS:
+                raise
+            why = f"{spec.dataset_folder} is set aside: {error.detail}; install it anew with --replace"
+            logger.exception("model set aside", extra={"model": spec.model_id, "code": error.code})
+            self._inventory.leave_out(spec, why)
 
     def segment(self, volume: Volume, task: str) -> Segmentation:
         """The labels of one task on the grid of `volume`; work shared with the last call's volume is not repeated.
@@ -203,7 +221,8 @@ class ResidentEngine:
                         self._take_over(study, earlier)
                     if rough is not None:
                         spent += self._task(study, task_spec(rough)).timings
-                    made = plan(study.found_ml, modality, available, self.licensed_tasks, wanted, self._over_budget())
+                    aside, over = self._inventory.set_aside, self._over_budget()
+                    made = plan(study.found_ml, modality, available, self.licensed_tasks, wanted, over, aside)
                     segmentations = {name: self._task(study, task_spec(name)) for name in made.run}
                     found = dict(study.found_ml)
                     steps = {name: one.steps for name, one in study.segmentations.items() if one.steps}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from heimdallr_ray.errors import LicenceRequired, WeightsMissing
+from heimdallr_ray.errors import Broken, LicenceRequired, WeightsMissing
 from heimdallr_ray.segmentation import tasks
 from heimdallr_ray.segmentation.engine import EXACT
 from heimdallr_ray.segmentation.specs import ModelSpec, TaskSpec
@@ -28,12 +28,32 @@ class Inventory:
         self._weights = weights
         self._licensed = licensed
         self._synthetic: dict[int, bool] = {}
+        self._set_aside: dict[int, str] = {}
         self.any_synthetic = any_synthetic(weights)
 
     @property
     def available_tasks(self) -> tuple[str, ...]:
-        """Tasks whose models, the rough one for cropping included, are all in the registry."""
-        return tuple(name for name in tasks.TASKS if all(map(self.installed, tasks.models_of(name))))
+        """Tasks whose models, the rough one for cropping included, are all in the registry and none is set aside."""
+        return tuple(name for name in tasks.TASKS if all(map(self._usable, tasks.models_of(name))))
+
+    @property
+    def set_aside(self) -> dict[str, str]:
+        """Tasks of which a model is installed and cannot be used, and why in words."""
+        # another thread may set one aside meanwhile
+        known = dict(self._set_aside)
+        return {
+            name: known[one.dataset_id]
+            for name in tasks.TASKS
+            for one in tasks.models_of(name)
+            if one.dataset_id in known
+        }
+
+    def leave_out(self, spec: ModelSpec, why: str) -> None:
+        """The model is not used by this replica, nor is any task that needs it."""
+        self._set_aside[spec.dataset_id] = why
+
+    def _usable(self, spec: ModelSpec) -> bool:
+        return spec.dataset_id not in self._set_aside and self.installed(spec)
 
     @property
     def licensed_tasks(self) -> tuple[str, ...]:
@@ -60,11 +80,14 @@ class Inventory:
 
         Raises:
             WeightsMissing: a model that it needs is not installed.
+            Broken: a model that it needs was set aside.
             LicenceRequired: it needs a licence that the site has not set.
         """
         for spec in tasks.models_of(row.name):
             if not self.installed(spec):
                 raise WeightsMissing(f"{spec.folder} is not installed")
+            if spec.dataset_id in self._set_aside:
+                raise Broken(self._set_aside[spec.dataset_id])
         if not self.may_run(row):
             raise LicenceRequired(f"{row.upstream_task} needs a TotalSegmentator licence of the site")
 

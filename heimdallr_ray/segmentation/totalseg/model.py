@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -13,52 +12,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from heimdallr_ray.errors import Broken, WeightsMissing, WeightsTampered
+from heimdallr_ray.errors import Broken, WeightsMissing
 from heimdallr_ray.segmentation.engine import Timings
 from heimdallr_ray.segmentation.tasks import ModelSpec
 from heimdallr_ray.segmentation.totalseg import gauge, kernels
 from heimdallr_ray.segmentation.totalseg.checkpoint import trusted_checkpoint
 from heimdallr_ray.segmentation.totalseg.clock import ForwardClock
-from heimdallr_ray.segmentation.totalseg.environment import upstream_call
 from heimdallr_ray.segmentation.totalseg.geometry import nonzero_box, zooms_of
 from heimdallr_ray.segmentation.totalseg.memory import Sums, named
+from heimdallr_ray.segmentation.totalseg.network import built, parsed_json, require_resident
 from heimdallr_ray.segmentation.totalseg.ondevice import proven_normaliser
 from heimdallr_ray.segmentation.totalseg.recipe import PLAIN, Caller, Recipe
 from heimdallr_ray.segmentation.totalseg.sliding import SlidingWindow, TensorWindow
 from heimdallr_ray.segmentation.totalseg.study import ModelImage
 from heimdallr_ray.segmentation.weights import DATASET_NAME, WeightsSet, demo_checkpoints, is_marked
 
-_CUSTOM_TRAINERS = frozenset(
-    {
-        "nnUNetTrainer_MOSAIC_1k_QuarterLR_NoMirroring",
-        "nnUNetTrainerDiceTopK10Loss_2000epochs",
-        "nnUNetTrainerSkeletonRecall",
-    }
-)
-"""Trainers that TotalSegmentator brings along and nnU-Net does not know."""
 _HOST = torch.device("cpu")
-
-
-def _trainer_class(name: str) -> Any:  # noqa: ANN401
-    if name in _CUSTOM_TRAINERS:
-        import totalsegmentator.custom_trainers as custom
-
-        return getattr(custom, name)
-    from nnunetv2.utilities.find_objects import (
-        recursive_find_trainer_class_by_name,
-    )
-
-    return cast(Any, recursive_find_trainer_class_by_name)(name)
-
-
-def _json(weights: WeightsSet, relative: str) -> dict[str, Any]:
-    try:
-        parsed: object = json.loads(weights.read(relative))
-    except ValueError as error:
-        raise Broken(f"{relative} is not JSON") from error
-    if not isinstance(parsed, dict):
-        raise Broken(f"{relative} is not an object")
-    return cast("dict[str, Any]", parsed)
 
 
 def is_synthetic(weights: WeightsSet, spec: ModelSpec) -> bool:
@@ -83,54 +52,30 @@ class ResidentModel:
         self, weights: WeightsSet, spec: ModelSpec, tile_step: float, device: torch.device, slabs: kernels.Slabs
     ) -> None:
         began = time.perf_counter()
-        from nnunetv2.utilities.label_handling.label_handling import (
-            determine_num_input_channels,
+        plans, dataset = (
+            parsed_json(weights.read(name), name)
+            for name in (f"{spec.folder}/plans.json", f"{spec.folder}/{DATASET_NAME}")
         )
-        from nnunetv2.utilities.plans_handling.plans_handler import (
-            PlansManager,
-        )
-
-        dataset = _json(weights, f"{spec.folder}/dataset.json")
         files = spec.checkpoints(weights.files)
         if not files:
             raise WeightsMissing(f"no fold of {spec.folder} is installed")
         checkpoints = [trusted_checkpoint(weights.read(name), name) for name in files]
-        checkpoint = checkpoints[0]
-        if any(one["trainer_name"] != spec.trainer for one in checkpoints):
-            raise WeightsTampered(f"{spec.folder} was made by another trainer than its folder says")
         self.spec, self.device, self.tile_step = spec, device, tile_step
         self.synthetic = is_synthetic(weights, spec)
-        with upstream_call(spec.model_id):
-            plans: Any = cast(Any, PlansManager)(_json(weights, f"{spec.folder}/plans.json"))
-            self._configuration: Any = plans.get_configuration(checkpoint["init_args"]["configuration"])
-            self._label_manager: Any = plans.get_label_manager(dataset)
-            channels = cast(Any, determine_num_input_channels)(plans, self._configuration, dataset)
-            network: torch.nn.Module = _trainer_class(spec.trainer).build_network_architecture(
-                plans,
-                self._configuration,
-                channels,
-                self._label_manager.num_segmentation_heads,
-                enable_deep_supervision=False,
-            )
-            network.load_state_dict(checkpoint["network_weights"])
-            # upstream sums the logits of the folds; one network takes their parameters in turn
-            self._folds = [one["network_weights"] for one in checkpoints] if len(checkpoints) > 1 else []
-            self._preprocessor: Any = self._configuration.preprocessor_class(verbose=False)
-        self._masked = any(self._configuration.use_mask_for_norm)
-        if channels != 1 or self._label_manager.has_regions:
-            raise Broken(f"{spec.model_id} is of a kind that the resident engine does not run")
-        self.network = network.to(device).eval().requires_grad_(False)
+        network = built(spec, plans, dataset, checkpoints, _HOST)
+        require_resident(spec, network)
+        # upstream sums the logits of the folds; one network takes their parameters in turn
+        self._folds = [one["network_weights"] for one in checkpoints] if len(checkpoints) > 1 else []
+        self._configuration, self._preprocessor = network.configuration, network.preprocessor
+        self._masked = network.masked
+        self.network = network.module.to(device).eval().requires_grad_(False)
         self.weights_bytes = gauge.stored_bytes(itertools.chain(self.network.parameters(), self.network.buffers()))
         self.activation_bytes = 0
-        self.patch: tuple[int, ...] = tuple(int(n) for n in self._configuration.patch_size)
-        self.heads = int(self._label_manager.num_segmentation_heads)
-        self.spacing_zyx = [float(mm) for mm in self._configuration.spacing]
-        self._forward_axes: list[int] = list(plans.transpose_forward)
-        self._backward_axes: list[int] = list(plans.transpose_backward)
-        self._intensities: Any = plans.foreground_intensity_properties_per_channel
-        # bound once: nnU-Net caches one of these per process, which several models defeat
-        self._resample_image: Any = self._configuration.resampling_fn_data
-        self._resample_logits: Any = self._configuration.resampling_fn_probabilities
+        self.patch, self.heads = network.patch_zyx, network.heads
+        self.spacing_zyx = list(network.spacing_zyx_mm)
+        self._forward_axes, self._backward_axes = list(network.forward_axes), list(network.backward_axes)
+        self._intensities = network.intensities
+        self._resample_image, self._resample_logits = network.resample_image, network.resample_logits
         compiled = self.heads <= 256 and kernels.has_half_conversion()
         self._ring = SlidingWindow(self.patch, self.heads, tile_step, slabs) if compiled else None
         self._tensors = TensorWindow(self.patch, self.heads, tile_step, device)

@@ -173,7 +173,7 @@ def no_room(*_: object, **__: object) -> object:
     raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
 
 
-@pytest.mark.parametrize("where", ["torch.load", "heimdallr_ray.segmentation.totalseg.model._trainer_class"])
+@pytest.mark.parametrize("where", ["torch.load", "heimdallr_ray.segmentation.totalseg.network._trainer_class"])
 def test_a_host_that_is_full_while_a_model_loads_is_not_called_damage(
     engine: ResidentEngine, image: Volume, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

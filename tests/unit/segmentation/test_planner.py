@@ -7,6 +7,7 @@ from heimdallr_ray.segmentation.planner import (
     BRAIN_ML,
     DEFAULT_WANTED,
     LUMBAR_ML,
+    MR_WANTED,
     LeftOutCode,
     Need,
     first_pass,
@@ -75,6 +76,8 @@ def test_missing_weights_name_their_folders() -> None:
 def test_mr_runs_its_own_model_or_is_refused() -> None:
     assert plan({}, "MR", ALL, ALL).run == (TOTAL_MR_FAST,)
     assert first_pass("MR", ALL) is None
+    fine = ("total_mr",)
+    assert first_pass("MR", fine) is None and plan({}, "MR", fine, fine).run == fine
     with pytest.raises(ModalityNotSupported):
         plan({}, "MR", (FIRST_PASS, TOTAL_FAST), ALL)
 
@@ -167,7 +170,7 @@ def test_a_task_needs_what_it_looks_at(task: str, found: dict[str, float], runs:
 
 
 def test_mr_without_measurements_is_offered_its_anatomy() -> None:
-    assert wanted_for("MR", ()) == (TOTAL_MR_FAST,)
+    assert wanted_for("MR", ()) == MR_WANTED
     assert wanted_for("CT", ()) == ()
     assert wanted_for("CT", (MUSCLE,)) == (MUSCLE,)
 

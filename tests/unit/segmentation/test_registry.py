@@ -10,11 +10,13 @@ import pytest
 from totalsegmentator import map_tasks_config
 from totalsegmentator.map_to_binary import commercial_models
 
-from heimdallr_ray.errors import LicenceRequired, NotFound, WeightsMissing
+from heimdallr_ray.errors import Broken, LicenceRequired, NotFound, WeightsMissing
+from heimdallr_ray.pipelines.demand import demand_of
 from heimdallr_ray.segmentation import registry
 from heimdallr_ray.segmentation.archives import ARCHIVES, RELEASES, Archive, archive_named, archive_of, fetch_command
 from heimdallr_ray.segmentation.demo import weights_dir
 from heimdallr_ray.segmentation.licence import ACADEMIC_PAGE, LICENSED, NON_COMMERCIAL, OPEN, require_licence, terms_of
+from heimdallr_ray.segmentation.planner import Demand, possible_too
 from heimdallr_ray.segmentation.registry import ModelState
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS, TOTAL_FAST, models_of
 from heimdallr_ray.segmentation.weights import MANIFEST_NAME, read_manifest, write_manifest
@@ -100,7 +102,7 @@ def test_an_unknown_name_is_refused(name: str) -> None:
 def test_the_command_can_be_copied_into_a_shell() -> None:
     assert fetch_command(["total_fast", "total", "total_fast"]) == "heimdallr models fetch total_fast total"
     assert fetch_command(["total"], Path("/a b/$x")) == "heimdallr models fetch total --into '/a b/$x'"
-    words = registry.missing_words(registry.NEEDED)
+    words = registry.missing_words((FIRST_PASS, TOTAL_FAST))
     assert words.endswith("run: heimdallr models fetch total_fast")
     assert "Dataset298_" in words and "Dataset297_" in words
     assert registry.missing_words((FIRST_PASS,)).endswith("run: heimdallr models fetch total_fastest")
@@ -108,6 +110,7 @@ def test_the_command_can_be_copied_into_a_shell() -> None:
 
 def registry_with(folder: Path, *tasks: str) -> Path:
     """Tiny files in the places of the checkpoints that `tasks` need."""
+    folder.mkdir(parents=True, exist_ok=True)
     for name in tasks:
         for model in models_of(name):
             file = folder / model.checkpoint
@@ -118,33 +121,71 @@ def registry_with(folder: Path, *tasks: str) -> Path:
 
 
 def test_no_registry_lacks_everything_and_says_what_to_run(tmp_path: Path) -> None:
-    assert registry.missing_needed(None) == registry.NEEDED
+    assert registry.missing_needed(None, Demand()) == (FIRST_PASS, TOTAL_FAST)
     assert {entry.state for entry in registry.overview(None)} == {ModelState.MISSING}
     with pytest.raises(WeightsMissing, match=rf"heimdallr models fetch total_fast --into {tmp_path}$"):
-        registry.require_needed(tmp_path)
+        registry.require_needed(tmp_path, Demand())
+
+
+ALL = demand_of(())
+BLEED = demand_of(("intracranial_hemorrhage_volume",))
+MUSCLE = demand_of(("l3_muscle_area", "liver_volume"))
 
 
 @pytest.mark.parametrize(
-    ("tasks", "absent"),
+    ("tasks", "demand", "absent"),
     [
-        ((FIRST_PASS,), (TOTAL_FAST,)),
-        ((TOTAL_FAST,), (FIRST_PASS,)),
-        ((FIRST_PASS, TOTAL_FAST), ()),
-        (("total_mr_fast",), ()),
-        (("total_mr_fast", TOTAL_FAST), (FIRST_PASS,)),
-        (("cerebral_bleed",), (TOTAL_FAST,)),
+        ((), ALL, (FIRST_PASS, TOTAL_FAST)),
+        ((FIRST_PASS,), ALL, (TOTAL_FAST,)),
+        ((TOTAL_FAST,), ALL, (FIRST_PASS,)),
+        ((FIRST_PASS, TOTAL_FAST), ALL, ()),
+        ((FIRST_PASS, "total"), ALL, ()),
+        (("total_mr_fast",), ALL, ()),
+        (("total_mr",), ALL, ()),
+        (("total_mr_fastest",), ALL, (FIRST_PASS, TOTAL_FAST)),
+        (("total_mr_fast", TOTAL_FAST), ALL, (FIRST_PASS,)),
+        (("cerebral_bleed",), ALL, (TOTAL_FAST,)),
+        ((FIRST_PASS, TOTAL_FAST), BLEED, ("cerebral_bleed",)),
+        ((FIRST_PASS, "total", "cerebral_bleed"), BLEED, ()),
+        (("total_mr",), BLEED, (FIRST_PASS, "cerebral_bleed", TOTAL_FAST)),
+        ((FIRST_PASS, TOTAL_FAST), MUSCLE, ("tissue_types",)),
+        ((FIRST_PASS, "total", "tissue_types"), MUSCLE, ()),
     ],
 )
-def test_a_registry_serves_ct_or_mr_or_says_what_it_lacks(
-    tmp_path: Path, tasks: tuple[str, ...], absent: tuple[str, ...]
+def test_a_registry_serves_what_the_site_measures_or_says_what_it_lacks(
+    tmp_path: Path, tasks: tuple[str, ...], demand: Demand, absent: tuple[str, ...]
 ) -> None:
     folder = registry_with(tmp_path / "weights", *tasks)
-    assert registry.missing_needed(read_manifest(folder)) == absent
+    weights = read_manifest(folder)
+    assert registry.missing_needed(weights, demand) == absent
     if absent:
-        with pytest.raises(WeightsMissing, match="run: heimdallr models fetch total_fast"):
-            registry.require_needed(folder)
+        asked = " ".join(name for name in absent if name != FIRST_PASS) or FIRST_PASS
+        with pytest.raises(WeightsMissing, match=f"run: heimdallr models fetch {asked} --into {folder}"):
+            registry.require_needed(folder, demand)
     else:
-        registry.require_needed(folder)
+        registry.require_needed(folder, demand)
+        registry.require_served(demand, registry.installed_tasks(weights), {})
+
+
+def test_a_segmenter_whose_needed_model_is_set_aside_is_not_ready_and_says_why() -> None:
+    with pytest.raises(Broken, match="Dataset297 is damaged"):
+        registry.require_served(ALL, (FIRST_PASS,), {TOTAL_FAST: "Dataset297 is damaged"})
+    registry.require_served(ALL, (FIRST_PASS, TOTAL_FAST), {"trunk_cavities": "Dataset343 is damaged"})
+    with pytest.raises(WeightsMissing, match="fetch total_fast"):
+        registry.require_served(ALL, (FIRST_PASS,), {})
+
+
+@pytest.mark.parametrize(
+    ("tasks", "modalities"),
+    [(("total_mr",), {"MR"}), (("total_mr_fast", FIRST_PASS), {"CT", "MR"}), ((FIRST_PASS,), {"CT"}), ((), set())],
+)
+def test_which_images_the_installed_models_read(tmp_path: Path, tasks: tuple[str, ...], modalities: set[str]) -> None:
+    assert registry.modalities_read(registry_with(tmp_path / "weights", *tasks)) == modalities
+
+
+def test_what_further_measurements_would_need_is_told_apart() -> None:
+    assert possible_too(ALL, (FIRST_PASS, TOTAL_FAST)) == ("cerebral_bleed", "tissue_types")
+    assert possible_too(BLEED, (FIRST_PASS, TOTAL_FAST)) == ()
 
 
 def test_a_model_is_there_when_all_its_folds_are(tmp_path: Path) -> None:
