@@ -48,15 +48,13 @@ def saves_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compiling takes tens of seconds on a CPU; one test alone does it."""
-    steps = recipe.steps_for
-    monkeypatch.setattr(
-        turbo, "steps_for", lambda device: {name: one for name, one in steps(device).items() if name != "compile"}
-    )
+def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps of an accelerator that a CPU can take too."""
+    steps = {name: one for name, one in recipe.steps_for(torch.device("cuda")).items() if "tiles" not in name}
+    monkeypatch.setattr(turbo, "steps_for", lambda _device: steps)
 
 
-@pytest.mark.usefixtures("saves_time", "not_compiled")
+@pytest.mark.usefixtures("saves_time")
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("task", "image"), [(TOTAL_FAST, torso), (TISSUE_TYPES, torso), (CEREBRAL_BLEED, head)])
 def test_every_label_of_the_demo_weights_is_that_of_exact_mode(
@@ -99,7 +97,7 @@ def calls_by(monkeypatch: pytest.MonkeyPatch, change: Callable[[Recipe, torch.Te
     monkeypatch.setattr(recipe.Caller, "__call__", changed)
 
 
-@pytest.mark.usefixtures("saves_time", "not_compiled")
+@pytest.mark.usefixtures("saves_time")
 def test_a_step_that_changes_labels_leaves_the_model_exact_and_is_named(
     registry: Path, image: Volume, exact: LabelMap, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -115,7 +113,6 @@ def test_a_step_that_changes_labels_leaves_the_model_exact_and_is_named(
     assert "turbo falls back to exact" in caplog.messages
 
 
-@pytest.mark.usefixtures("not_compiled")
 def test_a_step_that_saves_nothing_is_not_taken(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(turbo, "LEAST_SAVING", 1.0)
     engine = ResidentEngine(registry, threads=1, mode="turbo")
@@ -124,7 +121,7 @@ def test_a_step_that_saves_nothing_is_not_taken(registry: Path, monkeypatch: pyt
     assert "channels_last_3d: saves nothing" in engine.info().notes[0]
 
 
-@pytest.mark.usefixtures("saves_time")
+@pytest.mark.usefixtures("saves_time", "compiled")
 def test_a_compiled_model_gives_the_same_labels(registry: Path, image: Volume, exact: LabelMap, tmp_path: Path) -> None:
     torch.compiler.reset()
     engine = ResidentEngine(registry, threads=1, mode="turbo", compile_dir=tmp_path / "compiled")
@@ -136,7 +133,7 @@ def test_a_compiled_model_gives_the_same_labels(registry: Path, image: Volume, e
     assert worst[1] >= LEAST_DICE
 
 
-@pytest.mark.usefixtures("saves_time")
+@pytest.mark.usefixtures("saves_time", "compiled")
 def test_without_a_compiler_the_model_goes_on_by_the_other_steps_and_says_so(
     registry: Path, image: Volume, exact: LabelMap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +150,7 @@ def test_without_a_compiler_the_model_goes_on_by_the_other_steps_and_says_so(
     assert made.model.mode == "turbo"
 
 
-@pytest.mark.usefixtures("saves_time", "not_compiled")
+@pytest.mark.usefixtures("saves_time")
 def test_numbers_name_the_mode_of_their_models(registry: Path, image: Volume, exact: LabelMap) -> None:
     made = ResidentEngine(registry, threads=1, mode="turbo").segment(image, FIRST_PASS).label_map
     quantity = Quantity("x", 1, "mL", ("total",))
@@ -161,7 +158,7 @@ def test_numbers_name_the_mode_of_their_models(registry: Path, image: Volume, ex
     assert provenance_of(MetricContext(image, {"total": exact}), quantity).mode == "exact"
 
 
-@pytest.mark.usefixtures("saves_time", "not_compiled")
+@pytest.mark.usefixtures("saves_time")
 def test_a_phantom_that_shows_a_model_nothing_proves_nothing(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ResidentModel, "tile_labels", lambda _model, tile: np.zeros(tile.shape[2:], np.uint8))
     engine = ResidentEngine(registry, threads=1, mode="turbo")

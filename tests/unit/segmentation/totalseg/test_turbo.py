@@ -35,9 +35,9 @@ def test_a_recipe_names_its_steps_and_its_mode() -> None:
 def test_bfloat16_is_tried_where_the_cpu_has_matrix_units_only(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     monkeypatch.setattr(recipe, "multiplies_bfloat16", lambda: False)
-    assert list(steps_for(cpu)) == ["channels_last_3d", "compile"]
+    assert list(steps_for(cpu)) == ["channels_last_3d"]
     monkeypatch.setattr(recipe, "multiplies_bfloat16", lambda: True)
-    assert list(steps_for(cpu)) == ["channels_last_3d", "bfloat16", "compile"]
+    assert list(steps_for(cpu)) == ["channels_last_3d", "bfloat16"]
 
 
 def test_an_accelerator_tries_tiles_at_once_and_keeps_its_own_half_precision() -> None:
