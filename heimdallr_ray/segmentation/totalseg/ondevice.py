@@ -77,6 +77,11 @@ class Uploads:
         self.copied = 0
         """How many images were copied so far."""
 
+    @property
+    def held(self) -> int:
+        """How many images are on the device."""
+        return len(self._there)
+
     def of(self, image: ModelImage) -> torch.Tensor:
         """`image.zyx` on the device; not to be changed.
 

@@ -302,19 +302,22 @@ class ModelStore:
             self._models[model.spec.dataset_id] = model
 
     def _with_room(self, work: Callable[[], T]) -> T:
-        """What `work` gives; while it runs out of memory, the model that was used longest ago is given up.
+        """What `work` gives; while it runs out of memory, copied images and then the oldest models are given up.
 
         Raises:
-            OutOfMemory: it runs out of memory with no other model loaded.
+            OutOfMemory: it runs out of memory with nothing else on the device.
         """
         while True:
             try:
                 return work()
             except OutOfMemory:
-                if not self._models:
+                if not self._models and not self._uploads.held:
                     raise
-            oldest = self._taken(self.loaded[0].spec)
-            if oldest is not None:
-                logger.warning("model given up for want of memory", extra={"model": oldest.spec.model_id})
-            del oldest
+            if self._uploads.held:
+                self._uploads.forget()
+            else:
+                oldest = self._taken(self.loaded[0].spec)
+                if oldest is not None:
+                    logger.warning("model given up for want of memory", extra={"model": oldest.spec.model_id})
+                del oldest
             self.release()

@@ -82,6 +82,24 @@ def test_a_model_that_nnunet_resamples_for_takes_the_host(registry: Path, monkey
     assert uploads.copied == 1
 
 
+def test_copied_images_are_given_up_before_a_model_is(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = ResidentEngine(registry, threads=1)
+    uploads = accelerated(engine, monkeypatch)
+    shown = volume()
+    engine.segment(shown, FIRST_PASS)
+    build = ResidentModel.__init__
+
+    def full_beside_an_image(self: ResidentModel, *args: object) -> None:
+        if uploads.held:
+            raise OutOfMemory("full")
+        build(self, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(ResidentModel, "__init__", full_beside_an_image)
+    assert uploads.held == 1
+    engine.segment(shown, "trunk_cavities")
+    assert sorted(one.model_id for one in engine.info().models) == ["totalsegmentator/298", "totalsegmentator/343"]
+
+
 def test_an_image_of_the_device_is_given_up_before_another_road_is_taken(
     registry: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,7 +109,7 @@ def test_an_image_of_the_device_is_given_up_before_another_road_is_taken(
     predict = ResidentModel.predict
 
     def full_at_first(self: ResidentModel, *args: object) -> object:
-        there = len(uploads._there)  # pyright: ignore[reportPrivateUsage]
+        there = uploads.held
         roads.append((args[2], args[3] is not None, there))  # type: ignore[arg-type]
         if len(roads) == 1:
             raise OutOfMemory("full")

@@ -57,7 +57,7 @@ def test_a_model_image_is_copied_once_and_goes_with_it() -> None:
     assert uploads.copied == 2
     del image, images[0]
     gc.collect()
-    assert len(uploads._there) == 1  # pyright: ignore[reportPrivateUsage]
+    assert uploads.held == 1
 
 
 def test_only_the_latest_few_are_kept() -> None:
