@@ -22,7 +22,7 @@ from tests.support.stack import Stack
 
 SLICES = 40
 HOOK = Path(__file__).parents[1] / "support" / "killing_engine"
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 
 
 class Site:
