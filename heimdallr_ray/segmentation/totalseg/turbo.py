@@ -23,7 +23,7 @@ from heimdallr_ray.segmentation.totalseg.model import ResidentModel
 from heimdallr_ray.segmentation.totalseg.recipe import PLAIN, Recipe, steps_for
 
 LEAST_DICE: Final = 0.999
-LEAST_SAVING: Final = 0.03
+LEAST_SAVING: Final = 0.05
 """Share of the time that a step has to save; less is noise."""
 _QUICK_S: Final = 2.0
 _SEED: Final = 2001
