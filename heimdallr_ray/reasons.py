@@ -262,6 +262,12 @@ _SERIES_ROWS = (
 
 _IMAGE_ROWS = (
     _row("tilt", "The gantry was tilted. Positions and volumes take the tilt into account.", _IMAGE),
+    _row(
+        "region_not_measured",
+        "Another series of this study shows a part of the body that lies outside the measured one. Nothing was looked "
+        "for there; choose that series to measure it, or read it without.",
+        _IMAGE,
+    ),
     _row("deskewed", "The tilt of the gantry was taken out of the images before they were analysed.", _IMAGE),
     _row(
         "dcm2niix",

@@ -15,6 +15,7 @@ from heimdallr_ray.clients.files import candidates
 from heimdallr_ray.config import Settings
 from heimdallr_ray.dicom.fallback import fallback_can_read
 from heimdallr_ray.dicom.read import read_header
+from heimdallr_ray.dicom.regions import unmeasured_regions
 from heimdallr_ray.dicom.series import (
     IndexedInstance,
     Purpose,
@@ -151,6 +152,9 @@ def lines(explained: Explained) -> Iterator[str]:
     if explained.asked is not None and explained.asked.deskew is not None:
         asked, wish = explained.asked, "taken out" if explained.asked.deskew else "left in"
         yield f"a tilt is to be {wish}: {asked.chosen_by}, {asked.chosen_at}: {asked.reason}"
+    for part in unmeasured_regions(selection):
+        reach = "" if part.outside_mm is None else f", {part.outside_mm:g} mm beyond the measured series"
+        yield f"not measured: {part.region}, shown by {part.series_uid}{reach}"
     for series, decision in sorted(_pairs(explained), key=lambda pair: not pair[1].accepted):
         yield ""
         yield from _table(series, decision)

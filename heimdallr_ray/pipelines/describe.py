@@ -9,6 +9,7 @@ from typing import Any
 from heimdallr_ray.catalog.choosing import SeriesChosen
 from heimdallr_ray.catalog.results import SeriesChoice
 from heimdallr_ray.catalog.tables import SeriesRow, StudyRow
+from heimdallr_ray.dicom.regions import unmeasured_regions
 from heimdallr_ray.dicom.series import Override, Selection
 from heimdallr_ray.dicom.series import SeriesDecision as DicomDecision
 from heimdallr_ray.ids import Uid
@@ -84,6 +85,7 @@ def selection_facts(selection: Selection, choice: SeriesChosen | None = None) ->
             for one in selection.finalists
         ],
         "converter_for": selection.fallback_code or None,
+        "not_measured": [asdict(one) for one in unmeasured_regions(selection)],
     }
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from heimdallr_ray.dicom import regions
 from heimdallr_ray.dicom.assemble import assemble
 from heimdallr_ray.dicom.deskew import Deskew, deskew
 from heimdallr_ray.dicom.fallback import convert, convert_first, fallback_can_read
@@ -164,6 +165,8 @@ def require_chosen(decisions: Sequence[SeriesDecision]) -> NoUsableSeries:
 def prepare(selection: Selection, read_bytes: Callable[[str], bytes]) -> Volume:
     """The chosen series as a volume; unevenly spaced slices as one that is flagged and whose volumes are not counted.
 
+    Flags `region_not_measured` name what only other series of the study show.
+
     Raises:
         NoUsableSeries: none was chosen.
         NotAVolume: it cannot be assembled exactly, nor converted without a doubt; names the rule.
@@ -171,8 +174,13 @@ def prepare(selection: Selection, read_bytes: Callable[[str], bytes]) -> Volume:
     if selection.chosen is None:
         raise require_chosen(selection.decisions)
     if selection.fallback_code:
-        return convert(selection.chosen, read_bytes, selection.fallback_code)
-    return assemble(selection.chosen, read_bytes, resample=True)
+        return _marked(selection, convert(selection.chosen, read_bytes, selection.fallback_code))
+    return _marked(selection, assemble(selection.chosen, read_bytes, resample=True))
+
+
+def _marked(selection: Selection, volume: Volume) -> Volume:
+    beyond = regions.flags(regions.unmeasured_regions(selection))
+    return replace(volume, flags=(*volume.flags, *beyond)) if beyond else volume
 
 
 def readable(selection: Selection, read_bytes: Callable[[str], bytes]) -> tuple[Selection, Volume | None]:
@@ -185,7 +193,8 @@ def readable(selection: Selection, read_bytes: Callable[[str], bytes]) -> tuple[
         As `prepare`.
     """
     if selection.fallback_code:
-        return convert_first(selection, read_bytes)
+        selection, volume = convert_first(selection, read_bytes)
+        return selection, None if volume is None else _marked(selection, volume)
     return selection, prepare(selection, read_bytes)
 
 

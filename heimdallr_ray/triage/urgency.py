@@ -18,6 +18,8 @@ _NOT_CONCERNED = frozenset({"anatomy_absent", "brain_not_in_field", "modality", 
 """Reasons of `not_applicable` that say what the image shows. Every other one says what this installation lacks."""
 _DESCRIPTIVE = frozenset({"body_regions"})
 """Measurements that tell what was scanned and nothing of its state."""
+_NOT_MEASURED = "region_not_measured"
+"""Flag of the image: another series of the study shows a part of the body that this one does not."""
 _BORDER = re.compile(r"(brain_)?border_([a-z]+)")
 
 
@@ -130,6 +132,13 @@ def _silent(rules: tuple[Rule, ...], measurements: tuple[Measurement, ...]) -> l
     ]
 
 
+def _elsewhere(measurements: tuple[Measurement, ...]) -> list[str]:
+    """A sentence where a part of the study was not looked at at all: no number speaks of it."""
+    flags = {flag for one in measurements for flag in one.provenance.image_flags.split(",")}
+    regions = sorted(flag.partition(":")[2] for flag in flags if flag.partition(":")[0] == _NOT_MEASURED)
+    return [f"{_sentence(_NOT_MEASURED)} Not measured: {', '.join(regions)}."] if regions else []
+
+
 def _finding(rule: Rule, measurement: Measurement, compared: float) -> Finding:
     reason = (
         f"{rule.finding} {_amount(measurement, compared)} {rule.unit} ≥ {_number(rule.at_least)} {rule.unit}; "
@@ -170,7 +179,7 @@ def assess(measurements: Iterable[Measurement], rules: tuple[Rule, ...] = RULES)
     )
     if findings:
         return Assessment(findings[0].urgency, tuple(findings), findings[0].reason)
-    silent = _silent(rules, all_of_them)
+    silent = _silent(rules, all_of_them) + _elsewhere(all_of_them)
     if silent:
         return Assessment(None, (), f"{NO_URGENCY}: {' '.join(silent)}")
     if all(measurement.value is None for measurement in all_of_them if measurement.id not in _DESCRIPTIVE):

@@ -15,6 +15,7 @@ from pydicom import dcmread
 from heimdallr_ray.errors import EmptyImage, EngineUnavailable, HeimdallrError, WeightsMissing
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.metrics.catalogue import asked_for
+from heimdallr_ray.pipelines.describe import selection_facts
 from heimdallr_ray.pipelines.steps import (
     TIE_TASKS,
     Prepared,
@@ -238,3 +239,22 @@ def test_without_a_tie_no_model_is_asked(tmp_path: Path) -> None:
     alone = replace(tied.selection, finalists=tied.selection.finalists[:1])
     assert settle_tie(alone, lambda name: b"", segmenter, Readings()) == (alone, None)
     assert segmenter.wanted == []
+
+
+def test_the_image_says_what_only_another_series_shows(tmp_path: Path) -> None:
+    stored: list[StoredInstance] = []
+    for name, n in (("Head", 12), ("Abdomen", 24)):
+        uid = str(Uid.derived("study"))
+        for content in ct_study(n, seed=name, spacing_mm=3.0, StudyInstanceUID=uid, SeriesDescription=name):
+            read = dcmread(io.BytesIO(content), stop_before_pixels=True)
+            digest = hashlib.sha256(content).hexdigest()
+            (tmp_path / digest).write_bytes(content)
+            uids = Uid(read.SeriesInstanceUID), Uid(read.StudyInstanceUID), Uid(read.SOPInstanceUID)
+            stored.append(StoredInstance(*uids, digest))
+    selection = choose_series(stored, lambda name: tmp_path / name)
+    assert selection.chosen is not None
+    assert selection.chosen.header.series_description == "Abdomen"
+    volume = prepare(selection, lambda name: (tmp_path / name).read_bytes())
+    assert volume.flags[-1] == "region_not_measured:head"
+    (told,) = selection_facts(selection)["not_measured"]
+    assert (told["region"], told["outside_mm"]) == ("head", None)

@@ -157,3 +157,13 @@ def test_the_rule_table_is_versioned_and_cited():
 
 def test_triage_and_catalog_mean_the_same_classes():
     assert [(one.value, one.word) for one in Urgency] == [(one.value, one.word) for one in CatalogUrgency]
+
+
+def test_a_region_that_was_not_measured_forbids_routine():
+    elsewhere = replace(LIVER, provenance=replace(LIVER.provenance, image_flags="tilt:3.0,region_not_measured:head"))
+    found = assess((elsewhere,))
+    assert found.urgency is None
+    assert "No AI urgency" in found.reason and "Not measured: head." in found.reason
+    assert assess((replace(LIVER, provenance=replace(LIVER.provenance, image_flags="tilt:3.0")),)).urgency is Urgency.P3
+    blood = _measurement(ICH, 31.0, largest_component_ml=30.0)
+    assert assess((elsewhere, blood)).urgency is Urgency.P0
