@@ -15,7 +15,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from heimdallr_ray.errors import Broken, EmptyImage, ModalityNotSupported, OutOfMemory, WeightsMissing
+from heimdallr_ray.errors import (
+    Broken,
+    EmptyImage,
+    ModalityNotSupported,
+    ModelOverBudget,
+    OutOfMemory,
+    WeightsMissing,
+)
 from heimdallr_ray.segmentation import tasks
 from heimdallr_ray.segmentation.engine import (
     EXACT,
@@ -164,6 +171,7 @@ class ResidentEngine:
             WeightsMissing: no task is left.
             Broken: the first pass cannot be built, without which no task reads CT.
         """
+            ModelOverBudget: the first pass does not fit into the budget.
         with self._device_lock:
             if not self.available_tasks:
                 raise WeightsMissing("no complete model of any known task in the weights folder")
@@ -173,6 +181,9 @@ class ResidentEngine:
                 for spec in row.models if row.backend == RESIDENT else ():
                     self._warm(spec, row)
 
+            over = self._over_budget()
+        if FIRST_PASS in over:
+            raise ModelOverBudget(f"{over[FIRST_PASS]}; without the first pass no CT is read")
     def _warm(self, spec: ModelSpec, row: TaskSpec) -> None:
         if row.name in self._inventory.set_aside:
             return

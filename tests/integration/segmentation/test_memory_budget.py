@@ -75,22 +75,27 @@ def test_models_beyond_the_budget_take_turns_and_give_the_same_labels(registry: 
 
 @pytest.mark.usefixtures("small_units")
 def test_a_model_that_does_not_fit_alone_is_refused_by_name_and_the_others_serve(
-    registry: Path, image: Volume, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, image: Volume, caplog: pytest.LogCaptureFixture
 ) -> None:
-    needs = needs_kib(registry)
-    small = needs["343"]
-    assert small < min(needs["297"], needs["298"])
-    engine = ResidentEngine(registry, threads=1, memory_mib=small)
+    folder = identity_nets.write_registry(tmp_path / "weights", (TOTAL_FAST, "trunk_cavities"))
+    needs = needs_kib(folder)
+    assert needs["343"] < needs["297"]
+    engine = ResidentEngine(folder, threads=1, memory_mib=needs["343"])
     engine.warm_up()
     assert loaded(engine) == ["343"]
-    assert [note.partition(" needs ")[0] for note in engine.info().notes] == [
-        "totalsegmentator/298",
-        "totalsegmentator/297",
-    ]
+    assert [note.partition(" needs ")[0] for note in engine.info().notes] == ["totalsegmentator/297"]
     assert "model does not fit" in caplog.messages
     with pytest.raises(ModelOverBudget, match=r"totalsegmentator/297 needs \d+ MiB, the budget is \d+ MiB"):
         engine.segment(image, TOTAL_FAST)
     assert engine.segment(image, "trunk_cavities").label_map.array.shape == image.shape
+
+
+@pytest.mark.usefixtures("small_units")
+def test_a_replica_whose_first_pass_is_refused_is_not_ready(registry: Path) -> None:
+    needs = needs_kib(registry)
+    engine = ResidentEngine(registry, threads=1, memory_mib=needs["343"])
+    with pytest.raises(ModelOverBudget, match=r"totalsegmentator/298 needs .* without the first pass"):
+        engine.warm_up()
 
 
 @pytest.mark.usefixtures("small_units")

@@ -67,8 +67,11 @@ def test_every_label_of_the_demo_weights_is_that_of_exact_mode(
     worst = worst_dice(exact.array, made.array)
     assert worst is not None
     assert worst[1] >= LEAST_DICE, f"label {worst[0]}"
-    assert (exact.model.mode, made.model.mode) == ("exact", "turbo")
-    assert all("channels_last_3d" in steps for steps in engine.info().turbo.values())
+    assert exact.model.mode == "exact"
+    if device == "cpu":
+        # an accelerator's half precision may leave no step that keeps every label, and then says so
+        assert made.model.mode == "turbo"
+        assert all(steps == ("channels_last_3d",) for steps in engine.info().turbo.values())
 
 
 @pytest.fixture(scope="module")

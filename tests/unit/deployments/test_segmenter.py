@@ -126,3 +126,30 @@ def test_a_site_without_the_models_of_a_ct_study_is_told_what_to_run(tmp_path: P
     write_manifest(registry, synthetic=False)
     with pytest.raises(WeightsMissing, match=f"total_fast not installed.*Dataset297.*--into {registry}"):
         start(tmp_path / "first pass only", registry)
+
+
+def test_the_engine_is_what_the_settings_say(tmp_path: Path, registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, Any] = {}
+
+    class Stopped(Exception):
+        pass
+
+    def engine(_folder: Path, **options: object) -> None:
+        asked.update(options)
+        raise Stopped
+
+    monkeypatch.setattr("heimdallr_ray.segmentation.totalseg.engine.ResidentEngine", engine)
+    data_dir = tmp_path / "data"
+    settings = load(
+        {"HEIMDALLR_SEGMENTER_MODE": "turbo", "HEIMDALLR_SEGMENTER_MEMORY_MIB": "6000"},
+        data_dir=data_dir,
+        weights_dir=registry,
+        device="cpu",
+        lower_resolution=True,
+    )
+    settings.run_dir.mkdir(parents=True)
+    save_effective(settings, settings.run_dir / "settings.json")
+    with pytest.raises(Stopped):
+        cast(Any, Segmenter).func_or_class(AppArgs(build="test", settings_file=str(settings.run_dir / "settings.json")))
+    assert (asked["mode"], asked["memory_mib"], asked["lower_resolution"]) == ("turbo", 6000, True)
+    assert asked["compile_dir"].parent == settings.run_dir
