@@ -170,8 +170,8 @@ class ResidentEngine:
         Raises:
             WeightsMissing: no task is left.
             Broken: the first pass cannot be built, without which no task reads CT.
-        """
             ModelOverBudget: the first pass does not fit into the budget.
+        """
         with self._device_lock:
             if not self.available_tasks:
                 raise WeightsMissing("no complete model of any known task in the weights folder")
@@ -180,10 +180,10 @@ class ResidentEngine:
                 row = tasks.TASKS[name]
                 for spec in row.models if row.backend == RESIDENT else ():
                     self._warm(spec, row)
-
             over = self._over_budget()
         if FIRST_PASS in over:
             raise ModelOverBudget(f"{over[FIRST_PASS]}; without the first pass no CT is read")
+
     def _warm(self, spec: ModelSpec, row: TaskSpec) -> None:
         if row.name in self._inventory.set_aside:
             return
