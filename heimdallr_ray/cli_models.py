@@ -82,8 +82,9 @@ def models_list(
         size = f"{row['size_bytes'] / 2**20:.1f} MiB" if row["size_bytes"] else "-"
         out.print(f"{row['task']:<28} {row['state']:<10} {size:>12}  {row['licence']}", markup=False, soft_wrap=True)
         for model in row["models"]:
-            digest = f"sha256 {model['sha256'][:16]}" if model["sha256"] else "missing"
-            out.print(f"    {model['folder']}  {digest}  {model['terms']}", markup=False, soft_wrap=True)
+            digests = ", ".join(digest[:16] for digest in model["checkpoints"].values())
+            held = f"sha256 {digests}" if digests else "missing"
+            out.print(f"    {model['folder']}  {held}  {model['terms']}", markup=False, soft_wrap=True)
         if row["measurements"]:
             out.print(f"    for {', '.join(row['measurements'])}", markup=False, soft_wrap=True)
         if row["command"]:
@@ -184,21 +185,36 @@ def models_licence(
 
 
 @models.command("verify")
-def models_verify(config: ConfigOption = None, data_dir: DataDirOption = None, profile: ProfileOption = None) -> None:
+def models_verify(
+    into: Annotated[Path | None, typer.Option("--into", help="The registry; default: that of the settings.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    profile: ProfileOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check every model file of the registry against its manifest."""
     from heimdallr_ray.operations import doctor
     from heimdallr_ray.segmentation.weights import any_synthetic, verify
 
     settings = settings_of(config, data_dir=data_dir, profile=profile)
-    folder = doctor.weights_dir_of(settings)
+    folder = into or doctor.weights_dir_of(settings)
     where = f"{folder} (profile {settings.profile})"
+    told = {"folder": str(folder), "profile": settings.profile}
     try:
         found = verify(folder)
-        note = ", DEMO WEIGHTS" if any_synthetic(found) else ""
+        synthetic = any_synthetic(found)
     except HeimdallrError as error:
+        hint = doctor.weights_hint(settings, into)
+        if as_json:
+            print(json.dumps({**told, "ok": False, "code": error.code, "detail": error.detail, "mend": hint}))  # noqa: T201
+            raise typer.Exit(1) from error
         ended = failure(error)
-        err.print(f"in {where}\n-> {doctor.weights_hint(settings)}", soft_wrap=True, markup=False)
+        err.print(f"in {where}\n-> {hint}", soft_wrap=True, markup=False)
         raise ended from error
+    if as_json:
+        print(json.dumps({**told, "ok": True, "files": len(found.files), "synthetic": synthetic}))  # noqa: T201
+        return
+    note = ", DEMO WEIGHTS" if synthetic else ""
     out.print(f"{where}: {len(found.files)} files, unchanged{note}", soft_wrap=True)
 
 
@@ -209,14 +225,17 @@ def models_manifest(
     ],
 ) -> None:
     """Write manifest.json for model folders that you trust: from then on a changed byte is refused."""
-    from heimdallr_ray.segmentation.weights import read_manifest, write_manifest
+    from heimdallr_ray.segmentation.weights import DAMAGED_NAME, is_damaged, read_manifest, write_manifest
 
     try:
+        damaged = is_damaged(folder)
         path = write_manifest(folder, synthetic=False)
         note = ": DEMO WEIGHTS, refused by the profile `site`" if read_manifest(folder).synthetic else ""
     except HeimdallrError as error:
         raise failure(error) from error
     out.print(f"{path}{note}", soft_wrap=True)
+    if damaged:
+        out.print(f"the damaged one is kept as {DAMAGED_NAME}; what it pinned of first imports is lost", soft_wrap=True)
 
 
 def _install(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import psutil
@@ -136,16 +137,23 @@ def weights_dir_of(settings: Settings) -> Path:
     return settings.resolved_weights_dir or weights_dir()
 
 
-def weights_hint(settings: Settings) -> str:
-    """How weights that are missing or changed are put right."""
+def weights_hint(settings: Settings, folder: Path | None = None) -> str:
+    """How weights that are missing or changed are put right, in `folder` or in the registry of the settings."""
     from heimdallr_ray.pipelines.demand import demand_of
     from heimdallr_ray.segmentation.registry import command_for, missing_needed
+    from heimdallr_ray.segmentation.weights import is_damaged, registry_to_fill
 
-    if settings.profile == "demo":
+    place = registry_to_fill(folder or weights_dir_of(settings))
+    if place is None or (settings.profile == "demo" and folder is None):
         return "put the model folders and their manifest.json back: docs/weights.md"
+    if is_damaged(place):
+        return (
+            f"where you trust what lies there: heimdallr models manifest {quote(str(place))}; "
+            "else remove its manifest.json and fetch or import the models anew: docs/weights.md"
+        )
     needed = missing_needed(None, demand_of(settings.measurements))
     return (
-        f"{command_for(needed, weights_dir_of(settings))} brings TotalSegmentator's; without a network "
+        f"{command_for(needed, place)} brings TotalSegmentator's; without a network "
         "`heimdallr models import`: docs/weights.md. "
         "To try it with the demo's weights: --profile demo (make up PROFILE=demo)"
     )

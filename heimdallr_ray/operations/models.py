@@ -23,7 +23,14 @@ from heimdallr_ray.segmentation.install import Installed, Judge, OpenRegistry, S
 from heimdallr_ray.segmentation.licence import Terms, require_licence, terms_of
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS
 from heimdallr_ray.segmentation.unpack import copy_folder, unpack_zip
-from heimdallr_ray.segmentation.weights import MANIFEST_NAME, WeightsSet, digest_of, read_manifest, verify
+from heimdallr_ray.segmentation.weights import (
+    MANIFEST_NAME,
+    WeightsSet,
+    digest_of,
+    read_manifest,
+    registry_to_fill,
+    verify,
+)
 
 _SEEN_FIRST: Final = "every CT study: what is in the image"
 
@@ -122,6 +129,7 @@ def fetch(
     with opened(folder) as registry:
         for archive in archives:
             if not replacing and registry.is_whole(archive.folder):
+                _require_pinned(registry, archive.folder, digests or {})
                 telling.say(f"{archive.folder}: already installed and unchanged")
                 continue
             request = _request(settings, archive, mirror)
@@ -227,6 +235,19 @@ def _require_digest(folder: str, sha256: str, digests: Mapping[str, Sha256]) -> 
         raise WeightsTampered(f"{folder}: the archive has the sha256 {sha256}, not the one that was given")
 
 
+def _require_pinned(registry: OpenRegistry, folder: str, digests: Mapping[str, Sha256]) -> None:
+    """What is installed came from the archive that the site knows by its digest, where it gave one."""
+    given = digests.get(folder)
+    if given is None:
+        return
+    pinned = registry.archive_digest(folder)
+    if pinned != given:
+        known = f"came from an archive with the sha256 {pinned}" if pinned else "did not come from an archive"
+        raise WeightsTampered(
+            f"{folder} is installed and {known}, not the one that was given; --replace fetches it anew"
+        )
+
+
 def _install(
     registry: OpenRegistry,
     places: Sequence[str],
@@ -273,6 +294,7 @@ def listing(folder: Path) -> list[dict[str, Any]]:
     Raises:
         WeightsMissing, WeightsTampered: see `registry.overview`.
     """
+    place = registry_to_fill(folder)
     return [
         {
             "task": entry.task,
@@ -286,12 +308,12 @@ def listing(folder: Path) -> list[dict[str, Any]]:
                     "folder": model.folder,
                     "state": str(model.state),
                     "size_bytes": model.size_bytes,
-                    "sha256": model.sha256,
+                    "checkpoints": dict(model.checkpoints),
                     "terms": model.terms.name,
                 }
                 for model in entry.models
             ],
-            "command": "" if entry.state != states.ModelState.MISSING else states.fetch_command([entry.task]),
+            "command": "" if entry.state != states.ModelState.MISSING else states.command_for([entry.task], place),
         }
         for entry in states.overview(weights_at(folder))
     ]

@@ -122,6 +122,14 @@ class OpenRegistry:
         files = self.document()["files"]
         return _lists({"files": files}, folder) and self._holds(files, folder)
 
+    def archive_digest(self, folder: str) -> str:
+        """sha256 of the ZIP that an installed data set came from; empty where it came otherwise, or nobody knows.
+
+        Raises:
+            WeightsTampered: the manifest is malformed.
+        """
+        return str(self.document()[PINS_KEY].get(folder, {}).get("archive_sha256", ""))
+
     def _holds(self, files: dict[str, Any], folder: str) -> bool:
         entries = {name: entry for name, entry in files.items() if name.startswith(f"{folder}/")}
         try:

@@ -44,7 +44,7 @@ class Part:
                 part.validator = str(noted["validator"])
                 part.total = int(noted["total"]) if noted.get("total") is not None else None
                 part.size = path.stat().st_size
-        except (OSError, ValueError, AttributeError, TypeError):
+        except (OSError, ValueError, RecursionError, AttributeError, TypeError):
             return cls(path, address)
         return part
 

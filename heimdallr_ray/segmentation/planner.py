@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from typing import Final
 
 from heimdallr_ray.errors import ModalityNotSupported
@@ -233,6 +234,7 @@ class _Site:
     licensed: Collection[str]
     refused: Mapping[str, str]
     set_aside: Mapping[str, str]
+    registry: Path | None
 
     def obstacle(self, name: str) -> LeftOut | None:
         """Why the task does not run, or None."""
@@ -246,7 +248,8 @@ class _Site:
             return LeftOut(name, LeftOutCode.MODEL_UNUSABLE, self.set_aside[name])
         if name not in self.available:
             folders = ", ".join(model.dataset_folder for model in models_of(name))
-            return LeftOut(name, LeftOutCode.WEIGHTS_MISSING, f"needs {folders}; run: {fetch_command((name,))}")
+            command = fetch_command((name,), self.registry)
+            return LeftOut(name, LeftOutCode.WEIGHTS_MISSING, f"needs {folders}; run: {command}")
         if spec.licence and name not in self.licensed:
             return LeftOut(name, LeftOutCode.LICENCE, "needs a TotalSegmentator licence of the site")
         if name in self.refused:
@@ -285,6 +288,7 @@ def plan(
     wanted: Iterable[Wanted] = DEFAULT_WANTED,
     refused: Mapping[str, str] | None = None,
     set_aside: Mapping[str, str] | None = None,
+    registry: Path | None = None,
 ) -> Plan:
     """Which tasks run, and why each other one that was asked for does not.
 
@@ -300,6 +304,7 @@ def plan(
         wanted: tasks and needs.
         refused: tasks with a model that does not fit into the site's memory budget, to words that say so.
         set_aside: tasks with an installed model that cannot be built, to words that say so.
+        registry: that a command which brings a model is to fill; None: that of the settings where it is typed.
 
     Raises:
         ModalityNotSupported: no installed model reads this modality.
@@ -309,7 +314,7 @@ def plan(
     asked = tuple(wanted)
     if modality == "MR" and asked == DEFAULT_WANTED:
         asked = MR_WANTED
-    site = _Site(found_volumes_ml, modality, available_tasks, licensed, refused or {}, set_aside or {})
+    site = _Site(found_volumes_ml, modality, available_tasks, licensed, refused or {}, set_aside or {}, registry)
     run: list[str] = []
     left_out: dict[str, LeftOut] = {}
     for one in asked:

@@ -43,7 +43,7 @@ class ModelEntry:
         folder: of the data set.
         state: whether the manifest lists it, and whether it was made from phantoms.
         size_bytes: of its files; 0 where it is missing.
-        sha256: of its first checkpoint; empty where it is missing.
+        checkpoints: file of each fold, relative to the model's folder, and its sha256; empty where it is missing.
         terms: that its weights come under.
     """
 
@@ -51,7 +51,7 @@ class ModelEntry:
     folder: str
     state: ModelState
     size_bytes: int
-    sha256: str
+    checkpoints: tuple[tuple[str, str], ...]
     terms: Terms
 
 
@@ -102,14 +102,14 @@ def _is_synthetic(weights: WeightsSet, folder: str) -> bool:
 def _entry(weights: WeightsSet | None, model: ModelSpec) -> ModelEntry:
     terms = terms_of(archive_of(model.dataset_id))
     if weights is None or not has_model(weights, model):
-        return ModelEntry(model.dataset_id, model.dataset_folder, ModelState.MISSING, 0, "", terms)
+        return ModelEntry(model.dataset_id, model.dataset_folder, ModelState.MISSING, 0, (), terms)
     files = {name: entry for name, entry in weights.files.items() if name.startswith(f"{model.folder}/")}
     return ModelEntry(
         model.dataset_id,
         model.dataset_folder,
         ModelState.SYNTHETIC if _is_synthetic(weights, model.folder) else ModelState.INSTALLED,
         sum(entry.size_bytes for entry in files.values()),
-        str(files[_checkpoints(weights, model.folder)[0]].sha256),
+        tuple((name[len(model.folder) + 1 :], str(files[name].sha256)) for name in model.checkpoints(weights.files)),
         terms,
     )
 

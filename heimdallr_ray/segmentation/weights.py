@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from heimdallr_ray.segmentation.demo import weights_dir
 from heimdallr_ray.segmentation.disk import fsync_folder
 from heimdallr_ray.segmentation.task_table import TOTAL_FAST
 
+logger = logging.getLogger(__name__)
+
 MANIFEST_NAME = "manifest.json"
 MANIFEST_FORMAT = 1
 DATASET_NAME = "dataset.json"
@@ -36,6 +39,12 @@ WORK_FOLDER = ".incoming"
 _MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 _MAX_DATASET_BYTES = 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
+DAMAGED_NAME = f".{MANIFEST_NAME}.damaged"
+"""Where a manifest that could not be read is kept when a new one is written."""
+_MEND = (
+    "; to mend it, where you trust what lies there: `heimdallr models manifest FOLDER`, which lists it anew and sets "
+    "the old one aside; else remove it and fetch or import the models anew"
+)
 SYNTHETIC_MARKER = "SYNTHETIC"
 """Word in the description of a model's dataset.json that says: made by us on phantoms, no third party's weights."""
 
@@ -99,14 +108,14 @@ class WeightsSet:
 def _entry_of(relative: str, value: object) -> FileEntry:
     pure = PurePosixPath(relative)
     if pure.is_absolute() or not pure.parts or ".." in pure.parts or "\\" in relative or str(pure) != relative:
-        raise WeightsTampered(f"{MANIFEST_NAME} names a path outside its folder")
+        raise WeightsTampered(f"{MANIFEST_NAME} names a path outside its folder{_MEND}")
     try:
         fields = cast("Mapping[str, Any]", value)
         digest, size = Sha256.parse(fields["sha256"]), fields["size"]
     except (BadIdentifier, KeyError, TypeError) as error:
-        raise WeightsTampered(f"{MANIFEST_NAME}: malformed entry for {relative}") from error
+        raise WeightsTampered(f"{MANIFEST_NAME}: malformed entry for {relative}{_MEND}") from error
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise WeightsTampered(f"{MANIFEST_NAME}: malformed size for {relative}")
+        raise WeightsTampered(f"{MANIFEST_NAME}: malformed size for {relative}{_MEND}")
     return FileEntry(digest, size)
 
 
@@ -119,13 +128,13 @@ def _parsed(folder: Path) -> dict[str, Any]:
             f"no {MANIFEST_NAME} in the weights folder: {error.strerror}; run: {fetch_command((TOTAL_FAST,), folder)}"
         ) from error
     if len(content) > _MAX_MANIFEST_BYTES:
-        raise WeightsTampered(f"{MANIFEST_NAME} is too large")
+        raise WeightsTampered(f"{MANIFEST_NAME} is too large{_MEND}")
     try:
         parsed: object = json.loads(content)
-    except ValueError as error:
-        raise WeightsTampered(f"{MANIFEST_NAME} is not JSON") from error
+    except (ValueError, RecursionError) as error:
+        raise WeightsTampered(f"{MANIFEST_NAME} is not JSON{_MEND}") from error
     if not isinstance(parsed, dict):
-        raise WeightsTampered(f"{MANIFEST_NAME} is not an object")
+        raise WeightsTampered(f"{MANIFEST_NAME} is not an object{_MEND}")
     return cast("dict[str, Any]", parsed)
 
 
@@ -147,7 +156,7 @@ def read_document(folder: Path) -> dict[str, Any]:
         isinstance(pin, dict) and isinstance(cast("dict[str, Any]", pin).get("originals"), dict)
         for pin in cast("dict[str, object]", pins).values()
     ):
-        raise WeightsTampered(f"{MANIFEST_NAME}: malformed {PINS_KEY}")
+        raise WeightsTampered(f"{MANIFEST_NAME}: malformed {PINS_KEY}{_MEND}")
     return document
 
 
@@ -179,9 +188,14 @@ def read_manifest(folder: Path) -> WeightsSet:
     document = _parsed(folder)
     files, synthetic = document.get("files"), document.get("synthetic")
     if document.get("format") != MANIFEST_FORMAT or not isinstance(files, dict) or not isinstance(synthetic, bool):
-        raise WeightsTampered(f"{MANIFEST_NAME} has another form than format {MANIFEST_FORMAT}")
+        raise WeightsTampered(f"{MANIFEST_NAME} has another form than format {MANIFEST_FORMAT}{_MEND}")
     entries = {name: _entry_of(name, value) for name, value in cast("dict[str, object]", files).items()}
     return WeightsSet(folder, synthetic, entries)
+
+
+def registry_to_fill(folder: Path) -> Path | None:
+    """What a command that brings models has to name; None for the demo's weights, which are a part of the package."""
+    return None if folder == weights_dir() else folder
 
 
 def digest_of(file: Path) -> tuple[str, int]:
@@ -226,7 +240,7 @@ def is_marked(dataset: bytes, name: str) -> bool:
         raise WeightsTampered(f"{name} is too large")
     try:
         parsed: object = json.loads(dataset)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise WeightsTampered(f"{name} is not JSON") from error
     if not isinstance(parsed, dict):
         raise WeightsTampered(f"{name} is not an object")
@@ -261,8 +275,33 @@ def _marked_on_disk(file: Path) -> bool:
         return is_marked(stream.read(_MAX_DATASET_BYTES + 1), file.name)
 
 
+def is_damaged(folder: Path) -> bool:
+    """True where there is a manifest in `folder` that is none."""
+    try:
+        read_document(folder)
+    except WeightsMissing:
+        return False
+    except WeightsTampered:
+        return True
+    return False
+
+
+def _pins_or_aside(folder: Path) -> dict[str, Any] | None:
+    """The pins of the manifest of `folder`, None where there is none; a damaged one is kept under another name."""
+    if not (folder / MANIFEST_NAME).exists():
+        return None
+    if is_damaged(folder):
+        (folder / MANIFEST_NAME).replace(folder / DAMAGED_NAME)
+        fsync_folder(folder)
+        logger.warning("damaged manifest set aside", extra={"kept_as": DAMAGED_NAME})
+        return None
+    return cast("dict[str, Any]", read_document(folder)[PINS_KEY])
+
+
 def write_manifest(folder: Path, *, synthetic: bool, extra: Mapping[str, Any] | None = None) -> Path:
     """The manifest of everything below `folder`, written durably; returns its path.
+
+    The pins of first imports are kept. One that is damaged is set aside as `DAMAGED_NAME`, and its pins are lost.
 
     Args:
         folder: registry with one folder per data set.
@@ -282,7 +321,7 @@ def write_manifest(folder: Path, *, synthetic: bool, extra: Mapping[str, Any] | 
             files[file.relative_to(folder).as_posix()] = {"sha256": digest, "size": size}
             synthetic = synthetic or digest in demo_checkpoints()
     document = {**(extra or {}), "format": MANIFEST_FORMAT, "synthetic": synthetic, "files": files}
-    if (folder / MANIFEST_NAME).exists():
-        kept = read_document(folder)[PINS_KEY]
+    kept = _pins_or_aside(folder)
+    if kept is not None:
         document[PINS_KEY] = {name: pin for name, pin in kept.items() if any(f.startswith(f"{name}/") for f in files)}
     return store_document(folder, document)

@@ -44,7 +44,7 @@ from heimdallr_ray.segmentation.totalseg.postprocess import clean
 from heimdallr_ray.segmentation.totalseg.store import ModelStore
 from heimdallr_ray.segmentation.totalseg.study import ModelImage, Study
 from heimdallr_ray.segmentation.totalseg.upstream import UpstreamRunner
-from heimdallr_ray.segmentation.weights import verify
+from heimdallr_ray.segmentation.weights import registry_to_fill, verify
 from heimdallr_ray.volume import LabelMap, ModelRef, Volume, require_same_grid
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ class ResidentEngine:
         """
         weights = verify(weights_dir)
         self._inventory = Inventory(weights, licensed=licensed)
+        self._registry = registry_to_fill(weights_dir)
         home = environment.prepare(weights_dir, home_dir)
         self._device = torch.device(device)
         self._threads = threads or os.cpu_count() or 1
@@ -232,8 +233,16 @@ class ResidentEngine:
                         self._take_over(study, earlier)
                     if rough is not None:
                         spent += self._task(study, task_spec(rough)).timings
-                    aside, over = self._inventory.set_aside, self._over_budget()
-                    made = plan(study.found_ml, modality, available, self.licensed_tasks, wanted, over, aside)
+                    made = plan(
+                        study.found_ml,
+                        modality,
+                        available,
+                        self.licensed_tasks,
+                        wanted,
+                        refused=self._over_budget(),
+                        set_aside=self._inventory.set_aside,
+                        registry=self._registry,
+                    )
                     segmentations = {name: self._task(study, task_spec(name)) for name in made.run}
                     found = dict(study.found_ml)
                     steps = {name: one.steps for name, one in study.segmentations.items() if one.steps}

@@ -140,7 +140,7 @@ def _answer(folder: Path) -> dict[str, Any]:
     try:
         with file.open("rb") as stream:
             parsed: object = json.loads(stream.read(_MAX_ANSWER_BYTES))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Broken("upstream ended without an answer") from error
     if not isinstance(parsed, dict):
         raise Broken("upstream gave an answer of another form")

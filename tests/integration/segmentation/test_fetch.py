@@ -94,6 +94,14 @@ def test_a_later_run_goes_on_where_an_earlier_one_was_given_up(told: Behaviour, 
     assert ranges(told) == ["bytes=100000-"]
 
 
+@pytest.mark.parametrize("note", ["[" * 60_000, "{", "[]", '{"address": 1}'], ids=["deep", "half", "list", "other"])
+def test_a_part_whose_note_is_damaged_begins_anew(told: Behaviour, base: str, tmp_path: Path, note: str) -> None:
+    (tmp_path / "model.zip.part").write_bytes(told.content[:1000])
+    (tmp_path / "model.zip.part.json").write_text(note)
+    assert_whole(get(base, tmp_path), told.content, tmp_path)
+    assert ranges(told) == [""]
+
+
 def test_a_part_of_another_address_is_not_continued(told: Behaviour, base: str, tmp_path: Path) -> None:
     told.cut_after = 100_000
     told.after_answer = lambda server: server.statuses.extend([503] * 9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from typer.testing import CliRunner, Result
 from heimdallr_ray.cli import app
 from heimdallr_ray.segmentation.archives import archive_of
 from heimdallr_ray.segmentation.tasks import TASKS
-from heimdallr_ray.segmentation.weights import MANIFEST_NAME, WORK_FOLDER, verify
+from heimdallr_ray.segmentation.weights import DAMAGED_NAME, MANIFEST_NAME, WORK_FOLDER, verify
 from tests.support.file_server import Behaviour, serving_file
 from tests.support.weights import model_files, spec_of, write_zip
 
@@ -120,6 +121,27 @@ def test_a_digest_that_is_not_the_archives(
     assert not (tmp_path / "data" / "weights" / MANIFEST_NAME).exists()
 
 
+def test_a_digest_is_asked_of_what_is_installed_too(
+    tmp_path: Path, run: Run, mirror: tuple[str, dict[str, bytes], Behaviour]
+) -> None:
+    base, files, told = mirror
+    registry = tmp_path / "data" / "weights"
+    fetch = ("fetch", "298", "--from", base, "--accept-licence")
+    right = hashlib.sha256(files[f"/{archive_of(298).file_name}"]).hexdigest()
+    assert run(*fetch).exit_code == 0
+    before, asked = (registry / MANIFEST_NAME).read_bytes(), len(told.seen)
+    refused = run(*fetch, "--sha256", "0" * 64)
+    assert refused.exit_code == 1 and "weights_tampered" in refused.output and right in refused.output
+    assert run(*fetch, "--sha256", right).exit_code == 0
+    assert ((registry / MANIFEST_NAME).read_bytes(), len(told.seen)) == (before, asked)
+    document = json.loads(before)
+    for pins in ({}, {archive_of(298).folder: {**document["imported"][archive_of(298).folder], "archive_sha256": ""}}):
+        (registry / MANIFEST_NAME).write_text(json.dumps({**document, "imported": pins}))
+        unknown = run(*fetch, "--sha256", right)
+        assert unknown.exit_code == 1 and "did not come from an archive" in unknown.output
+    assert run(*fetch, "--sha256", right, "--replace").exit_code == 0
+
+
 def test_digests_of_several_archives(run: Run, mirror: tuple[str, dict[str, bytes], Behaviour]) -> None:
     base, files, _ = mirror
     given = [
@@ -161,14 +183,71 @@ def test_list_tells_every_task_with_what_it_is_for(run: Run, mirror: tuple[str, 
     rows = {row["task"]: row for row in listed["tasks"]}
     assert set(rows) == set(TASKS)
     assert rows["total_fast"]["state"] == "installed" and "liver_volume" in rows["total_fast"]["measurements"]
-    assert rows["total_fast"]["command"] == "" and len(rows["total_fast"]["models"][0]["sha256"]) == 64
+    (digest,) = rows["total_fast"]["models"][0]["checkpoints"].values()
+    assert rows["total_fast"]["command"] == "" and len(digest) == 64
     assert rows["tissue_types"]["state"] == "missing" and rows["tissue_types"]["licence"] == "site"
-    assert rows["tissue_types"]["command"] == "heimdallr models fetch tissue_types"
+    command = f"heimdallr models fetch tissue_types --into {listed['folder']}"
+    assert rows["tissue_types"]["command"] == command
     assert "l3_muscle_area" in rows["tissue_types"]["measurements"]
     told = run("list").output
-    assert "total_fast " in told and "-> heimdallr models fetch tissue_types" in told
-    demo = {row["task"]: row["state"] for row in json.loads(run("list", "--json", "--profile", "demo").output)["tasks"]}
-    assert demo["total_fast"] == "synthetic"
+    assert "total_fast " in told and f"-> {command}" in told and digest[:16] in told
+    demo = {row["task"]: row for row in json.loads(run("list", "--json", "--profile", "demo").output)["tasks"]}
+    assert demo["total_fast"]["state"] == "synthetic"
+    assert demo["total"]["command"] == "heimdallr models fetch total", "the package is no registry to fill"
+
+
+def test_the_command_that_list_names_fills_the_registry_that_was_listed(
+    tmp_path: Path, run: Run, mirror: tuple[str, dict[str, bytes], Behaviour]
+) -> None:
+    there = tmp_path / "an other place"
+    listed = json.loads(run("list", "--into", str(there), "--json").output)
+    command = next(row["command"] for row in listed["tasks"] if row["task"] == "total_fast")
+    words = shlex.split(command)
+    assert words[:2] == ["heimdallr", "models"]
+    assert run(*words[2:], "--from", mirror[0], "--accept-licence").exit_code == 0
+    assert spec_of(297).checkpoint in verify(there).files
+    assert not (tmp_path / "data").exists()
+    told = json.loads(run("verify", "--into", str(there), "--json").output)
+    assert told == {"folder": str(there), "profile": "site", "ok": True, "files": 6, "synthetic": False}
+    assert str(there) in run("verify", "--into", str(there)).output
+    (there / spec_of(297).checkpoint).write_bytes(b"changed")
+    ended = run("verify", "--into", str(there), "--json")
+    told = json.loads(ended.output)
+    assert ended.exit_code == 1 and (told["ok"], told["code"]) == (False, "weights_tampered")
+    assert "--into" in told["mend"] and str(there) in told["mend"]
+    assert run("verify", "--json").exit_code == 1, "there is nothing in the registry of the settings"
+
+
+@pytest.mark.parametrize("damage", ["half", "deep", "list", "another form", "a path outside", "pins"])
+def test_a_damaged_manifest_is_mended_by_the_command_that_is_named(
+    tmp_path: Path, run: Run, mirror: tuple[str, dict[str, bytes], Behaviour], damage: str
+) -> None:
+    fetch = ("fetch", "298", "--from", mirror[0], "--accept-licence")
+    assert run(*fetch).exit_code == 0
+    manifest = tmp_path / "data" / "weights" / MANIFEST_NAME
+    whole = json.loads(manifest.read_text())
+    content = {
+        "half": manifest.read_text()[:100],
+        "deep": "[" * 100_000,
+        "list": "[]",
+        "another form": "{}",
+        "a path outside": json.dumps({**whole, "files": {"../a": {}}}),
+        "pins": json.dumps({**whole, "imported": {"Dataset298": 1}}),
+    }[damage]
+    manifest.write_text(content)
+    refused = run(*fetch)
+    assert refused.exit_code == 1 and "models manifest FOLDER" in refused.output
+    if damage != "pins":
+        ended = run("verify", "--json")
+        assert ended.exit_code == 1
+        command = json.loads(ended.output)["mend"].partition("heimdallr models ")[2].partition(";")[0]
+    else:
+        command = f"manifest {manifest.parent}"
+    mended = run(*shlex.split(command))
+    assert mended.exit_code == 0 and DAMAGED_NAME in mended.output
+    assert (manifest.parent / DAMAGED_NAME).read_text() == content
+    assert run("verify").exit_code == 0 and run(*fetch).exit_code == 0
+    assert set(verify(manifest.parent).files) == set(whole["files"])
 
 
 def test_licence_tells_what_each_task_needs_and_whether_there_is_one(run: Run) -> None:
@@ -192,7 +271,6 @@ def test_import_says_what_is_still_missing(run: Run, tmp_path: Path) -> None:
     archive = write_zip(tmp_path / archive_of(298).file_name, model_files(298))
     done = run("import", str(archive), "--accept-licence", "--into", str(tmp_path / "there"))
     assert done.exit_code == 0, done.output
-    assert (
-        f"CT studies need total_fast too: heimdallr models fetch total_fast --into {tmp_path / 'there'}" in done.output
-    )
+    command = f"heimdallr models fetch total_fast --into {tmp_path / 'there'}"
+    assert f"the measurements of this site need total_fast too: {command}" in done.output
     assert run("list", "--into", str(tmp_path / "there")).exit_code == 0

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from heimdallr_ray.errors import ModalityNotSupported, NotFound
@@ -178,3 +180,21 @@ def test_mr_without_measurements_is_offered_its_anatomy() -> None:
 def test_a_need_of_an_unknown_label_map_is_refused() -> None:
     with pytest.raises(NotFound):
         plan(ABDOMEN, "CT", ALL, ALL, (Need("x", (("heart_of_gold",),)),))
+
+
+@pytest.mark.parametrize("folder", [None, Path("/srv/other weights")])
+def test_what_is_missing_is_named_with_the_command_that_fills_this_registry(folder: Path | None) -> None:
+    made = plan(ABDOMEN, "CT", (FIRST_PASS,), ALL, ("total",), registry=folder)
+    (left,) = made.left_out
+    place = "" if folder is None else " --into '/srv/other weights'"
+    assert left.detail.endswith(f"; run: heimdallr models fetch total{place}")
+
+
+def test_a_task_whose_model_cannot_be_built_says_so_and_another_stands_in() -> None:
+    aside = {TOTAL_FAST: "Dataset297 is set aside"}
+    available = tuple(name for name in ALL if name != TOTAL_FAST)
+    made = plan(ABDOMEN, "CT", available, ALL, (Need("organs", (("total",),)),), set_aside=aside)
+    assert made.run == ("total",)
+    assert [(left.task, left.code, left.detail) for left in made.left_out] == [
+        (TOTAL_FAST, LeftOutCode.MODEL_UNUSABLE, "Dataset297 is set aside")
+    ]

@@ -197,7 +197,12 @@ def test_a_model_is_there_when_all_its_folds_are(tmp_path: Path) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x")
     write_manifest(folder, synthetic=False)
-    assert registry.has_model(read_manifest(folder), several.models[0])
+    weights = read_manifest(folder)
+    assert registry.has_model(weights, several.models[0])
+    entry = next(one for one in registry.overview(weights) if one.task == several.name)
+    assert [name for name, _ in entry.models[-1].checkpoints] == [
+        f"fold_{fold}/checkpoint_final.pth" for fold in several.models[0].folds or ()
+    ]
 
 
 def test_the_overview_tells_installed_missing_and_synthetic(tmp_path: Path) -> None:
@@ -212,5 +217,7 @@ def test_the_overview_tells_installed_missing_and_synthetic(tmp_path: Path) -> N
     assert found[TOTAL_FAST].state is ModelState.INSTALLED
     assert found["total"].state is ModelState.MISSING and found["total"].size_bytes == 0
     (model,) = found[TOTAL_FAST].models
-    assert model.size_bytes == len(models_of(TOTAL_FAST)[0].checkpoint) and len(model.sha256) == 64
+    assert model.size_bytes == len(models_of(TOTAL_FAST)[0].checkpoint) and [
+        len(digest) for _, digest in model.checkpoints
+    ] == [64]
     assert found["tissue_types"].licence and not found["total"].licence
