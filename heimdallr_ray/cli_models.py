@@ -187,6 +187,9 @@ def models_licence(
 @models.command("verify")
 def models_verify(
     into: Annotated[Path | None, typer.Option("--into", help="The registry; default: that of the settings.")] = None,
+    build: Annotated[
+        bool, typer.Option("--build", help="Build each model from its plans too, as a replica does when it starts.")
+    ] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     profile: ProfileOption = None,
@@ -194,6 +197,7 @@ def models_verify(
 ) -> None:
     """Check every model file of the registry against its manifest."""
     from heimdallr_ray.operations import doctor
+    from heimdallr_ray.operations.models import require_all_usable
     from heimdallr_ray.segmentation.weights import any_synthetic, verify
 
     settings = settings_of(config, data_dir=data_dir, profile=profile)
@@ -203,6 +207,8 @@ def models_verify(
     try:
         found = verify(folder)
         synthetic = any_synthetic(found)
+        if build:
+            require_all_usable(found)
     except HeimdallrError as error:
         hint = doctor.weights_hint(settings, into)
         if as_json:

@@ -13,7 +13,16 @@ from urllib.parse import urlsplit
 
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
-from heimdallr_ray.errors import BadArchive, BadIdentifier, BadSetting, NotFound, WeightsMissing, WeightsTampered
+from heimdallr_ray.errors import (
+    BadArchive,
+    BadIdentifier,
+    BadSetting,
+    Broken,
+    NotFound,
+    OutOfMemory,
+    WeightsMissing,
+    WeightsTampered,
+)
 from heimdallr_ray.ids import Sha256
 from heimdallr_ray.metrics.catalogue import CATALOGUE
 from heimdallr_ray.segmentation import fetch as fetching
@@ -266,6 +275,29 @@ def _install(
     finally:
         shutil.rmtree(registry.staging, ignore_errors=True)
         registry.staging.mkdir(parents=True, exist_ok=True)
+
+
+def require_all_usable(weights: WeightsSet) -> None:
+    """Every installed model of a known task can be built, as shapes only.
+
+    Raises:
+        Broken: names those that cannot, each with its reason.
+        OutOfMemory: a checkpoint does not fit into the host's memory.
+        WeightsMissing, WeightsTampered: as `WeightsSet.read`.
+    """
+    from heimdallr_ray.segmentation.totalseg.judge import require_usable
+
+    faults: list[str] = []
+    for model in dict.fromkeys(model for row in TASKS.values() for model in row.models):
+        if states.has_model(weights, model):
+            try:
+                require_usable(weights, model)
+            except (OutOfMemory, WeightsMissing, WeightsTampered):
+                raise
+            except Broken as error:
+                faults.append(error.detail)
+    if faults:
+        raise Broken("; ".join(faults))
 
 
 def weights_at(folder: Path) -> WeightsSet | None:

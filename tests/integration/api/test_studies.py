@@ -325,3 +325,31 @@ def test_not_ready_without_the_models_that_a_ct_study_needs_and_the_command_is_s
         assert str(settings.data_dir) not in answer.text
     here = client_of(create_app(empty)).get("/api/v1/ready").json()
     assert {"name": "models", "ok": True, "detail": "installed"} in here["checks"]
+
+
+def test_ready_follows_from_the_measurements_that_the_site_names(empty: ApiServices):
+    from dataclasses import replace
+
+    from heimdallr_ray.config import load
+
+    wanted = ("intracranial_hemorrhage_volume",)
+    settings = load({}, None, data_dir=empty.settings.data_dir, profile="site", min_free_mib=0, measurements=wanted)
+    parts = replace(empty, settings=settings, components=lambda: {"Segmenter": "starting"})
+    answer = client_of(create_app(parts)).get("/api/v1/ready")
+    models = next(check for check in answer.json()["checks"] if check["name"] == "models")
+    assert answer.status_code == 503 and models["detail"].endswith(
+        "run: heimdallr models fetch cerebral_bleed total_fast"
+    )
+
+
+def test_ready_names_a_model_that_a_replica_has_set_aside(empty: ApiServices):
+    from dataclasses import replace
+
+    from heimdallr_ray.segmentation.totalseg.environment import process_home
+
+    home = process_home(empty.settings.run_dir / "totalsegmentator")
+    said = "Dataset343_mediastinum_1786subj is set aside: it cannot be built"
+    (home / "engine.json").write_text(json.dumps({"device": "cpu", "mode": "exact", "turbo": [], "notes": [said]}))
+    parts = replace(empty, components=lambda: {"Segmenter": "ready"})
+    answer = client_of(create_app(parts)).get("/api/v1/ready").json()
+    assert {"name": "models", "ok": True, "detail": f"loaded; {said}"} in answer["checks"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from heimdallr_ray.segmentation.archives import archive_of
 from heimdallr_ray.segmentation.tasks import TASKS
 from heimdallr_ray.segmentation.weights import DAMAGED_NAME, MANIFEST_NAME, WORK_FOLDER, verify
 from tests.support.file_server import Behaviour, serving_file
-from tests.support.weights import model_files, spec_of, write_zip
+from tests.support.weights import model_files, spec_of, write_models, write_zip
 
 NUMBER = "q" * 9 + "w" * 9
 Run = Callable[..., Result]
@@ -216,6 +217,21 @@ def test_the_command_that_list_names_fills_the_registry_that_was_listed(
     assert ended.exit_code == 1 and (told["ok"], told["code"]) == (False, "weights_tampered")
     assert "--into" in told["mend"] and str(there) in told["mend"]
     assert run("verify", "--json").exit_code == 1, "there is nothing in the registry of the settings"
+
+
+def test_verify_names_every_model_that_cannot_be_built(tmp_path: Path, run: Run) -> None:
+    registry = tmp_path / "data" / "weights"
+    for number in (297, 298):
+        write_models(registry, model_files(number))
+    write_models(registry, model_files(343, plans={"a": 1}))
+    write_models(registry, model_files(305, labels={1: "one label of two"}))
+    assert run("manifest", str(registry)).exit_code == 0 and run("verify").exit_code == 0
+    ended = run("verify", "--build")
+    assert ended.exit_code == 1 and "Dataset343" in ended.output and "Dataset305" in ended.output
+    assert "Dataset297" not in ended.output
+    for number in (343, 305):
+        shutil.rmtree(registry / spec_of(number).dataset_folder)
+    assert run("manifest", str(registry)).exit_code == 0 and run("verify", "--build").exit_code == 0
 
 
 @pytest.mark.parametrize("damage", ["half", "deep", "list", "another form", "a path outside", "pins"])
