@@ -5,14 +5,17 @@ from __future__ import annotations
 import getpass
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, failure, out, say, settings_of
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.dicom.rules import Purpose
-from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.errors import HeimdallrError, NotFound
+
+if TYPE_CHECKING:
+    from heimdallr_ray.operations.recorded import Recorded
 
 series = typer.Typer(help="Which series of a study is measured, and why.", no_args_is_help=True)
 
@@ -21,11 +24,18 @@ series = typer.Typer(help="Which series of a study is measured, and why.", no_ar
 def explain(
     study: Annotated[str, typer.Argument(help="StudyInstanceUID in the catalog, or a folder of DICOM files.")],
     purpose: Annotated[Purpose, typer.Option(help="What the volume is for.")] = "volume",
+    again: Annotated[
+        bool, typer.Option("--again", help="What today's rules choose, not what the study's last run recorded.")
+    ] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Every rule for every series: what it looked at, what it said. Exit status 3 where no series can be measured."""
+    """Every rule for every series: what it looked at, what it said. Exit status 3 where no series can be measured.
+
+    Of a study in the catalog that is what its last run recorded; of a folder, of a study that has not run, for another
+    purpose and with --again it is worked out from the headers.
+    """
     from heimdallr_ray.dicom.rules import load_rules
     from heimdallr_ray.ids import Uid
     from heimdallr_ray.operations import series as choice
@@ -37,7 +47,14 @@ def explain(
             found = choice.explain_folder(Path(study), rules, purpose)
             studies, skipped = found.studies, found.skipped
         else:
-            studies, skipped = (choice.explain_study(settings, Uid.parse(study), rules, purpose),), 0
+            uid = Uid.parse_or_none(study)
+            if uid is None:
+                raise NotFound(f"{study}: no such file or folder, and no StudyInstanceUID")
+            recorded = None if again or purpose != "volume" else choice.recorded(settings, uid)
+            if recorded is not None:
+                _show_recorded(recorded, as_json=as_json)
+                raise typer.Exit(0 if recorded.chosen is not None else 3)
+            studies, skipped = (choice.explain_study(settings, uid, rules, purpose),), 0
     except HeimdallrError as error:
         raise failure(error) from error
     if as_json:
@@ -51,6 +68,16 @@ def explain(
         if skipped:
             say(f"{skipped} files hold no DICOM object")
     raise typer.Exit(0 if all(one.selection.chosen is not None for one in studies) else 3)
+
+
+def _show_recorded(recorded: Recorded, *, as_json: bool) -> None:
+    from heimdallr_ray.operations import series as choice
+
+    if as_json:
+        print(json.dumps({"studies": [choice.recorded_json(recorded)], "skipped_files": 0}))  # noqa: T201
+        return
+    for line in choice.recorded_lines(recorded):
+        out.print(line, soft_wrap=True, markup=False)
 
 
 @series.command()

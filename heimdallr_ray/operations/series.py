@@ -29,6 +29,7 @@ from heimdallr_ray.dicom.series import (
 from heimdallr_ray.errors import EmptyInput, NotFound, Rejected
 from heimdallr_ray.ids import Sha256, Uid
 from heimdallr_ray.listener.part10 import DICOMDIR_CLASS
+from heimdallr_ray.operations.recorded import Recorded, RecordedSeries, recorded_study
 from heimdallr_ray.pipelines import describe, steps
 from heimdallr_ray.pipelines.steps import StoredInstance
 from heimdallr_ray.storage.blobs import LocalBlobStore
@@ -83,14 +84,41 @@ def explain_folder(folder: Path, rules: SeriesRules, purpose: Purpose = "volume"
     return FolderExplained(tuple(made), skipped)
 
 
-def explain_study(settings: Settings, study_uid: Uid, rules: SeriesRules, purpose: Purpose = "volume") -> Explained:
-    """What is chosen of a study in the catalog, a person's standing choice included; nothing is changed.
+def catalog_of(settings: Settings) -> Database:
+    """The catalog that is there; none is made.
 
     Raises:
-        NotFound: there is no such study.
+        NotFound: the data folder holds none.
+    """
+    path = settings.data_dir / "catalog.sqlite"
+    if settings.resolved_database_url == f"sqlite:///{path}" and not path.exists():
+        raise NotFound(f"{settings.data_dir} holds no catalog: another --data-dir, or a stack that never ran")
+    return Database(settings.resolved_database_url)
+
+
+def recorded(settings: Settings, study_uid: Uid) -> Recorded | None:
+    """The choice that the study's last run made; None where none has been made yet.
+
+    Raises:
+        NotFound: there is no such study, or no catalog.
+    """
+    database = catalog_of(settings)
+    try:
+        return recorded_study(database, study_uid)
+    finally:
+        database.close()
+
+
+def explain_study(settings: Settings, study_uid: Uid, rules: SeriesRules, purpose: Purpose = "volume") -> Explained:
+    """What today's rules choose of a study in the catalog, a person's standing choice included; nothing is changed.
+
+    The contrast phase model is not asked; a tie stays open.
+
+    Raises:
+        NotFound: there is no such study, or no catalog.
         HeimdallrError: an image cannot be read any more.
     """
-    database = Database(settings.resolved_database_url)
+    database = catalog_of(settings)
     blobs = LocalBlobStore(settings.blob_dir)
     try:
         with database.read() as session:
@@ -125,6 +153,7 @@ def as_json(explained: Explained) -> dict[str, Any]:
     """The choice for a program."""
     return {
         "study_uid": explained.study_uid,
+        "recorded": False,
         **describe.selection_facts(explained.selection, explained.asked),
         "series": [
             {
@@ -139,6 +168,56 @@ def as_json(explained: Explained) -> dict[str, Any]:
     }
 
 
+def recorded_json(one: Recorded) -> dict[str, Any]:
+    """The recorded choice for a program: the keys of `as_json`, as far as they are recorded."""
+    chosen, asked = one.chosen, one.asked
+    return {
+        "study_uid": one.study_uid,
+        "recorded": True,
+        "rules": one.rules,
+        "chosen_by": None if chosen is None else chosen.decision.get("chosen_by"),
+        "asked": None if asked is None else asdict(asked),
+        "flags": [] if chosen is None else list(chosen.flags),
+        "unjudged": list(one.unjudged),
+        "series": [
+            {
+                "series_uid": series.series_uid,
+                "series_number": series.series_number,
+                "modality": series.modality,
+                "description": series.description,
+                **series.decision,
+            }
+            for series in one.series
+        ],
+    }
+
+
+def recorded_lines(one: Recorded) -> Iterator[str]:
+    """The recorded choice for a person, in the form of `lines`."""
+    yield f"study {one.study_uid}"
+    yield "as its last run decided and recorded; --again: what today's rules choose"
+    if one.rules is not None:
+        yield "rules {rules_id} version {version} ({sha256:.12}), purpose {purpose}".format(**one.rules)
+    yield from _asked(one.asked)
+    if not one.followed:
+        yield "that choice has not been worked on yet: this is the run before it"
+    if one.chosen is not None and one.chosen.flags:
+        yield f"flags of the image: {', '.join(one.chosen.flags)}"
+    for uid in one.unjudged:
+        yield f"not judged yet: {uid}"
+    for series in sorted(one.series, key=lambda series: not series.decision.get("accepted")):
+        yield ""
+        yield from _table(series)
+
+
+def _asked(asked: SeriesChosen | None) -> Iterator[str]:
+    if asked is not None and asked.series_uid is not None:
+        yield f"a person chose {asked.series_uid}: {asked.chosen_by}, {asked.chosen_at}: {asked.reason}"
+    if asked is not None and asked.deskew is not None:
+        wish = "taken out" if asked.deskew else "left in"
+        yield f"a tilt is to be {wish}: {asked.chosen_by}, {asked.chosen_at}: {asked.reason}"
+
+
 def lines(explained: Explained) -> Iterator[str]:
     """The choice for a person: one table per series, one line per rule."""
     selection = explained.selection
@@ -146,18 +225,21 @@ def lines(explained: Explained) -> Iterator[str]:
     if selection.rules is not None:
         ref = asdict(selection.rules)
         yield "rules {rules_id} version {version} ({sha256:.12}), purpose {purpose}".format(**ref)
-    if selection.override is not None:
-        one = selection.override
-        yield f"a person chose {one.series_uid}: {one.chosen_by}, {one.chosen_at}: {one.reason}"
-    if explained.asked is not None and explained.asked.deskew is not None:
-        asked, wish = explained.asked, "taken out" if explained.asked.deskew else "left in"
-        yield f"a tilt is to be {wish}: {asked.chosen_by}, {asked.chosen_at}: {asked.reason}"
+    yield from _asked(explained.asked)
     for part in unmeasured_regions(selection):
         reach = "" if part.outside_mm is None else f", {part.outside_mm:g} mm beyond the measured series"
         yield f"not measured: {part.region}, shown by {part.series_uid}{reach}"
     for series, decision in sorted(_pairs(explained), key=lambda pair: not pair[1].accepted):
         yield ""
-        yield from _table(series, decision)
+        shown = RecordedSeries(
+            str(series.uid),
+            series.header.series_number,
+            series.modality,
+            series.header.series_description,
+            series.parts,
+            describe.explained(decision),
+        )
+        yield from _table(shown)
     if len(selection.finalists) > 1:
         yield ""
         yield "the contrast phase model is asked between:"
@@ -169,15 +251,16 @@ def _pairs(explained: Explained) -> list[tuple[Series, SeriesDecision]]:
     return list(zip(explained.selection.series, explained.selection.decisions, strict=True))
 
 
-def _table(series: Series, decision: SeriesDecision) -> Iterator[str]:
-    header = series.header
-    number = "-" if header.series_number is None else str(header.series_number)
-    part = f", part {series.part}" if series.parts > 1 else ""
-    yield f"{'*' if decision.accepted else ' '} No. {number}  {series.modality}  {header.series_description or BLANK}"
-    yield f"  {series.uid}{part}, {len(series.instances)} objects"
-    yield f"  {decision.code}: {decision.reason}"
-    width = max((len(line.rule) for line in decision.lines), default=0)
-    for line in decision.lines:
-        value = line.value if len(line.value) <= _SHOWN else f"{line.value[: _SHOWN - 3]}..."
-        score = "" if line.score is None else f"{line.score:g}"
-        yield f"    {line.rule:<{width}}  {value:<{_SHOWN}}  {line.effect:<9}  {score}".rstrip()
+def _table(series: RecordedSeries) -> Iterator[str]:
+    decision = series.decision
+    number = "-" if series.series_number is None else str(series.series_number)
+    part = f", part {decision['part']}" if series.parts > 1 else ""
+    yield f"{'*' if decision['accepted'] else ' '} No. {number}  {series.modality}  {series.description or BLANK}"
+    yield f"  {series.series_uid}{part}, {decision['instances']} objects"
+    yield f"  {decision['code']}: {decision['reason']}"
+    told = decision["lines"]
+    width = max((len(line["rule"]) for line in told), default=0)
+    for line in told:
+        value = line["value"] if len(line["value"]) <= _SHOWN else f"{line['value'][: _SHOWN - 3]}..."
+        score = "" if line["score"] is None else f"{line['score']:g}"
+        yield f"    {line['rule']:<{width}}  {value:<{_SHOWN}}  {line['effect']:<9}  {score}".rstrip()

@@ -12,13 +12,18 @@ from typer.testing import CliRunner
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.jobs import cancel_jobs
+from heimdallr_ray.catalog.results import record_selection
 from heimdallr_ray.catalog.states import StudyState
 from heimdallr_ray.catalog.studies import study_by_uid, transition
 from heimdallr_ray.catalog.worklist import event_history, jobs_of
 from heimdallr_ray.cli import app
 from heimdallr_ray.clock import SystemClock
+from heimdallr_ray.config import Settings
 from heimdallr_ray.dicom.rules import default_rules
+from heimdallr_ray.dicom.series import Phase, break_tie
 from heimdallr_ray.ids import Uid
+from heimdallr_ray.operations.series import explain_study
+from heimdallr_ray.pipelines.describe import series_choices
 from tests.integration.pipelines.test_study import TwoSeries
 from tests.support.dicom import ct_datasets, ct_study, to_bytes
 
@@ -151,9 +156,67 @@ def test_a_tilt_is_taken_out_on_request(data_dir: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "code"),
-    [(("explain", "1.2.3"), "not_found"), (("explain", "nothing/here"), "bad_identifier"),
+    [(("explain", "1.2.3"), "not_found"), (("explain", "nothing/here"), "not_found"),
      (("choose", STUDY, "1.2.3", "--reason", "x"), "not_found")],
 )  # fmt: skip
 def test_what_is_not_there_is_said(data_dir: Path, words: tuple[str, ...], code: str) -> None:
     status, said = invoke(*words, "--data-dir", str(data_dir))
     assert (status, code in said) == (1, True), said
+
+
+def test_what_is_neither_a_path_nor_a_uid_nor_a_catalog_is_said_in_words(tmp_path: Path) -> None:
+    status, said = invoke("explain", "nothing/here", "--data-dir", str(tmp_path))
+    assert (status, "not_found: nothing/here: no such file or folder, and no StudyInstanceUID" in said) == (1, True)
+    status, said = invoke("explain", STUDY, "--data-dir", str(tmp_path / "empty"))
+    assert (status, "not_found: " in said, "empty holds no catalog" in said) == (1, True, True), said
+    assert not (tmp_path / "empty" / "catalog.sqlite").exists()
+
+
+class TwoPhases(TwoSeries):
+    """Two series that only a contrast phase that no header tells could part."""
+
+    def _batch(self) -> list[bytes]:
+        return [
+            *ct_study(24),
+            *ct_study(24, seed="two", SeriesDescription="two", StudyInstanceUID=STUDY, SeriesNumber=9),
+        ]
+
+
+def test_a_study_that_has_run_is_explained_as_it_was_decided(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'catalog.sqlite'}")
+    database.migrate()
+    TwoPhases(database, tmp_path)
+    settings = Settings(profile="demo", data_dir=tmp_path)
+    first = explain_study(settings, STUDY, default_rules()).selection
+    assert len(first.finalists) == 2
+    settled = break_tie(first, [Phase.ARTERIAL, Phase.NATIVE])
+    assert settled.chosen is not first.chosen
+    with database.write() as session:
+        study = study_by_uid(session, STUDY)
+        assert study is not None
+        record_selection(session, study.id, series_choices(settled, None))
+    database.close()
+
+    status, said = invoke("explain", STUDY, "--data-dir", str(tmp_path))
+    assert status == 0, said
+    assert "as its last run decided and recorded" in said
+    assert f"rules heimdallr-series version {default_rules().file.version} (" in said
+    two = str(Uid.derived("two", "series"))
+    chosen, other = said.index(f"  {two}, 24 objects"), said.index(f"  {SOFT}, 24 objects")
+    assert chosen < other
+    assert "phase_model" in said[chosen:other] and "native" in said[chosen:other]
+    assert "another series is preferred by the contrast phase model" in said[other:]
+
+    status, said = invoke("explain", STUDY, "--data-dir", str(tmp_path), "--json")
+    (kept,) = json.loads(said)["studies"]
+    assert (status, kept["recorded"], kept["rules"]["sha256"]) == (0, True, default_rules().sha256)
+    assert [one["series_uid"] for one in kept["series"] if one["accepted"]] == [two]
+
+    status, said = invoke("explain", STUDY, "--again", "--data-dir", str(tmp_path))
+    assert (status, "* No. 2  CT  Test series" in said, "the contrast phase model is asked between:" in said) == (
+        *(0, True),
+        True,
+    )
+    assert "as its last run" not in said
+    status, said = invoke("explain", STUDY, "--purpose", "bone", "--data-dir", str(tmp_path))
+    assert "purpose bone" in said and "as its last run" not in said
