@@ -97,7 +97,13 @@ class Settings(BaseSettings):
         (),
         description="Measurements that are made, by their ids; only the models that these need are run. Empty: all.",
     )
-    max_parallel_cases: int = Field(1, ge=1, le=64, description="Studies that one consumer replica works on at once.")
+    max_parallel_cases: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Studies that one consumer replica works on at once. 2: while one is on the device, another is "
+        "prepared or measured.",
+    )
     decoder_processes: int = Field(
         0,
         ge=0,
