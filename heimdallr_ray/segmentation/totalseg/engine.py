@@ -335,7 +335,7 @@ class ResidentEngine:
         steps: list[MemoryStep] = []
         try:
             if spec.backend == UPSTREAM:
-                array, affine, spent = self._outside(study, spec)
+                array, affine, spent = self._outside(study, spec, steps)
             else:
                 array, affine, spent = self._inside(study, spec, steps)
         except MemoryError as error:
@@ -383,10 +383,29 @@ class ResidentEngine:
         array, affine = study.restore(labels, image)
         return array, affine, spent + predicted + Timings(restore_s=time.perf_counter() - restoring)
 
-    def _outside(self, study: Study, spec: TaskSpec) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
-        """The same from TotalSegmentator's own entry point."""
+    def _outside(
+        self, study: Study, spec: TaskSpec, steps: list[MemoryStep]
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
+        """The same from TotalSegmentator's own entry point; a device without room for it gives place to the host."""
+        accelerated = self._device.type != "cpu"
+
+        def attempt(road: Road) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
+            try:
+                return self._upstream.run(study.volume, spec, on_host=road.on_host)
+            except OutOfMemory:
+                # what this process holds on the device, the child's allocator cannot ask for
+                if road.on_host or not accelerated or not self._store.give_up_all():
+                    raise
+            return self._upstream.run(study.volume, spec)
+
+        order = (Road.WHOLE, Road.CPU) if accelerated else (Road.WHOLE,)
+        model_id = self._inventory.reference(spec, spec.models).model_id
         with self._device_lock:
-            array, affine, spent = self._upstream.run(study.volume, spec)
+            self._store.release()
+            (array, affine, spent), taken = memory.first_that_fits(model_id, order, attempt, self._store.release)
+        for step in taken:
+            logger.warning("out of memory", extra=asdict(step))
+        steps.extend(taken)
         require_known(array, labels_of(spec), spec.name)
         return array, affine, study.take_timings() + spent
 

@@ -203,6 +203,17 @@ class ModelStore:
                 uploaded = self._uploads.of(image)[planes]
         return model.predict(image.zyx[planes], image.affine, road.sums, uploaded)
 
+    def give_up_all(self) -> bool:
+        """No model is on the device any more; False where none was."""
+        with self._changing:
+            given_up = len(self._models)
+            self._models.clear()
+        self._uploads.forget()
+        if given_up:
+            logger.warning("models given up for want of memory", extra={"models": given_up})
+        self.release()
+        return given_up > 0
+
     def release(self) -> None:
         """What torch keeps of freed memory goes back to the device."""
         if self._device.type == "cuda":

@@ -33,7 +33,6 @@ LIMIT_S: Final = 1500.0
 """Longest a task may run outside; less than a consumer waits for the whole study."""
 _END_S: Final = 10.0
 _MAX_ANSWER_BYTES: Final = 64 * 1024
-_OUT_OF_MEMORY: Final = ("MemoryError", "OutOfMemoryError")
 
 
 class UpstreamRunner:
@@ -48,18 +47,25 @@ class UpstreamRunner:
         self._weights, self._root, self._device, self._threads = weights, root, device, threads
         self._limit_s = limit_s
 
-    def run(self, volume: Volume, spec: TaskSpec) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
+    def run(
+        self, volume: Volume, spec: TaskSpec, *, on_host: bool = False
+    ) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
         """The labels of one task on the grid of the volume, their affine, and what they cost.
+
+        Args:
+            volume: the image.
+            spec: the task.
+            on_host: its networks run on the CPU, whatever the runner's device.
 
         Raises:
             WeightsMissing, WeightsTampered: as `WeightsSet.read`.
-            OutOfMemory: the model did not fit.
+            OutOfMemory: a model or the image did not fit.
             Broken: upstream failed, or did not end within its bound.
         """
         began = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="upstream-", dir=self._root) as name:
             folder = Path(name)
-            self._write(folder, volume, spec)
+            self._write(folder, volume, spec, "cpu" if on_host else self._device)
             ready = time.perf_counter()
             self._call(folder, spec)
             answer = _answer(folder)
@@ -67,7 +73,7 @@ class UpstreamRunner:
         spent = Timings(load_s=ready - began, forward_s=float(answer["forward_s"]), total_s=time.perf_counter() - began)
         return labels, affine, spent
 
-    def _write(self, folder: Path, volume: Volume, spec: TaskSpec) -> None:
+    def _write(self, folder: Path, volume: Volume, spec: TaskSpec, device: str) -> None:
         for model in models_of(spec.name):
             files = {one for one in self._weights.files if one.startswith(f"{model.folder}/")}
             for file in sorted(files.union(model.checkpoints(self._weights.files))):
@@ -84,7 +90,7 @@ class UpstreamRunner:
             "fastest": spec.fastest,
             "parent": os.getpid(),
             # upstream's word for an accelerator
-            "device": self._device.replace("cuda", "gpu"),
+            "device": device.replace("cuda", "gpu"),
         }
         (folder / upstream_child.REQUEST).write_text(json.dumps(request), encoding="utf-8")
         np.save(folder / upstream_child.IMAGE, volume.array, allow_pickle=False)
@@ -106,9 +112,10 @@ class UpstreamRunner:
             return
         if code < 0:
             raise Broken(f"{spec.name}: upstream was ended by {signal.Signals(-code).name}")
-        said = str(_answer(folder).get("error"))
+        answer = _answer(folder)
+        said = str(answer.get("error"))
         logger.error("upstream failed", extra={"task": spec.name, "error": said, "exit_code": code})
-        if said.startswith(_OUT_OF_MEMORY):
+        if answer.get("out_of_memory") is True:
             raise OutOfMemory(f"{spec.name} through upstream")
         raise Broken(f"{spec.name}: upstream failed with {said}")
 

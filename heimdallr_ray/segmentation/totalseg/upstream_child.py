@@ -26,6 +26,8 @@ LABELS: Final = "labels.npy"
 LABELS_AFFINE: Final = "labels_affine.npy"
 ANSWER: Final = "answer.json"
 WEIGHTS: Final = "weights"
+_MAX_CHAIN: Final = 8
+"""Errors of which the answer tells the names."""
 
 _NETWORK_EVENTS: Final = frozenset({"socket.connect", "socket.getaddrinfo", "socket.gethostbyname", "socket.sendto"})
 
@@ -163,6 +165,40 @@ def _prepared(folder: Path, clock: _Clock) -> Any:  # noqa: ANN401
     return api.totalsegmentator
 
 
+class NotLabels(Exception):
+    """What upstream returned holds something else than whole numbers from 0 to 255."""
+
+
+def narrowed(labels: Any) -> Any:  # noqa: ANN401
+    """The same numbers as contiguous uint8.
+
+    Raises:
+        NotLabels: uint8 would change one of them, and so give a voxel another name.
+    """
+    with np.errstate(invalid="ignore"):
+        narrow = np.ascontiguousarray(labels, np.uint8)
+    if not np.array_equal(narrow, labels):
+        raise NotLabels
+    return narrow
+
+
+def chain(error: BaseException) -> list[BaseException]:
+    """The error and what led to it, the last one first."""
+    found: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and one not in found and len(found) < _MAX_CHAIN:
+        found.append(one)
+        one = one.__cause__ or one.__context__
+    return found
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Any error of the chain says that an allocation failed."""
+    from heimdallr_ray.segmentation.totalseg.memory import is_out_of_memory
+
+    return any(map(is_out_of_memory, chain(error)))
+
+
 def main(name: str) -> None:
     """The task of `request.json` has run."""
     sys.addaudithook(refuse_network)
@@ -191,12 +227,14 @@ def main(name: str) -> None:
         )
         answer |= {"wall_s": time.perf_counter() - began, "forward_s": clock.spent_s}
         labels = np.asanyarray(image.dataobj)
-        np.save(folder / LABELS, np.ascontiguousarray(labels, np.uint8), allow_pickle=False)
+        np.save(folder / LABELS, narrowed(labels), allow_pickle=False)
         np.save(folder / LABELS_AFFINE, np.asarray(image.affine, np.float64), allow_pickle=False)
     except (Exception, SystemExit) as error:
         # the names of the errors only: a message may hold anything
-        names = [type(one).__name__ for one in (error, error.__cause__) if one is not None]
-        answer = {"error": ", from ".join(names)}
+        answer = {
+            "error": ", from ".join(type(one).__name__ for one in chain(error)),
+            "out_of_memory": out_of_memory(error),
+        }
         (folder / ANSWER).write_text(json.dumps(answer), encoding="utf-8")
         raise
     (folder / ANSWER).write_text(json.dumps(answer), encoding="utf-8")
