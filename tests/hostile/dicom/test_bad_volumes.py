@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import struct
-import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +21,8 @@ from heimdallr_ray.pipelines import steps
 from heimdallr_ray.segmentation.totalseg.kernels import Slabs
 from heimdallr_ray.segmentation.totalseg.study import Study
 from heimdallr_ray.volume import Volume
+from tests.support.bounds import WALL_S, within
 from tests.support.dicom import ct_datasets, ct_study, indexed, set_pixels, to_bytes
-
-
-@contextmanager
-def within_a_second() -> Generator[None]:
-    started = time.process_time()
-    yield
-    assert time.process_time() - started < 1.0
 
 
 def prepared(folder: Path, contents: Sequence[bytes], *, insist: bool = False) -> Volume:
@@ -48,8 +40,8 @@ def prepared(folder: Path, contents: Sequence[bytes], *, insist: bool = False) -
     return steps.prepare(selection, lambda locator: (folder / locator).read_bytes())
 
 
-def refusal(folder: Path, contents: Sequence[bytes], *, insist: bool = False) -> HeimdallrError:
-    with within_a_second(), pytest.raises(HeimdallrError) as caught:
+def refusal(folder: Path, contents: Sequence[bytes], *, insist: bool = False, waiting_s: float = 3.0) -> HeimdallrError:
+    with within(waiting_s=waiting_s), pytest.raises(HeimdallrError) as caught:
         prepared(folder, contents, insist=insist)
     return caught.value
 
@@ -83,7 +75,7 @@ def test_one_slice_stays_refused_although_a_person_wants_it(tmp_path: Path) -> N
 
 
 def at_the_engine(volume: Volume) -> HeimdallrError:
-    with within_a_second(), pytest.raises(HeimdallrError) as caught:
+    with within(), pytest.raises(HeimdallrError) as caught:
         Study(volume, Slabs(1))
     return caught.value
 
@@ -117,7 +109,8 @@ def test_a_study_whose_decoder_crashes_is_refused_and_the_next_one_read(
     with monkeypatch.context() as changed:
         changed.setattr(isolated, "pool", lambda: crashing)
         changed.setattr("heimdallr_ray.dicom.decode.pool", lambda: crashing)
-        error = refusal(tmp_path, contents)
+        # the child has to start before it can crash
+        error = refusal(tmp_path, contents, waiting_s=WALL_S)
     crashing.stop()
     assert isinstance(error, NotAVolume)
     assert (error.reason, error.detail) == ("undecodable_pixels", "the decoder's process ended")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import nibabel as nib
@@ -16,6 +15,7 @@ from heimdallr_ray.segmentation.weights import write_manifest
 from heimdallr_ray.volume import Volume, VolumeSource
 from tests.integration.segmentation import identity_nets
 from tests.integration.segmentation.peer import Case, Geometry, run_upstream, volume_of
+from tests.support.bounds import within
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -99,11 +99,9 @@ def test_folds_that_are_not_installed_are_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("shape", [(2, 2, 2), (512, 512, 1), (1, 300, 300), (40, 40, 3)])
 def test_too_few_voxels_are_refused_at_once(engine: ResidentEngine, shape: tuple[int, int, int]) -> None:
     array = np.arange(np.prod(shape), dtype=np.int64).reshape(shape).astype(np.int16)
-    began = time.process_time()
-    with pytest.raises(NotAVolume) as refused:
+    with within(), pytest.raises(NotAVolume) as refused:
         engine.segment(Volume(array, np.eye(4), VolumeSource("CT")), "total_fastest")
     assert refused.value.reason == "too_small"
-    assert time.process_time() - began < 1.0
 
 
 def test_a_plate_thinner_than_the_models_voxel_is_refused(engine: ResidentEngine) -> None:
