@@ -97,6 +97,11 @@ class Settings(BaseSettings):
         (),
         description="Measurements that are made, by their ids; only the models that these need are run. Empty: all.",
     )
+    segmentations: tuple[str, ...] = Field(
+        (),
+        description="Further TotalSegmentator tasks whose labels are made and kept for each image that they read, by "
+        "the names of `heimdallr models list`; a study goes on without one that cannot run, and says why.",
+    )
     max_parallel_cases: int = Field(
         1,
         ge=1,

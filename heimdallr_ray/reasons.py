@@ -296,6 +296,12 @@ _TASK_ROWS = (
         _TASK,
         _MEASUREMENT,
     ),
+    _row(
+        "failed",
+        f"The segmentation did not end well, so its labels are missing; no number is made from them. {_ADMIN}.",
+        _TASK,
+        _MEASUREMENT,
+    ),
     _row("modality", "Not run, because the model reads another kind of image.", _TASK, _MEASUREMENT),
 )
 
@@ -389,6 +395,12 @@ _MEASUREMENT_ROWS = (
     _row(
         "orientation_suspect",
         "Paired organs lie on unexpected sides: mirrored images, mixed-up labels or situs inversus. Check the sides.",
+        _MEASUREMENT,
+    ),
+    _row(
+        "resolution_too_low",
+        "The structures were segmented at a coarser resolution than this number needs, because memory did not suffice, "
+        "so no number is given.",
         _MEASUREMENT,
     ),
     _row(

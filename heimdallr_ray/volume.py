@@ -135,6 +135,8 @@ class ModelRef:
     backend: str = "resident"
     mode: str = "exact"
     """`exact`: upstream's labels, bit for bit. `turbo`: faster, single voxels may differ."""
+    spacing_mm: float | None = None
+    """Coarsest spacing along an axis to which the image was brought for the model; None: nnU-Net's own, or not said."""
 
 
 def _require_known(array: NDArray[Any], labels: Mapping[int, str]) -> None:

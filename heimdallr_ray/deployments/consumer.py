@@ -54,6 +54,7 @@ class StudyConsumer:
             rules,
             readable,
             settings.measurements,
+            segmentations=settings.segmentations,
             deskew=settings.deskew,
         )
 

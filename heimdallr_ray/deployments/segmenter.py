@@ -25,6 +25,7 @@ class Segmenter:
         from heimdallr_ray.clock import SystemClock
         from heimdallr_ray.deployments.attendance import Attendance, identity_of
         from heimdallr_ray.pipelines.demand import demand_of
+        from heimdallr_ray.pipelines.steps import ever_wanted
         from heimdallr_ray.queue.owners import owner_name
         from heimdallr_ray.segmentation.demo import weights_dir
         from heimdallr_ray.segmentation.notes import write_notes
@@ -56,7 +57,7 @@ class Segmenter:
         node = str(ray.get_runtime_context().get_node_id())
         engine = EngineId(owner_name(), node, identity_of(args.build, folder, f"{device} {settings.segmenter_mode}"))
         self._attendance = Attendance(calls, engine, STUDIES_AT_ONCE)
-        self._engine.warm_up()
+        self._engine.warm_up(ever_wanted(settings.measurements, settings.segmentations))
         info = self._engine.info()
         write_notes(home, info)
         require_served(demand, info.available_tasks, info.set_aside)

@@ -18,9 +18,6 @@ from heimdallr_ray.metrics.result import Status
 from heimdallr_ray.metrics.rois import Region, main_component, region_of
 from heimdallr_ray.volume import LabelMap, Volume, require_same_grid
 
-ANATOMY = "total"
-SOURCES: Mapping[str, tuple[str, ...]] = {ANATOMY: ("total", "total_fast")}
-"""Tasks that hold the same structures, the finer one first; a measurement names the first of them."""
 PAIRS = (("liver", "spleen"), ("kidney_right", "kidney_left"))
 """The first lies further to the patient's right than the second."""
 PAIR_MIN_ML = 10.0
@@ -47,7 +44,7 @@ class MetricContext:
 
     Attributes:
         volume: the image, CT in Hounsfield units.
-        label_maps: by TotalSegmentator task.
+        label_maps: by TotalSegmentator's own task name: `total` at any resolution, which the model tells.
         not_run: task to the planner's code (`licence`, `anatomy_absent`, ...) for tasks that were not run.
         not_run_because: task to what the planner saw, in its words; goes into the evidence.
         patient: facts from the headers.
@@ -71,26 +68,20 @@ class MetricContext:
         """Patient directions of the array axes."""
         return axes_of(self.volume.affine_ras)
 
-    def task_that_ran(self, task: str) -> str | None:
-        """The task whose label map serves for `task`: `total` may be served by `total_fast`."""
-        return next((one for one in SOURCES.get(task, (task,)) if one in self.label_maps), None)
-
     def label_map(self, task: str) -> LabelMap:
         """The label map of a task, on the grid of the image.
 
         Raises:
             NotMeasured: the task was not run, or its label map belongs to another grid or image.
         """
-        ran = self.task_that_ran(task)
-        if ran is None:
-            left_out = next((one for one in SOURCES.get(task, (task,)) if one in self.not_run), task)
-            seen = self.not_run_because.get(left_out)
+        found = self.label_maps.get(task)
+        if found is None:
+            seen = self.not_run_because.get(task)
             raise NotMeasured(
                 Status.NOT_APPLICABLE,
-                (self.not_run.get(left_out, "task_not_run"),),
+                (self.not_run.get(task, "task_not_run"),),
                 evidence={} if seen is None else {NOT_RUN: seen},
             )
-        found = self.label_maps[ran]
         try:
             require_same_grid(self.volume, found)
         except GeometryMismatch as mismatch:

@@ -28,12 +28,14 @@ class Quantity:
         version: of the definition; grows whenever the number would change.
         unit: UCUM.
         tasks: the label maps it is made from, the one that holds the measured structure first.
+        coarsest_mm: models that saw the image at a coarser spacing than this are not measured from.
     """
 
     id: str
     version: int
     unit: str
     tasks: tuple[str, ...]
+    coarsest_mm: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -73,15 +75,14 @@ class NotMeasured(HeimdallrError):
 def provenance_of(context: MetricContext, quantity: Quantity) -> Provenance:
     """The provenance of a quantity: image, and the models of all label maps it needs (joined by `+`)."""
     source = context.volume.source
-    ran = [context.task_that_ran(task) for task in quantity.tasks]
-    maps = [context.label_maps[task] for task in ran if task is not None]
+    maps = [context.label_maps[task] for task in quantity.tasks if task in context.label_maps]
     return Provenance(
         definition_id=quantity.id,
         definition_version=quantity.version,
         study_uid=source.study_uid,
         series_uid=source.series_uid,
         source_manifest_sha256=source.manifest_sha256,
-        task="+".join(task or wanted for task, wanted in zip(ran, quantity.tasks, strict=True)),
+        task="+".join(quantity.tasks),
         model_id="+".join(one.model.model_id for one in maps),
         weights_sha256="+".join(one.model.weights_sha256 for one in maps),
         synthetic=source.synthetic or any(one.model.synthetic for one in maps),
@@ -100,6 +101,7 @@ def measured(context: MetricContext, quantity: Quantity, read: Callable[[], Read
     provenance = provenance_of(context, quantity)
     try:
         require_ct(context)
+        require_resolution(context, quantity)
         reading = read()
     except NotMeasured as gap:
         return Measurement(
@@ -121,6 +123,19 @@ def require_ct(context: MetricContext) -> None:
     """
     if context.volume.source.modality != "CT":
         raise NotMeasured(Status.NOT_APPLICABLE, ("not_ct",))
+
+
+def require_resolution(context: MetricContext, quantity: Quantity) -> None:
+    """Nothing happens where every model saw the image as finely as the quantity asks; a stand-in may not have.
+
+    Raises:
+        NotMeasured: a model of its label maps is coarser; the evidence names both spacings.
+    """
+    made = {task: context.label_maps[task].model for task in quantity.tasks if task in context.label_maps}
+    for task, model in made.items():
+        if model.spacing_mm is not None and model.spacing_mm > quantity.coarsest_mm + SPACING_TOLERANCE_MM:
+            seen = {"label_map": task, "model_spacing_mm": model.spacing_mm, "coarsest_mm": quantity.coarsest_mm}
+            raise NotMeasured(Status.GATED, ("resolution_too_low",), evidence=seen)
 
 
 def require_contiguous(context: MetricContext, n_voxels: int, evidence: Mapping[str, Any]) -> None:

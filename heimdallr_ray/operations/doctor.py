@@ -209,6 +209,20 @@ def check_series_rules(settings: Settings) -> Iterator[Check]:
     yield Check(name, True, f"{rules.file.rules_id} version {rules.file.version}, {rules.sha256[:12]}: {where}")
 
 
+def check_asked(settings: Settings) -> Iterator[Check]:
+    """The measurements and segmentations that the site names exist."""
+    from heimdallr_ray.pipelines.steps import ever_wanted
+
+    try:
+        ever_wanted(settings.measurements, settings.segmentations)
+    except HeimdallrError as error:
+        yield Check("asked for", False, error.detail, "correct HEIMDALLR_MEASUREMENTS or HEIMDALLR_SEGMENTATIONS")
+        return
+    numbers = ", ".join(settings.measurements) or "all measurements"
+    labels = f"; labels of {', '.join(settings.segmentations)}" if settings.segmentations else ""
+    yield Check("asked for", True, f"{numbers}{labels}")
+
+
 def check_device(settings: Settings) -> Iterator[Check]:
     """The accelerator: what the driver shows, and whether torch can use it."""
     found = accelerator.look()
@@ -272,6 +286,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
     check_database,
     check_weights,
     check_series_rules,
+    check_asked,
     check_device,
     check_segmenter,
     check_ports,

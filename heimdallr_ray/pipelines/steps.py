@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -32,15 +32,16 @@ from heimdallr_ray.dicom.series import (
 )
 from heimdallr_ray.errors import EngineKilled, HeimdallrError, ModalityNotSupported, NoUsableSeries, Retryable
 from heimdallr_ray.ids import Uid
-from heimdallr_ray.metrics.catalogue import CATALOGUE, Metric, measure_all
+from heimdallr_ray.metrics.catalogue import CATALOGUE, Metric, asked_for, measure_all
 from heimdallr_ray.metrics.context import MetricContext
 from heimdallr_ray.metrics.result import Measurement
 from heimdallr_ray.pipelines import documents
 from heimdallr_ray.render.nifti import display_label_map_nifti, display_volume_nifti, label_map_nifti
 from heimdallr_ray.render.pictures import key_images
+from heimdallr_ray.segmentation.asked import extras
 from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationRun
 from heimdallr_ray.segmentation.phase import PhaseModel
-from heimdallr_ray.segmentation.planner import Need, Wanted, wanted_for
+from heimdallr_ray.segmentation.planner import Extra, Need, Wanted, wanted_for
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TOTAL_FAST, task_spec
 from heimdallr_ray.triage.urgency import Assessment, assess
 from heimdallr_ray.volume import LabelMap, Volume, require_same_grid
@@ -213,9 +214,23 @@ def prepared(volume: Volume, *, take_tilt_out: bool) -> Prepared:
     return Prepared(replace(volume, flags=upright.flags), way)
 
 
-def wanted(modality: str, metrics: Sequence[Metric] = CATALOGUE) -> tuple[Wanted, ...]:
-    """What the measurements ask of a segmenter, given an image of this modality."""
-    return wanted_for(modality, [Need(one.name, one.needs) for one in metrics if one.modality == modality])
+def wanted(modality: str, metrics: Sequence[Metric] = CATALOGUE, further: Sequence[Extra] = ()) -> tuple[Wanted, ...]:
+    """What the measurements and the site ask of a segmenter, given an image of this modality."""
+    return wanted_for(modality, [Need(one.name, one.needs) for one in metrics if one.modality == modality], further)
+
+
+def ever_wanted(measurements: Collection[str], segmentations: Collection[str]) -> tuple[Wanted, ...]:
+    """What a site may ask of a segmenter for any image: for numbers, for labels, and to settle a tie.
+
+    Args:
+        measurements: quantities that the site names; empty: all.
+        segmentations: further tasks that it names.
+
+    Raises:
+        BadSetting: there is no such quantity, or task.
+    """
+    metrics, further = asked_for(measurements), extras(segmentations)
+    return (*TIE_TASKS, *(one for modality in ("CT", "MR") for one in wanted(modality, metrics, further)))
 
 
 def settle_tie(
@@ -287,6 +302,7 @@ def segment(
     segmenter: StudySegmenter,
     lost: threading.Event | None = None,
     metrics: Sequence[Metric] = CATALOGUE,
+    further: Sequence[Extra] = (),
 ) -> SegmentationRun:
     """Label maps by task, each on the grid of `image.volume`.
 
@@ -295,13 +311,14 @@ def segment(
         segmenter: runs what the measurements need and the image, the licences and the weights allow.
         lost: set when the study is to be given up.
         metrics: the measurements that are asked for.
+        further: the segmentations that are asked for beside them.
 
     Raises:
         StaleLease: `lost` was set meanwhile.
         GeometryMismatch: the engine gave labels on another grid.
     """
     given = image.for_models
-    request = SegmentationRequest(given, wanted(given.source.modality, metrics), image.earlier)
+    request = SegmentationRequest(given, wanted(given.source.modality, metrics, further), image.earlier)
     run = segmenter.run(request, lost=lost)
     return _brought_back(run, image)
 
@@ -322,8 +339,18 @@ def _brought_back(run: SegmentationRun, image: Prepared) -> SegmentationRun:
 
 
 def label_maps(run: SegmentationRun) -> dict[str, LabelMap]:
-    """TotalSegmentator's own task name to label map: `total` whatever its resolution, which `model_id` tells."""
-    return {made.model.task: made.label_map for made in run.segmentations.values()}
+    """What numbers are made from, by TotalSegmentator's own task name: `total` whatever its resolution."""
+    return {made.model.task: made.label_map for name, made in run.segmentations.items() if name not in run.plan.extra}
+
+
+def shown_label_maps(run: SegmentationRun) -> dict[str, LabelMap]:
+    """`label_maps`, and those that the site asked for beside them; of one name, these are told apart by resolution."""
+    shown = label_maps(run)
+    for made in (run.segmentations[name] for name in run.plan.extra):
+        model = made.model
+        spacing = "native" if model.spacing_mm is None else f"{model.spacing_mm:g}mm"
+        shown[f"{model.task}_{spacing}" if model.task in shown else model.task] = made.label_map
+    return shown
 
 
 def measure(volume: Volume, run: SegmentationRun, metrics: tuple[Metric, ...] = CATALOGUE) -> tuple[Measurement, ...]:
@@ -352,19 +379,18 @@ def is_synthetic(volume: Volume, run: SegmentationRun) -> bool:
 def draw(volume: Volume, run: SegmentationRun, measurements: Sequence[Measurement]) -> list[Artifact]:
     """Pictures and volumes for the reader."""
     synthetic = is_synthetic(volume, run)
-    maps = label_maps(run)
     made = [
         Artifact(picture.name, picture.kind, "image/png", picture.png, picture.meta)
-        for picture in key_images(volume, maps, measurements, synthetic=synthetic)
+        for picture in key_images(volume, label_maps(run), measurements, synthetic=synthetic)
     ]
     shared = {"source_manifest_sha256": volume.source.manifest_sha256, "synthetic": synthetic}
     made.append(Artifact("display.nii.gz", "display_volume", "application/gzip", display_volume_nifti(volume), shared))
-    for task, label_map in maps.items():
+    for task, label_map in shown_label_maps(run).items():
         meta = {
             **shared,
             "task": task,
             "labels": {str(value): name for value, name in label_map.labels.items()},
-            "model_id": label_map.model.model_id,
+            **{key: value for key, value in asdict(label_map.model).items() if key not in ("task", "synthetic")},
         }
         made.append(
             Artifact(f"labels-{task}.nii.gz", "label_map", "application/gzip", label_map_nifti(label_map), meta)

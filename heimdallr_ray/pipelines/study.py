@@ -25,6 +25,7 @@ from heimdallr_ray.metrics.result import Measurement
 from heimdallr_ray.pipelines import describe, documents, steps
 from heimdallr_ray.pipelines.steps import Artifact, StoredInstance, StudySegmenter
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
+from heimdallr_ray.segmentation.asked import extras
 from heimdallr_ray.segmentation.engine import SegmentationRun
 from heimdallr_ray.segmentation.phase import PhaseModel
 from heimdallr_ray.storage.blobs import LocalBlobStore
@@ -61,16 +62,18 @@ class StudyRunner:
         readable: Callable[[], Collection[str] | None] = lambda: None,
         measurements: Collection[str] = (),
         *,
+        segmentations: Collection[str] = (),
         deskew: bool = False,
     ) -> None:
         """`segmenter` is a resident engine or the deployment; `build` goes into the provenance.
 
         `rules` choose the series; None: the package's own. `readable`: modalities that installed models read, None
-        where that is not known here. `measurements`: quantities that the site asks for; empty: all. `deskew`: a tilt is
-        taken out before models run, unless a person decided otherwise for the study.
+        where that is not known here. `measurements`: quantities that the site asks for; empty: all. `segmentations`:
+        further tasks, of which the site wants the labels. `deskew`: a tilt is taken out before models run, unless a
+        person decided otherwise for the study.
 
         Raises:
-            BadSetting: a name among `measurements` is none.
+            BadSetting: a name among `measurements` or `segmentations` is none.
         """
         self._database = database
         self._blobs = blobs
@@ -81,6 +84,7 @@ class StudyRunner:
         self._rules = rules
         self._readable = readable
         self._metrics = asked_for(measurements)
+        self._further = extras(segmentations)
         self._deskew = deskew
         self._phases = PhaseModel()
 
@@ -135,7 +139,7 @@ class StudyRunner:
             volume = image.volume
             self._record_choices(lease, study, selection, volume)
         with self._step(lease, lost, "segment", seconds):
-            run = steps.segment(image, self._segmenter, lost, self._metrics)
+            run = steps.segment(image, self._segmenter, lost, self._metrics, self._further)
         seconds["forward"] = run.timings.forward_s
         with self._step(lease, lost, "measure", seconds):
             measurements = steps.measure(volume, run, self._metrics)

@@ -188,8 +188,6 @@ def _usable(volume: Volume, label_maps: Mapping[str, LabelMap]) -> Mapping[str, 
             # Its measurements say so; a picture with labels of another grid would be a lie.
             continue
         usable[task] = label_map
-    if "total" not in usable and "total_fast" in usable:
-        usable["total"] = usable["total_fast"]
     return usable
 
 

@@ -172,8 +172,8 @@ class EngineInfo:
 class SegmentationEngine(Protocol):
     """A segmenter that stays loaded. Calls are served one at a time."""
 
-    def warm_up(self) -> None:
-        """All installed models that may run are loaded and have seen one tile.
+    def warm_up(self, wanted: tuple[Wanted, ...] | None = None) -> None:
+        """All installed models that may run are loaded and have seen one tile; with `wanted`, those that it may need.
 
         Raises:
             WeightsMissing: the first-pass model is not installed.

@@ -77,6 +77,8 @@ class LeftOutCode(StrEnum):
     MODALITY = "modality"
     OVER_MEMORY_BUDGET = "over_memory_budget"
     MODEL_UNUSABLE = "model_unusable"
+    FAILED = "failed"
+    """It ran and did not end well."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +92,25 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Plan:
-    """Tasks to run, in order, and those left out."""
+    """Tasks to run, in order, and those left out.
+
+    Attributes:
+        run: tasks.
+        left_out: tasks that were asked for and are not run, or did not end well.
+        extra: those of `run` from which nothing is made; the study goes on without one that fails.
+    """
 
     run: tuple[str, ...]
     left_out: tuple[LeftOut, ...]
+    extra: tuple[str, ...] = ()
+
+    def without(self, failed: Mapping[str, str]) -> Plan:
+        """The plan as it came out: tasks of `extra` that failed are left out, in the words given."""
+        return Plan(
+            tuple(name for name in self.run if name not in failed),
+            (*self.left_out, *(LeftOut(name, LeftOutCode.FAILED, why) for name, why in failed.items())),
+            tuple(name for name in self.extra if name not in failed),
+        )
 
 
 @dataclass(frozen=True)
@@ -110,8 +127,12 @@ class Need:
     alternatives: tuple[tuple[str, ...], ...]
 
 
-Wanted = str | Need
-"""A task by its name, or a purpose whose tasks the plan picks."""
+@dataclass(frozen=True)
+class Extra:
+    """A task whose labels a person wants to see; nothing is made from them."""
+
+    task: str
+
 
 MR_WANTED: Final = (Need("anatomy", (("total_mr",),)),)
 """What an MR study is offered where no measurement is made on MR."""
@@ -131,9 +152,13 @@ class Demand:
     named: bool = False
 
 
-def wanted_for(modality: str, needs: Sequence[Need]) -> tuple[Wanted, ...]:
-    """What is asked for of an image: the tasks of its measurements, or its anatomy where MR has none."""
-    return tuple(needs) if needs or modality != "MR" else MR_WANTED
+Wanted = str | Need | Extra
+"""A task by its name, a purpose whose tasks the plan picks, or a task that may fail."""
+
+
+def wanted_for(modality: str, needs: Sequence[Need], further: Sequence[Extra] = ()) -> tuple[Wanted, ...]:
+    """What is asked for of an image: the tasks of its measurements, or its anatomy where MR has none, and `further`."""
+    return (*(tuple(needs) if needs or modality != "MR" else MR_WANTED), *further)
 
 
 def first_pass(modality: str, available: Collection[str]) -> str | None:
@@ -157,13 +182,14 @@ def reads_mr(available: Collection[str]) -> bool:
 def _lacking_for(need: Need, available: Collection[str]) -> tuple[str, ...]:
     """The preferred rows of what is not there for the need's preferred set; empty where another set is whole."""
     absent = [
-        tuple(rows[0] for rows in map(_rows, label_maps) if not any(row in available for row in rows))
+        tuple(rows[0] for rows in map(rows_of, label_maps) if not any(row in available for row in rows))
         for label_maps in need.alternatives
     ]
     return absent[0] if absent and all(absent) else ()
 
 
-def _rows(label_map: str) -> tuple[str, ...]:
+def rows_of(label_map: str) -> tuple[str, ...]:
+    """The rows that give a label map, the preferred one first."""
     return _SERVED_BY.get(label_map, (label_map,))
 
 
@@ -181,7 +207,7 @@ def lacking(demand: Demand, available: Collection[str]) -> tuple[str, ...]:
         available: tasks that can run.
     """
     needs = [need for need in demand.needs if demand.named or _anatomy_alone(need)]
-    rows = {row for need in needs for label_maps in need.alternatives for one in label_maps for row in _rows(one)}
+    rows = {row for need in needs for label_maps in need.alternatives for one in label_maps for row in rows_of(one)}
     ct = any(TASKS[row].modality == "CT" for row in rows)
     first = (FIRST_PASS,) if ct and FIRST_PASS not in available else ()
     absent = dict.fromkeys((*first, *(row for need in needs for row in _lacking_for(need, available))))
@@ -260,7 +286,7 @@ class _Site:
 def _resolved(label_map: str, site: _Site) -> tuple[str | None, list[LeftOut]]:
     """The row that gives a label map here, or None; and why the rows preferred to it, or the preferred one, do not."""
     obstacles: list[LeftOut] = []
-    for row in _rows(label_map):
+    for row in rows_of(label_map):
         why = site.obstacle(row)
         if why is None:
             return row, obstacles
@@ -270,9 +296,10 @@ def _resolved(label_map: str, site: _Site) -> tuple[str | None, list[LeftOut]]:
 
 def _options(one: Wanted, site: _Site) -> Iterator[tuple[list[str], bool, list[LeftOut]]]:
     """Each set of tasks that would do: those of it that can run, whether these are all, and why others do not."""
-    if isinstance(one, str):
-        why = site.obstacle(one)
-        yield ([one], True, []) if why is None else ([], False, [why])
+    if not isinstance(one, Need):
+        name = one.task if isinstance(one, Extra) else one
+        why = site.obstacle(name)
+        yield ([name], True, []) if why is None else ([], False, [why])
         return
     for label_maps in one.alternatives:
         found = [_resolved(label_map, site) for label_map in label_maps]
@@ -315,7 +342,8 @@ def plan(
     if modality == "MR" and asked == DEFAULT_WANTED:
         asked = MR_WANTED
     site = _Site(found_volumes_ml, modality, available_tasks, licensed, refused or {}, set_aside or {}, registry)
-    run: list[str] = []
+    needed: list[str] = []
+    extra: list[str] = []
     left_out: dict[str, LeftOut] = {}
     for one in asked:
         preferred: list[str] = []
@@ -326,5 +354,6 @@ def plan(
                 break
             if nth == 0:
                 preferred = tasks
-        run.extend(preferred)
-    return Plan(in_order(run), tuple(left_out.values()))
+        (extra if isinstance(one, Extra) else needed).extend(preferred)
+    order = in_order((*needed, *extra))
+    return Plan(order, tuple(left_out.values()), tuple(name for name in order if name not in needed))

@@ -21,9 +21,11 @@ from heimdallr_ray.errors import (
     ModalityNotSupported,
     ModelOverBudget,
     OutOfMemory,
+    Rejected,
     WeightsMissing,
 )
 from heimdallr_ray.segmentation import tasks
+from heimdallr_ray.segmentation.asked import askable
 from heimdallr_ray.segmentation.engine import (
     EXACT,
     TURBO,
@@ -33,7 +35,7 @@ from heimdallr_ray.segmentation.engine import (
     SegmentationRun,
     Timings,
 )
-from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Wanted, first_pass, plan
+from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Plan, Wanted, first_pass, plan
 from heimdallr_ray.segmentation.specs import RESIDENT, UPSTREAM, ModelSpec, TaskSpec
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, task_spec
 from heimdallr_ray.segmentation.totalseg import environment, kernels, memory, split
@@ -161,9 +163,10 @@ class ResidentEngine:
             set_aside=self._inventory.set_aside,
         )
 
-    def warm_up(self) -> None:
+    def warm_up(self, wanted: tuple[Wanted, ...] | None = None) -> None:
         """All installed models that may run have been loaded and have seen one tile; kernels are compiled.
 
+        With `wanted`, only those that some image can make run for it; others are loaded when they are asked for.
         Where they do not all fit, those used longest ago leave again and are loaded when they are asked for; one that
         does not fit alone is named in the log, and its studies take the roads of `memory.Road`. One that cannot be
         built is set aside with the tasks that need it; whether the site can do without them is for the caller to say.
@@ -177,7 +180,8 @@ class ResidentEngine:
             if not self.available_tasks:
                 raise WeightsMissing("no complete model of any known task in the weights folder")
             kernels.compile_all()
-            for name in self.licensed_tasks:
+            licensed = self.licensed_tasks
+            for name in licensed if wanted is None else askable(wanted, licensed):
                 row = tasks.TASKS[name]
                 for spec in row.models if row.backend == RESIDENT else ():
                     self._warm(spec, row)
@@ -243,7 +247,7 @@ class ResidentEngine:
                         set_aside=self._inventory.set_aside,
                         registry=self._registry,
                     )
-                    segmentations = {name: self._task(study, task_spec(name)) for name in made.run}
+                    segmentations, made = self._planned(study, made)
                     found = dict(study.found_ml)
                     steps = {name: one.steps for name, one in study.segmentations.items() if one.steps}
             finally:
@@ -253,6 +257,24 @@ class ResidentEngine:
                 spent += segmentation.timings
         timings = replace(spent, total_s=time.perf_counter() - began)
         return SegmentationRun(segmentations, made, found, timings, steps)
+
+    def _planned(self, study: Study, made: Plan) -> tuple[dict[str, Segmentation], Plan]:
+        """What the tasks of the plan gave, and the plan without those from which nothing is made and which failed.
+
+        Raises:
+            As `segment`, for a task that something is made from; OutOfMemory for any.
+        """
+        segmentations: dict[str, Segmentation] = {}
+        failed: dict[str, str] = {}
+        for name in made.run:
+            try:
+                segmentations[name] = self._task(study, task_spec(name))
+            except (Broken, Rejected) as error:
+                if name not in made.extra or isinstance(error, OutOfMemory):
+                    raise
+                logger.exception("task failed", extra={"task": name, "code": error.code})
+                failed[name] = f"{error.code}: {error.detail}"
+        return segmentations, made.without(failed)
 
     def _take_over(self, study: Study, earlier: SegmentationRun) -> None:
         """Labels that the same models made of the same image stand, those of other models are made anew."""

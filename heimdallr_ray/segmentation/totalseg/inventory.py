@@ -102,4 +102,5 @@ class Inventory:
             synthetic=any(self.synthetic(model) for model in models),
             backend=row.backend,
             mode=mode,
+            spacing_mm=None if row.spacing_mm is None else max(row.spacing_mm),
         )

@@ -13,15 +13,21 @@ import numpy as np
 import pytest
 import torch
 
-from heimdallr_ray.errors import Broken, LicenceRequired, WeightsMissing, WeightsTampered
+from heimdallr_ray.errors import Broken, LicenceRequired, OutOfMemory, WeightsMissing, WeightsTampered
+from heimdallr_ray.pipelines.describe import skipped_tasks
+from heimdallr_ray.segmentation.engine import MemoryStep, Timings
+from heimdallr_ray.segmentation.planner import Extra, LeftOut, LeftOutCode, Need
 from heimdallr_ray.segmentation.specs import UPSTREAM
 from heimdallr_ray.segmentation.tasks import TASKS
 from heimdallr_ray.segmentation.totalseg import upstream, upstream_child
 from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
+from heimdallr_ray.segmentation.totalseg.memory import Road
+from heimdallr_ray.segmentation.totalseg.upstream import UpstreamRunner
 from heimdallr_ray.segmentation.weights import write_manifest
 from heimdallr_ray.volume import Volume, VolumeSource
 from tests.integration.segmentation import identity_nets
 from tests.integration.segmentation.peer import Case, Geometry, assert_identical, run_upstream
+from tests.support.bounds import within
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -115,6 +121,81 @@ def test_a_failure_of_upstream_is_named_and_carries_no_message(weights: Path, mo
         runner.run(small(), replace(row, upstream_task="patient name"))
 
 
+def full(monkeypatch: pytest.MonkeyPatch, engine: ResidentEngine, device: str, times: int) -> list[tuple[bool, int]]:
+    """The first `times` children run out of memory; of each child, whether it ran on the host and how many models were
+    loaded here."""
+    monkeypatch.setattr(engine, "_device", torch.device(device))
+    seen: list[tuple[bool, int]] = []
+
+    def run(_self: UpstreamRunner, volume: Volume, _spec: object, *, on_host: bool = False) -> tuple[object, ...]:
+        seen.append((on_host, len(engine.info().models)))
+        if len(seen) <= times:
+            raise OutOfMemory("full")
+        return np.ones(volume.shape, np.uint8), volume.affine_ras, Timings(forward_s=1.0)
+
+    monkeypatch.setattr(UpstreamRunner, "run", run)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("failures", "seen"),
+    [(0, [(False, 1)]), (1, [(False, 1), (False, 0)]), (2, [(False, 1), (False, 0), (True, 0)])],
+)
+def test_a_device_without_room_is_cleared_and_then_given_up(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, failures: int, seen: list[tuple[bool, int]]
+) -> None:
+    engine, image = ResidentEngine(weights, threads=1), small()
+    engine.segment(image, "total_fastest")
+    called = full(monkeypatch, engine, "cuda", failures)
+    made = engine.segment(image, PLAIN)
+    assert called == seen
+    taken = MemoryStep("totalsegmentator/527", Road.WHOLE, Road.CPU)
+    assert made.steps == ((taken,) if seen[-1][0] else ())
+    assert made.label_map.array.all()
+
+
+@pytest.mark.parametrize(("device", "tried"), [("cuda", "whole, cpu"), ("cpu", "whole")])
+def test_what_fits_nowhere_outside_is_out_of_memory(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, device: str, tried: str
+) -> None:
+    engine = ResidentEngine(weights, threads=1)
+    called = full(monkeypatch, engine, device, 99)
+    with pytest.raises(OutOfMemory, match=f"totalsegmentator/527 did not fit: tried {tried}$"):
+        engine.segment(small(), PLAIN)
+    assert [on_host for on_host, _ in called] == ([False, True] if device == "cuda" else [False])
+
+
+def test_a_task_from_which_nothing_is_made_may_fail(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise Broken("breasts: upstream failed with IndexError")
+
+    monkeypatch.setattr(UpstreamRunner, "run", fails)
+    engine, image = ResidentEngine(weights, threads=1), small()
+    run = engine.run_plan(image, ("total_fastest", Extra(PLAIN)))
+    assert tuple(run.segmentations) == run.plan.run == ("total_fastest",)
+    why = "broken: breasts: upstream failed with IndexError"
+    assert run.plan.left_out == (LeftOut(PLAIN, LeftOutCode.FAILED, why),)
+    assert skipped_tasks(run)[0].reason == "failed"
+    with pytest.raises(Broken, match="IndexError"):
+        engine.run_plan(image, ("total_fastest", PLAIN))
+
+    def too_large(*_: object, **__: object) -> None:
+        raise OutOfMemory("full")
+
+    monkeypatch.setattr(UpstreamRunner, "run", too_large)
+    with pytest.raises(OutOfMemory):
+        engine.run_plan(image, ("total_fastest", Extra(PLAIN)))
+
+
+def test_a_start_loads_what_may_be_asked_for(weights: Path) -> None:
+    engine = ResidentEngine(weights, threads=1)
+    engine.warm_up((Extra(PLAIN), Need("lungs", (("lung_vessels",),))))
+    assert [model.model_id for model in engine.info().models] == ["totalsegmentator/298"]
+    idle = ResidentEngine(weights, threads=1)
+    idle.warm_up((Extra("total_mr"),))
+    assert idle.info().models == ()
+
+
 NETWORK = """
 import sys, socket
 from heimdallr_ray.segmentation.totalseg.upstream_child import refuse_network
@@ -182,10 +263,8 @@ def test_a_child_whose_parent_is_gone_does_nothing() -> None:
 def test_a_refusal_takes_no_second(weights: Path) -> None:
     engine = ResidentEngine(weights)
     flat = Volume(np.zeros((64, 64, 64), np.int16), np.eye(4), VolumeSource("CT"))
-    began = time.process_time()
-    with pytest.raises(Exception, match="same value"):
+    with within(), pytest.raises(Exception, match="same value"):
         engine.segment(flat, PLAIN)
-    assert time.process_time() - began < 1.0
 
 
 ROADS = {

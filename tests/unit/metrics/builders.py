@@ -30,7 +30,7 @@ TOTAL = {
 }
 TISSUE = {1: "subcutaneous_fat", 2: "torso_fat", 3: "skeletal_muscle"}
 BLEED = {1: "intracerebral_hemorrhage"}
-LABELS = {"total": TOTAL, "total_fast": TOTAL, "tissue_types": TISSUE, "cerebral_bleed": BLEED}
+LABELS = {"total": TOTAL, "tissue_types": TISSUE, "cerebral_bleed": BLEED}
 Point = tuple[float, float, float]
 
 

@@ -15,6 +15,7 @@ from heimdallr_ray.metrics import (
     spleen_volume,
 )
 from heimdallr_ray.metrics.context import MetricContext
+from heimdallr_ray.metrics.gates import Quantity, Reading, measured
 from heimdallr_ray.metrics.result import Status
 from tests.unit.metrics.builders import LABELS, Scene, by_id, model, torso
 
@@ -182,18 +183,39 @@ def test_an_impossible_volume_is_shown_and_called_implausible():
     assert volume.value == pytest.approx(224.0**3 / 1000.0)
 
 
-def test_the_fast_model_serves_and_is_named():
+def seen_at(spacing_mm: float | None) -> MetricContext:
     scene = torso()
-    fast = replace(scene, maps={"total_fast": scene.maps["total"]})
-    volume = _organs(fast.context())["liver_volume"]
+    label_map = scene.label_maps["total"]
+    model = replace(label_map.model, spacing_mm=spacing_mm)
+    return MetricContext(scene.volume, {"total": replace(label_map, model=model)})
+
+
+@pytest.mark.parametrize("spacing_mm", [None, 1.5, 3.0])
+def test_a_model_that_sees_finely_enough_serves(spacing_mm: float | None):
+    volume = _organs(seen_at(spacing_mm))["liver_volume"]
     assert volume.value == pytest.approx(576.0)
-    assert volume.provenance.task == "total_fast"
-    assert volume.provenance.model_id == "totalsegmentator/total_fast"
+    assert volume.provenance.task == "total"
+
+
+def test_a_model_that_sees_too_coarsely_gives_no_number_and_says_why():
+    for measurement in _organs(seen_at(6.0)).values():
+        assert (measurement.value, measurement.status) == (None, Status.GATED)
+        assert measurement.reasons == ("resolution_too_low",)
+        assert measurement.evidence == {"label_map": "total", "model_spacing_mm": 6.0, "coarsest_mm": 3.0}
+        assert measurement.provenance.model_id == "totalsegmentator/total"
+
+
+def test_a_quantity_that_needs_a_finer_model_refuses_what_stands_in_for_it():
+    fine = Quantity("fine", 1, "mL", ("total",), coarsest_mm=1.5)
+    assert measured(seen_at(1.5), fine, lambda: Reading(1.0, 1)).value == 1.0
+    stood_in = measured(seen_at(3.0), fine, lambda: Reading(1.0, 1))
+    assert stood_in.reasons == ("resolution_too_low",)
+    assert stood_in.evidence["coarsest_mm"] == 1.5
 
 
 def test_a_task_that_did_not_run_carries_the_planners_code():
     scene = replace(torso(), maps={})
-    assert _organs(scene.context(total_fast="weights_missing"))["liver_volume"].reasons == ("weights_missing",)
+    assert _organs(scene.context(total="weights_missing"))["liver_volume"].reasons == ("weights_missing",)
     assert _organs(scene.context())["liver_volume"].reasons == ("task_not_run",)
 
 

@@ -129,6 +129,15 @@ def test_series_rules_of_a_site_are_checked(tmp_path: Path) -> None:
     assert "the package's own" in finding(doctor.check_series_rules, of(tmp_path), "series rules").detail
 
 
+def test_what_a_site_asks_for_exists(tmp_path: Path) -> None:
+    asked = of(tmp_path, measurements=("liver_volume",), segmentations=("lung_vessels",))
+    assert finding(doctor.check_asked, asked, "asked for").detail == "liver_volume; labels of lung_vessels"
+    assert finding(doctor.check_asked, of(tmp_path), "asked for").detail == "all measurements"
+    for wrong in ({"segmentations": ("lungs",)}, {"measurements": ("liver",)}):
+        found = finding(doctor.check_asked, of(tmp_path, **wrong), "asked for")
+        assert not found.ok and "there is no" in found.detail and "HEIMDALLR_SEGMENTATIONS" in found.mend
+
+
 @pytest.mark.parametrize("said", [True, False])
 def test_demo_weights_of_a_site_are_found_whatever_their_manifest_says(
     tmp_path: Path, registry: Path, said: bool

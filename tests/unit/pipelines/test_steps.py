@@ -15,22 +15,28 @@ from pydicom import dcmread
 from heimdallr_ray.errors import EmptyImage, EngineUnavailable, HeimdallrError, WeightsMissing
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.metrics.catalogue import asked_for
+from heimdallr_ray.metrics.result import Status
 from heimdallr_ray.pipelines.describe import selection_facts
 from heimdallr_ray.pipelines.steps import (
     TIE_TASKS,
     Prepared,
     StoredInstance,
     choose_series,
+    draw,
+    label_maps,
+    measure,
     prepare,
     segment,
     settle_tie,
+    shown_label_maps,
     wanted,
 )
+from heimdallr_ray.segmentation.asked import extras
 from heimdallr_ray.segmentation.engine import Segmentation, SegmentationRequest, SegmentationRun, Timings
 from heimdallr_ray.segmentation.phase import PhaseFeatures, PhaseModel, PhaseReading, phase_at
-from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Plan, plan
-from heimdallr_ray.segmentation.tasks import CEREBRAL_BLEED, TASKS, TOTAL_FAST, TOTAL_MR_FAST
-from heimdallr_ray.volume import LabelMap, ModelRef
+from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, MR_WANTED, Plan, plan
+from heimdallr_ray.segmentation.tasks import CEREBRAL_BLEED, TASKS, TOTAL_FAST
+from heimdallr_ray.volume import LabelMap, ModelRef, Volume, VolumeSource
 from tests.support.dicom import ct_datasets, ct_study, pixels, set_pixels, to_bytes
 from tests.support.intake import dataset_bytes
 
@@ -87,7 +93,55 @@ def test_only_what_the_measurements_asked_for_need_is_run() -> None:
 
 
 def test_no_measurement_reads_mr_so_its_anatomy_is_asked_for() -> None:
-    assert wanted("MR") == (TOTAL_MR_FAST,)
+    assert wanted("MR") == MR_WANTED
+
+
+def test_what_a_site_asks_for_beside_its_measurements_is_run_but_needed_by_none() -> None:
+    made = plan(WHOLE_BODY, "CT", TASKS, TASKS, wanted("CT", asked_for(("liver_volume",)), extras(("body", "total"))))
+    assert (made.run, made.extra) == ((TOTAL_FAST, "body", "total"), ("body", "total"))
+
+
+def in_half(task: str, model_id: str, spacing_mm: float | None, *, upper: bool) -> Segmentation:
+    labels = np.zeros((20, 20, 20), np.uint8)
+    labels[10:] = 5 if upper else 0
+    model = ModelRef("total", model_id, "0" * 64, synthetic=True, spacing_mm=spacing_mm)
+    return Segmentation(task, LabelMap(labels, np.diag([5.0, 5.0, 5.0, 1.0]), {5: "liver"}, model), Timings())
+
+
+def test_numbers_are_not_made_from_what_was_only_to_be_seen() -> None:
+    needed, seen = (
+        in_half(TOTAL_FAST, "totalsegmentator/297", 3.0, upper=True),
+        in_half("total", "totalsegmentator/291", 1.5, upper=False),
+    )
+    native = in_half("total_fastest", "other", None, upper=False)
+    made = {"total": seen, TOTAL_FAST: needed, "total_fastest": native}
+    run = SegmentationRun(made, Plan(tuple(made), (), ("total", "total_fastest")), {}, Timings())
+    assert label_maps(run) == {"total": needed.label_map}
+    assert shown_label_maps(run) == {
+        "total": needed.label_map,
+        "total_1.5mm": seen.label_map,
+        "total_native": native.label_map,
+    }
+    image = Volume(np.zeros((20, 20, 20), np.int16), np.diag([5.0, 5.0, 5.0, 1.0]), VolumeSource("CT"))
+    attenuation = next(one for one in measure(image, run) if one.id == "liver_attenuation")
+    assert attenuation.provenance.model_id == "totalsegmentator/297"
+    assert attenuation.status is Status.OK
+    alone = replace(run, segmentations={"total": seen}, plan=Plan(("total",), (), ("total",)))
+    assert label_maps(alone) == {}
+    assert shown_label_maps(alone) == {"total": seen.label_map}
+    assert {one.value for one in measure(image, alone)} == {None}
+
+
+def test_every_label_map_is_kept_with_its_models_identity() -> None:
+    needed = in_half(TOTAL_FAST, "totalsegmentator/297", 3.0, upper=True)
+    seen = in_half("total", "totalsegmentator/291", 1.5, upper=True)
+    run = SegmentationRun({TOTAL_FAST: needed, "total": seen}, Plan((), (), ("total",)), {}, Timings())
+    image = Volume(np.zeros((20, 20, 20), np.int16), np.diag([5.0, 5.0, 5.0, 1.0]), VolumeSource("CT"))
+    kept = {one.name: one for one in draw(image, run, ())}
+    assert {"labels-total.nii.gz", "labels-total_1.5mm.nii.gz", "display-labels-total_1.5mm.nii.gz"} <= set(kept)
+    meta = kept["display-labels-total_1.5mm.nii.gz"].meta
+    assert (meta["task"], meta["model_id"], meta["spacing_mm"]) == ("total_1.5mm", "totalsegmentator/291", 1.5)
+    assert (meta["weights_sha256"], meta["backend"], meta["synthetic"]) == ("0" * 64, "resident", True)
 
 
 class Segmenter:

@@ -10,6 +10,8 @@ from heimdallr_ray.segmentation.planner import (
     DEFAULT_WANTED,
     LUMBAR_ML,
     MR_WANTED,
+    Extra,
+    LeftOut,
     LeftOutCode,
     Need,
     first_pass,
@@ -198,3 +200,36 @@ def test_a_task_whose_model_cannot_be_built_says_so_and_another_stands_in() -> N
     assert [(left.task, left.code, left.detail) for left in made.left_out] == [
         (TOTAL_FAST, LeftOutCode.MODEL_UNUSABLE, "Dataset297 is set aside")
     ]
+
+
+def test_what_nothing_is_made_from_is_told_apart() -> None:
+    made = plan(
+        {**HEAD, **ABDOMEN}, "CT", ALL, ALL, (MUSCLE, Extra("lung_vessels"), Extra(TISSUE_TYPES), Extra("breasts"))
+    )
+    assert made.run == (TOTAL_FAST, TISSUE_TYPES, "breasts")
+    assert made.extra == ("breasts",)
+    assert {left.task: left.code for left in made.left_out} == {"lung_vessels": CODE.ANATOMY_ABSENT}
+    assert plan(HEAD, "CT", ALL, ALL, ("breasts",)).extra == ()
+
+
+def test_an_extra_is_checked_like_any_task() -> None:
+    made = plan(ABDOMEN, "CT", (TOTAL_FAST, TISSUE_TYPES), (TOTAL_FAST,), tuple(map(Extra, EXTRAS)))
+    assert made.run == ()
+    assert {left.task: left.code for left in made.left_out} == {
+        "total_mr": CODE.MODALITY,
+        "cerebral_bleed": CODE.ANATOMY_ABSENT,
+        "breasts": CODE.WEIGHTS_MISSING,
+        TISSUE_TYPES: CODE.LICENCE,
+    }
+
+
+EXTRAS = ("total_mr", "cerebral_bleed", "breasts", TISSUE_TYPES)
+
+
+def test_a_plan_without_what_failed_says_so() -> None:
+    made = plan(ABDOMEN, "CT", ALL, ALL, (MUSCLE, Extra("breasts"), Extra("body")))
+    after = made.without({"breasts": "broken: it ended"})
+    assert after.run == tuple(name for name in made.run if name != "breasts")
+    assert after.extra == ("body",)
+    assert after.left_out == (*made.left_out, LeftOut("breasts", CODE.FAILED, "broken: it ended"))
+    assert made.without({}) == made
