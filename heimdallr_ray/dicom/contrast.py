@@ -175,13 +175,13 @@ class _Read:
         for listed in (words.neutral, words.enteral):
             kinds.update(dict.fromkeys(spans(text, listed)))
         negations = spans(text, words.negations)
-        withs = spans(text, words.with_words)
+        pairing = spans(text, words.with_words)
         severals = spans(text, words.several)
-        kept = set(longest([*kinds, *negations, *withs, *severals]))
+        kept = set(longest([*kinds, *negations, *pairing, *severals]))
         negations = [span for span in negations if span in kept and span not in kinds]
         several = [span for span in severals if span in kept]
         halves = [span for span in negations if span[2] in words.alone]
-        several += _both(text, [span for span in withs if span in kept], halves)
+        several += _both(text, [span for span in pairing if span in kept], halves)
         negated = [span for start in negations if (span := _covered(text, start, words)) is not None]
         negated += _behind(text, words)
         phases = [
@@ -198,9 +198,9 @@ def _covers(outer: Span, inner: Span) -> bool:
     return outer[0] <= inner[0] and inner[1] <= outer[1]
 
 
-def _both(text: str, withs: Sequence[Span], negations: Sequence[Span]) -> list[Span]:
+def _both(text: str, pairing: Sequence[Span], negations: Sequence[Span]) -> list[Span]:
     """Each pair such as "with and without", "w/wo", "wo & w"."""
-    pairs = [(one, other) for one in withs for other in negations]
+    pairs = [(one, other) for one in pairing for other in negations]
     ordered = [(one, other) if one[0] < other[0] else (other, one) for one, other in pairs]
     return [
         (first[0], second[1], text[first[0] : second[1]].lower())
