@@ -220,3 +220,17 @@ def test_a_study_that_has_run_is_explained_as_it_was_decided(tmp_path: Path) -> 
     assert "as its last run" not in said
     status, said = invoke("explain", STUDY, "--purpose", "bone", "--data-dir", str(tmp_path))
     assert "purpose bone" in said and "as its last run" not in said
+
+
+def test_a_part_of_the_body_that_stays_unmeasured_is_told(tmp_path: Path) -> None:
+    for name, n in (("Head", 12), ("Abdomen", 30)):
+        for number, content in enumerate(
+            ct_study(n, seed=name, spacing_mm=3.0, SeriesDescription=name, StudyInstanceUID=STUDY)
+        ):
+            (tmp_path / f"{name}-{number}.dcm").write_bytes(content)
+    head = Uid.derived("Head", "series")
+    status, said = invoke("explain", str(tmp_path), "--data-dir", str(tmp_path))
+    assert (status, f"not measured: head, shown by {head}" in said) == (0, True), said
+    status, said = invoke("explain", str(tmp_path), "--data-dir", str(tmp_path), "--json")
+    (told,) = json.loads(said)["studies"][0]["not_measured"]
+    assert (told["region"], told["series_uid"]) == ("head", head)
