@@ -14,7 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +65,7 @@ class Measured:
 
 
 @contextmanager
-def judged_by_time_alone(device: str) -> Iterator[None]:
+def judged_by_time_alone(device: str) -> Generator[None]:
     """Turbo has time enough; on an accelerator its steps are kept whatever they do to the noise of random nets."""
     from heimdallr_ray.segmentation.totalseg import store, turbo
 

@@ -182,8 +182,8 @@ _SERIES_ROWS = (
     ),
     _row(
         "not_hounsfield",
-        "The values are a computed map (iodine, effective atomic number, a fraction or the like), not Hounsfield units. "
-        "Send the conventional reconstruction.",
+        "The values are a computed map (iodine, effective atomic number, a fraction or the like), not Hounsfield "
+        "units. Send the conventional reconstruction.",
         _SERIES,
     ),
     _row(

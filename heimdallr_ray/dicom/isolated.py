@@ -163,7 +163,6 @@ class DecoderPool:
                 continue
         raise DecoderUnavailable("the decoder's process does not start")
 
-
     def _child_or_none(self) -> Child | None:
         try:
             return self._child()

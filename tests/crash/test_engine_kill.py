@@ -31,11 +31,16 @@ class Site:
     def __init__(self, stack: Stack, marked: Path) -> None:
         self.stack, self.marked = stack, marked
 
-    def send(self, folder: Path, name: str, *, beside: str | None = None, kills: bool = False) -> str:
-        """A study of this name is acknowledged; its UID. One that `kills` waits for `beside` before its first kill."""
+    def send(
+        self, folder: Path, name: str, *, beside: str | None = None, kills: bool = False, stands: bool = False
+    ) -> str:
+        """A study of this name is acknowledged; its UID. One that `kills` waits for `beside` before its first kill.
+
+        One that `stands` stays inside the engine, and kills nobody.
+        """
         uid = self.uid(name)
-        if kills:
-            (self.marked / uid).write_text(beside or "")
+        if kills or stands:
+            (self.marked / uid).write_text("hold" if stands else beside or "")
         folder.mkdir(parents=True)
         made = synthetic.ct_study(SLICES, shape=(96, 96), seed=name, StudyInstanceUID=uid)
         for index, content in enumerate(made):
@@ -143,11 +148,10 @@ def test_who_shared_a_replica_with_a_killer_is_run_alone_and_done(site: Site, tm
 
 
 def test_a_replica_killed_by_somebody_else_costs_a_study_nothing(site: Site, tmp_path: Path) -> None:
-    waits = site.uid("never sent")
-    study = site.send(tmp_path / "study", "unlucky", kills=True, beside=waits)
+    study = site.send(tmp_path / "study", "unlucky", stands=True)
     pids = site.stack.wait_for(lambda: site.began(study), 90, "the study to begin")
-    (site.marked / study).unlink()
     psutil.Process(pids[0]).kill()
+    (site.marked / study).unlink()
     assert site.ended(study)["state"] == "done"
     assert site.deaths(study) == [1]
     (job,) = site.jobs(study)
@@ -155,15 +159,14 @@ def test_a_replica_killed_by_somebody_else_costs_a_study_nothing(site: Site, tmp
 
 
 def test_a_stack_that_is_stopped_or_killed_counts_no_death(site: Site, tmp_path: Path) -> None:
-    waits = site.uid("never sent")
-    study = site.send(tmp_path / "study", "stopped", kills=True, beside=waits)
+    study = site.send(tmp_path / "study", "stopped", stands=True)
     site.stack.wait_for(lambda: site.began(study), 90, "the study to begin")
     site.stack.stop()
     assert (site.deaths(study), site.calls(study)) == ([], ["inside"])
     site.stack.start()
     site.stack.wait_for(lambda: len(site.began(study)) > 1, 90, "the study to begin again")
-    (site.marked / study).unlink()
     site.stack.kill_everything()
+    (site.marked / study).unlink()
     assert (site.deaths(study), site.calls(study)) == ([], ["inside"])
     site.stack.start()
     assert site.ended(study)["state"] == "done"

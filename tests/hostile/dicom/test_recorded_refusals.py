@@ -23,6 +23,7 @@ from heimdallr_ray.queue.lease import LeaseQueue
 from heimdallr_ray.segmentation.demo import weights_dir
 from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationRun
 from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
+from heimdallr_ray.storage.blobs import LocalBlobStore
 from tests.integration.api.conftest import client_of
 from tests.support.clock import FakeClock
 from tests.support.dicom import ct_datasets, ct_study, set_pixels, to_bytes
@@ -57,7 +58,7 @@ def ended(folder: Path, contents: Sequence[bytes], engine: ResidentEngine) -> di
     with site.database.write() as session:
         close_idle_studies(session, clock.advance(31), 30, (), 3, "test")
     queue = LeaseQueue(site.database, clock, 600.0, database_time=False)
-    runner = StudyRunner(site.database, site.blobs, queue, Here(engine), clock, "test")
+    runner = StudyRunner(site.database, LocalBlobStore(site.settings.blob_dir), queue, Here(engine), clock, "test")
     worker = StudyWorker(site.database, queue, runner.run, site.settings, "test")
     client = client_of(create_app(site))
     worker.start()

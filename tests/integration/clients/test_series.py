@@ -18,7 +18,7 @@ from heimdallr_ray.catalog.studies import study_by_uid, transition
 from heimdallr_ray.catalog.worklist import event_history, jobs_of
 from heimdallr_ray.cli import app
 from heimdallr_ray.clock import SystemClock
-from heimdallr_ray.config import Settings
+from heimdallr_ray.config import load
 from heimdallr_ray.dicom.rules import default_rules
 from heimdallr_ray.dicom.series import Phase, break_tie
 from heimdallr_ray.ids import Uid
@@ -186,8 +186,8 @@ def test_a_study_that_has_run_is_explained_as_it_was_decided(tmp_path: Path) -> 
     database = Database(f"sqlite:///{tmp_path / 'catalog.sqlite'}")
     database.migrate()
     TwoPhases(database, tmp_path)
-    settings = Settings(profile="demo", data_dir=tmp_path)
-    first = explain_study(settings, STUDY, default_rules()).selection
+    settings = load({}, profile="demo", data_dir=tmp_path)
+    first = explain_study(settings, Uid.parse(STUDY), default_rules()).selection
     assert len(first.finalists) == 2
     settled = break_tie(first, [Phase.ARTERIAL, Phase.NATIVE])
     assert settled.chosen is not first.chosen

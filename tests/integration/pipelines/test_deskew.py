@@ -29,7 +29,7 @@ TILT_DEG = 18.5
 BALL_HU = 0
 
 
-def tilted(slices: int = 40, tilt_deg: float = TILT_DEG, **overrides: object) -> list[bytes]:
+def tilted(slices: int = 40, tilt_deg: float = TILT_DEG, **overrides: Any) -> list[bytes]:
     """Slices of a ball of 16 mm, each shifted in its plane as a tilted gantry shifts it."""
     rows, columns = 64, 56
     made = ct_datasets(slices, (rows, columns), PixelSpacing=["1.0", "1.0"], **overrides)

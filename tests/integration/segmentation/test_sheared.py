@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import nibabel as nib
 import numpy as np
@@ -27,6 +28,6 @@ def test_the_engine_equals_upstream_on_a_tilted_stack(tmp_path: Path) -> None:
     answers = tmp_path / "upstream"
     answers.mkdir()
     run_upstream(weights, [case], answers, images={case.name: tilted})
-    source = nib.load(answers / f"{case.name}.source.nii")
-    assert np.allclose(source.affine, affine, atol=1e-4), "the tilt is in the image that upstream read"
+    source = cast(nib.Nifti1Image, nib.load(answers / f"{case.name}.source.nii"))
+    assert np.allclose(np.asarray(source.affine), affine, atol=1e-4), "the tilt is in the image that upstream read"
     assert_identical(ResidentEngine(weights), case, answers)

@@ -24,7 +24,9 @@ from tests.integration.segmentation import identity_nets
 pytestmark = pytest.mark.timeout(600)
 DEVICES = [
     "cpu",
-    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")),
+    pytest.param(
+        "cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no accelerator")]
+    ),
 ]
 
 

@@ -1,8 +1,9 @@
 """Read by every Python that has this folder on PYTHONPATH: studies that a test marks kill the engine's process.
 
 The folder TEST_MARKED_STUDIES holds one file per marked study, named by its UID. Its content is empty, or the UID of
-another study that must be inside the engine before the first kill. Every study that the engine begins with leaves its
-UID and the process id as a line in `began`.
+another study that must be inside the engine before the first kill, or `hold`: the study then stands still in the engine
+as long as the file is there, and kills nobody. Every study that the engine begins with leaves its UID and the process
+id as a line in `began`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 
 ENGINE = "heimdallr_ray.segmentation.totalseg.engine"
 MARKED = "TEST_MARKED_STUDIES"
+HOLD = "hold"
 WAIT_S = 60.0
 _began_lock = threading.Lock()
 
@@ -36,9 +38,13 @@ def _pids_of(folder: Path, study_uid: str) -> list[str]:
     return [pid for uid, _, pid in (line.partition(" ") for line in lines) if uid == study_uid]
 
 
-def _die(folder: Path, study_uid: str) -> None:
+def _die_or_stand(folder: Path, study_uid: str) -> None:
     beside = (folder / study_uid).read_text(encoding="utf-8").strip()
     deadline = time.monotonic() + WAIT_S
+    if beside == HOLD:
+        while (folder / study_uid).exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        return
     first = len(set(_pids_of(folder, study_uid))) == 1
     while first and beside and str(os.getpid()) not in _pids_of(folder, beside) and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -59,7 +65,7 @@ def _patch(module: ModuleType) -> None:
     def marked_predict(self: Any, *given: Any, **named: Any) -> Any:
         # On the device, as far as the engine can tell.
         if (folder / here.study_uid).exists():
-            _die(folder, here.study_uid)
+            _die_or_stand(folder, here.study_uid)
         return predict(self, *given, **named)
 
     engine.run_plan, engine._predict = marked_run_plan, marked_predict

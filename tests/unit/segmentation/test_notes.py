@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from heimdallr_ray.config import Settings
+from heimdallr_ray.config import Settings, load
 from heimdallr_ray.operations import doctor, status
 from heimdallr_ray.segmentation.engine import EngineInfo
 from heimdallr_ray.segmentation.notes import NAME, read_notes, write_notes
@@ -33,7 +33,7 @@ INFO = EngineInfo(
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    return Settings(data_dir=tmp_path)
+    return load({}, data_dir=tmp_path)
 
 
 @pytest.fixture

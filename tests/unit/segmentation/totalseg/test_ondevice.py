@@ -51,11 +51,10 @@ def test_bounds_that_no_ct_has_stay_on_the_host(bounds: tuple[float, float]) -> 
 def test_a_model_image_is_copied_once_and_goes_with_it() -> None:
     uploads = Uploads(DEVICE)
     images = [made(value) for value in range(2)]
-    for _ in range(3):
-        for value, image in enumerate(images):
-            assert float(uploads.of(image)[0, 0, 0]) == value
+    for value in (0, 1, 0, 1, 0, 1):
+        assert float(uploads.of(images[value])[0, 0, 0]) == value
     assert uploads.copied == 2
-    del image, images[0]
+    del images[0]
     gc.collect()
     assert uploads.held == 1
 
