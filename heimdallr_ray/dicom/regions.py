@@ -19,6 +19,13 @@ OUTSIDE_MM: Final = 50.0
 """As much of a scan may reach beyond the measured one: scans of one region differ by as much."""
 UNNAMED: Final = "unnamed"
 
+REFORMATS: Final = ("reformatted", "mpr", "csa mpr", "csaparallel", "resampled")
+"""Words of Image Type (0008,0008), the standard's and vendors', for planes that were computed through another stack."""
+AXIAL_MIN: Final = 0.8
+"""|normal . z| of what a CT acquires: a gantry tilts by 30 degrees at most (0.87)."""
+TALL: Final = 1.1
+"""Reformats are padded until they are square; what is taller than wide by this was scanned."""
+
 _WHOLE: Final = "whole body, wholebody"
 _TRUNK: Final = f"cap, tap, trunk, torso, body, partialbody, {_WHOLE}"
 _BELLY: Final = f"kub, a/p, abdomenpelvis, abdpel, {_TRUNK}"
@@ -44,6 +51,8 @@ _NO_SCAN: Final = frozenset(
 )  # fmt: skip
 """Refusals of what is no scan of its own: pictures, plans, single levels and what was computed from other series."""
 
+Range = tuple[float, float]
+
 
 @dataclass(frozen=True)
 class Unmeasured:
@@ -65,6 +74,10 @@ def unmeasured_regions(selection: Selection) -> tuple[Unmeasured, ...]:
 
     Series in one frame of reference are compared along the patient. Others by the regions that their headers name;
     where one names none, along the patient all the same: one sitting at the scanner mostly keeps its coordinates.
+
+    The images of a reformat reach as far as its padding, which shows nothing: it counts only where the middles of its
+    images lie outside, where it is taller than wide, or where it names another region than the chosen one does. A
+    sagittal or coronal MR that was acquired is no reformat.
     """
     chosen = selection.chosen
     if chosen is None:
@@ -96,11 +109,14 @@ def _beyond(series: Series, chosen: Series) -> list[Unmeasured]:
     mine, its = _along(series), _along(chosen)
     if mine is None or its is None:
         return []
-    outside = max(its[0] - mine[0], 0.0) + max(mine[1] - its[1], 0.0)
+    outside = _outside(mine, its)
     if outside <= OUTSIDE_MM:
         return []
+    others = [region for region in named if region not in measured]
+    if not (measured and others) and _may_be_padding(series, its):
+        return []
     # A longer scan of what is measured shows more than its name tells.
-    regions = [region for region in named if region not in measured] or [UNNAMED]
+    regions = others or [UNNAMED]
     return [Unmeasured(region, series.uid, round(min(outside, mine[1] - mine[0]), 1)) for region in regions]
 
 
@@ -112,21 +128,70 @@ def _named(header: Header) -> tuple[str, ...]:
     return ()
 
 
-def _along(series: Series) -> tuple[float, float] | None:
+def _along(series: Series) -> Range | None:
     """From where to where the series reaches along the patient (LPS z, mm); None where a header does not tell."""
-    ends: list[float] = []
-    for number, item in enumerate(series.instances):
-        planes = item.header.planes
-        wanted = series.frame_sets[number] if series.frame_sets else range(len(planes))
-        for frame in wanted:
-            if frame < len(planes):
-                ends += _corners(planes[frame], item.header)
+    ends = [end for image in _images(series) for end in (image.middle - image.half, image.middle + image.half)]
     return (min(ends), max(ends)) if ends else None
 
 
-def _corners(plane: FramePlane, header: Header) -> list[float]:
+def _outside(mine: Range, its: Range) -> float:
+    return max(its[0] - mine[0], 0.0) + max(mine[1] - its[1], 0.0)
+
+
+def _may_be_padding(series: Series, measured: Range) -> bool:
+    """True where what lies outside `measured` may be empty margins of images that were computed from those slices."""
+    images = _images(series)
+    if not any(_reformatted(series, image) for image in images):
+        return False
+    middles = [image.middle for image in images]
+    tall = any(image.height > TALL * image.width for image in images if image.normal < AXIAL_MIN)
+    return not tall and _outside((min(middles), max(middles)), measured) <= OUTSIDE_MM
+
+
+def _reformatted(series: Series, image: _Image) -> bool:
+    types = series.header.image_type
+    if any(first_word(value, REFORMATS) is not None for value in (*types[2:], *image.frame_type[2:])):
+        return True
+    # PS3.3 C.7.6.1.1.2: derived after the examination; what was derived during it keeps the planes that were acquired.
+    return image.normal < AXIAL_MIN and (series.modality == "CT" or types[:2] == ("DERIVED", "SECONDARY"))
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image along the patient, in mm: its middle and half of its reach (LPS z), and its sides."""
+
+    middle: float
+    half: float
+    height: float
+    """Of the side that runs more along the patient."""
+    width: float
+    normal: float
+    """|normal . z|: 1 for an axial image."""
+    frame_type: tuple[str, ...]
+
+
+def _images(series: Series) -> list[_Image]:
+    found: list[_Image] = []
+    for number, item in enumerate(series.instances):
+        planes = item.header.planes
+        wanted = series.frame_sets[number] if series.frame_sets else range(len(planes))
+        made = [_image(planes[frame], item.header) for frame in wanted if frame < len(planes)]
+        found += [one for one in made if one is not None]
+    return found
+
+
+def _image(plane: FramePlane, header: Header) -> _Image | None:
     if plane.ipp is None or plane.iop is None or plane.pixel_spacing is None:
-        return []
-    across = plane.iop[2] * plane.pixel_spacing[1] * (header.columns or 0)
-    down = plane.iop[5] * plane.pixel_spacing[0] * (header.rows or 0)
-    return [plane.ipp[2] + a + b for a in (0.0, across) for b in (0.0, down)]
+        return None
+    row, column = plane.iop[:3], plane.iop[3:]
+    across, down = plane.pixel_spacing[1] * (header.columns or 0), plane.pixel_spacing[0] * (header.rows or 0)
+    rise = row[2] * across, column[2] * down
+    height, width = (across, down) if abs(row[2]) > abs(column[2]) else (down, across)
+    return _Image(
+        middle=plane.ipp[2] + sum(rise) / 2,
+        half=(abs(rise[0]) + abs(rise[1])) / 2,
+        height=height,
+        width=width,
+        normal=abs(row[0] * column[1] - row[1] * column[0]),
+        frame_type=plane.frame_type,
+    )
