@@ -20,7 +20,7 @@ Word = Annotated[str, Field(min_length=1, max_length=64)]
 MAX_NEGATED: Final = 4
 """Words that one negation covers: "without oral or iv contrast"."""
 
-_JOINED: Final = re.compile(r"[\W_]*(?:(?:and|or|und|et|y|e)(?![^\W_])[\W_]*)?", re.IGNORECASE)
+_JOINED: Final = re.compile(r"[\W_]*(?:(?:and|or|und|oder|et|ou|y|o|e|och|og)(?![^\W_])[\W_]*)?", re.IGNORECASE)
 _OR: Final = re.compile(r"[\s_]*(?:&|/|\+|(?:and|or|nor|und|oder|et|ou|y|o|e)(?![^\W_]))[\s_]*", re.IGNORECASE)
 _GAP: Final = re.compile(r"[\s_\-.:=(]*")
 _ALONE: Final = re.compile(r"[\W_]*(?:\d.*)?", re.DOTALL)
@@ -62,6 +62,7 @@ class ContrastWords(BaseModel):
 
     no_agent: tuple[Word, ...]
     negations: tuple[Word, ...]
+    before: tuple[Word, ...]
     negations_behind: tuple[Word, ...]
     negated: tuple[Word, ...]
     alone: tuple[Word, ...]
@@ -102,7 +103,7 @@ class Named:
 
 def named_phase(text: str, words: ContrastWords) -> Named:
     """The phase that a description names. Of overlapping words the longest counts."""
-    found = _Read.of(text, words)
+    found = _Read.of(text, words, words.before)
     phases = {phase for _, phase in found.phases}
     listed = ", ".join(sorted(found.listed))
     named = phases - {Phase.CONTRAST}
@@ -168,17 +169,18 @@ class _Read:
     negated: tuple[Span, ...]
 
     @classmethod
-    def of(cls, text: str, words: ContrastWords) -> _Read:
+    def of(cls, text: str, words: ContrastWords, before: Sequence[str] = ()) -> _Read:
+        """`before`: words that deny here as `words.negations` do."""
         kinds: dict[Span, Phase | None] = {}
         for phase, listed in words.words.items():
             kinds.update(dict.fromkeys(spans(text, listed), phase))
         for listed in (words.neutral, words.enteral):
             kinds.update(dict.fromkeys(spans(text, listed)))
-        negations = spans(text, words.negations)
+        negations = spans(text, (*words.negations, *before))
         pairing = spans(text, words.with_words)
         severals = spans(text, words.several)
         kept = set(longest([*kinds, *negations, *pairing, *severals]))
-        negations = [span for span in negations if span in kept and span not in kinds]
+        negations = [span for span in negations if span in kept and kinds.get(span, Phase.NATIVE) is Phase.NATIVE]
         several = [span for span in severals if span in kept]
         halves = [span for span in negations if span[2] in words.alone]
         several += _both(text, [span for span in pairing if span in kept], halves)

@@ -24,7 +24,7 @@ def changed(old: str, new: str) -> bytes:
 def test_the_packages_own_file_is_valid_and_known_by_its_digest() -> None:
     rules = default_rules()
     ref = rules.ref("volume")
-    assert (ref.rules_id, ref.version, ref.purpose) == ("heimdallr-series", 2, "volume")
+    assert (ref.rules_id, ref.version, ref.purpose) == ("heimdallr-series", 3, "volume")
     assert len(ref.sha256) == 64
     assert parse_rules(OURS + b"\n", "x").sha256 != ref.sha256
     assert [one.modality for one in rules.profiles("volume")] == ["CT", "MR"]
@@ -39,8 +39,8 @@ def test_every_name_of_the_table_has_an_evaluator() -> None:
     ("old", "new", "named"),
     [
         ('rules_id = "heimdallr-series"', 'rules_id = "Not an id"', "rules_id"),
-        ("version = 2", "version = 0", "version"),
-        ("version = 2", "version = 2\nedition = 2", "edition"),
+        ("version = 3", "version = 0", "version"),
+        ("version = 3", "version = 3\nedition = 2", "edition"),
         ('"not_volume_sop", "wrong_modality", ', '"not_volume_sop", ', "wrong_modality cannot be left out"),
         ('"truncated", "too_few', '"truncated", "too_good", "too_few', "too_good"),
         ('order = [\n  "penalty", "coverage"', 'order = [\n  "penalty", "luck"', "luck"),

@@ -34,6 +34,26 @@ def test_signs_and_digits_at_the_end_bind(text: str, word: str) -> None:
     assert first_word(text, (word,)) == (word if word == "w" else None)
 
 
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("A+C", "+c"),
+        ("+C5", "+c"),
+        ("+C/T", "+c"),
+        ("-C-SPINE", "-c"),
+        ("-C/+C", "-c"),
+        ("ABD +C 5mm", "+c"),
+        ("(-C)", "-c"),
+    ],
+)
+def test_signs_at_the_beginning_bind_too(text: str, word: str) -> None:
+    assert first_word(text, (word,)) == (None if text in ("A+C", "+C5", "+C/T", "-C-SPINE") else word)
+
+
+def test_signs_alone_stand_anywhere() -> None:
+    assert [first_word(text, ("+/-",)) for text in ("C+/-", "+/-C", "CT+/-CONTRAST", "+ / -")] == [*["+/-"] * 3, None]
+
+
 def test_of_overlapping_words_the_longest_is_left() -> None:
     assert longest(spans("post contrast, contrast", ("contrast", "post contrast"))) == [
         (15, 23, "contrast"),
