@@ -128,6 +128,9 @@ def _penalty(one: _One) -> tuple[str, float]:
     if types:
         worst = max(types, key=lambda name: types[name])
         found.append((f"image type {worst}", types[worst]))
+    word = first_word(header.series_description, one.profile.doubtful_words)
+    if word is not None:
+        found.append((f'the description says "{word}"', costs.doubtful_word))
     if facts.axial < costs.axial_min:
         found.append(("not axial", costs.non_axial))
     allowed = first_word(header.body_part, costs.small_field_allowed) is not None

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -73,6 +73,7 @@ RANKS: Final = (
 
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Words = tuple[Annotated[str, Field(min_length=1, max_length=64)], ...]
+"""A list in the file, or the name of one of its table `shared`."""
 
 
 class _Table(BaseModel):
@@ -89,6 +90,7 @@ class Penalties(_Table):
     small_field_allowed: Words
     types: Mapping[str, NonNegative]
     unknown_type: NonNegative
+    doubtful_word: NonNegative
     known_types: Words
     flags: Mapping[str, NonNegative]
     diffusion: NonNegative
@@ -110,6 +112,7 @@ class Profile(_Table):
     projection_types: Words
     map_types: Words
     projection_words: Words
+    doubtful_words: Words
     phases: tuple[Phase, ...]
     preferred_kvp: NonNegative
     mixed_energy_types: Words
@@ -124,7 +127,9 @@ class Profile(_Table):
                 raise ValueError(f"{name}: unknown or repeated: {', '.join(unknown) or 'a name twice'}")
         if self.modality == "CT" and not self.rescale_types:
             raise ValueError("rescale_types: a CT needs those that mean Hounsfield units")
-        lacking = sorted(INDISPENSABLE - set(self.refuse))
+        # Values of MR are in no unit.
+        needed = INDISPENSABLE if self.modality == "CT" else INDISPENSABLE - {"not_hounsfield"}
+        lacking = sorted(needed - set(self.refuse))
         if lacking:
             raise ValueError(f"refuse: {', '.join(lacking)} cannot be left out")
         if set(self.kernel_rank) != set(Sharpness):
@@ -136,15 +141,46 @@ class Profile(_Table):
         return self
 
 
+def _resolved(table: object, lists: Mapping[str, Any], model: type[_Table], where: str) -> object:
+    """`table` of the file with lists in place of the names of shared ones.
+
+    Raises:
+        ValueError: there is no list of that name.
+    """
+    if not isinstance(table, dict):
+        return table
+    found = cast("dict[str, Any]", table).copy()
+    for key, field in model.model_fields.items():
+        value = found.get(key)
+        if field.annotation == Words and isinstance(value, str):
+            if value not in lists:
+                raise ValueError(f"{where}.{key}: no list {value} in the table `shared`")
+            found[key] = lists[value]
+        elif field.annotation is Penalties:
+            found[key] = _resolved(value, lists, Penalties, f"{where}.{key}")
+    return found
+
+
 class RuleFile(_Table):
     """The file as it is written."""
 
     rules_id: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
     version: Annotated[int, Field(ge=1)]
     purposes: Mapping[Purpose, Annotated[tuple[str, ...], Field(min_length=1)]]
+    shared: Mapping[str, Words] = Field(default_factory=dict)
     profiles: Mapping[str, Profile]
     contrast: ContrastWords
     kernels: tuple[KernelRow, ...]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_shared(cls, given: dict[str, Any]) -> dict[str, Any]:
+        shared, profiles = given.get("shared", {}), given.get("profiles")
+        if not isinstance(shared, dict) or not isinstance(profiles, dict):
+            return given
+        lists = cast("dict[str, Any]", shared)
+        named = cast("dict[str, Any]", profiles)
+        return {**given, "profiles": {name: _resolved(table, lists, Profile, name) for name, table in named.items()}}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

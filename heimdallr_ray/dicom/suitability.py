@@ -143,7 +143,9 @@ def _projection(series: Series, profile: Profile, _study: Study) -> Seen:
     types = [value for value in values if first_word(value, words) is not None]
     if types:
         return Seen("\\".join(header.image_type), f"derived pixels: {', '.join(types)}")
-    word = first_word(header.series_description, profile.projection_words)
+    # What an original image is merely called is weighed in `ranking`.
+    doubtful = () if header.image_type[:1] == ("ORIGINAL",) else profile.doubtful_words
+    word = first_word(header.series_description, (*profile.projection_words, *doubtful))
     return Seen(header.series_description or "no description", f'the description says "{word}"' if word else "")
 
 

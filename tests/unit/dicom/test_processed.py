@@ -121,11 +121,46 @@ def test_every_word_of_the_file_is_found_in_a_description(word: str) -> None:
     assert codes == dict.fromkeys(names, "projection")
 
 
+@pytest.mark.parametrize("word", ["vr", "avg", "average", "curved"])
+@pytest.mark.parametrize(
+    ("types", "code"),
+    [
+        ("ORIGINAL\\PRIMARY\\AXIAL", "chosen"),
+        ("ORIGINAL\\SECONDARY", "chosen"),
+        ("DERIVED\\PRIMARY\\AXIAL", "projection"),
+        ("DERIVED\\SECONDARY", "projection"),
+        ("", "projection"),
+    ],
+)
+def test_a_doubtful_word_refuses_what_is_not_said_to_be_original(word: str, types: str, code: str) -> None:
+    name = f"Abdomen {word} 3.0"
+    assert selected(series(name, types=types.split("\\")))[1] == {name: code}
+
+
+def test_an_original_series_with_a_doubtful_word_comes_after_one_without_and_explain_says_why() -> None:
+    selection, codes = selected(series("Average dose"), series("plain", 2))
+    assert codes == {"Average dose": "outranked", "plain": "chosen"}
+    lines = {line.rule: line for line in selection.decisions[0].lines}
+    assert lines["projection"].effect == "passed"
+    assert (lines["penalty"].value, lines["penalty"].score) == ('the description says "average"', 1.0)
+    assert lines["penalty"].effect == "decides"
+
+
+def test_an_mr_that_is_called_an_average_is_measured_and_is_asked_for_no_unit() -> None:
+    plain = series("T2 avg", rescale="MGML")
+    mr = [replace(one, header=replace(one.header, sop_class_uid=None, modality="MR")) for one in plain]
+    selection, codes = selected(mr)
+    assert codes == {"T2 avg": "chosen"}
+    rules = {line.rule: line for line in selection.decisions[0].lines}
+    assert "not_hounsfield" not in rules
+    assert rules["penalty"].value == 'the description says "avg"'
+
+
 @pytest.mark.parametrize("purpose", ["lung", "bone"])
 def test_every_purpose_of_ct_refuses_the_same_maps(purpose: Purpose) -> None:
     (ct,) = default_rules().profiles(purpose)
     volume = default_rules().file.profiles["ct_volume"]
-    for key in ("rescale_types", "projection_types", "map_types", "projection_words", "mixed_energy_types"):
+    for key in ("rescale_types", "projection_types", "map_types", "projection_words", "doubtful_words"):
         assert getattr(ct, key) == getattr(volume, key), key
     _, codes = selected(series("map", rescale="MGML"), series("mips"), series("plain"), purpose=purpose)
     assert codes == {"map": "not_hounsfield", "mips": "projection", "plain": "chosen"}
@@ -133,7 +168,7 @@ def test_every_purpose_of_ct_refuses_the_same_maps(purpose: Purpose) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["AX THICK MIPS", "AXIAL MIPS", "COR MIP10", "MinIP 5.0", "MINIPS", "3D VR", "VOLREN", "Thick MIP", "Mono+ 50keV",
+    ["AX THICK MIPS", "AXIAL MIPS", "COR MIP10", "MinIP 5.0", "MINIPS", "3D VRT", "VOLREN", "Thick MIP", "Mono+ 50keV",
      "CBF map", "40 KEV", "Z Effective", "Bone Removal", "Iodine Overlay", "VNC 1.5", "MIP_axial"],
 )  # fmt: skip
 def test_descriptions_of_projections_maps_and_renderings_are_refused(name: str) -> None:

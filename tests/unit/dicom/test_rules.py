@@ -55,11 +55,16 @@ def test_every_name_of_the_table_has_an_evaluator() -> None:
         ("kernel_rank = { soft = 0, ", "kernel_rank = { ", "kernel_rank"),
         ('phases = ["native", ', 'phases = ["native", "late", ', "phases"),
         ("numbered = [{ to = 45", "numbered = [{ to = 60", "must ascend"),
+        ('rescale_types = "ct_units"', "rescale_types = []", "a CT needs those that mean Hounsfield units"),
         (
-            'rescale_types = ["HU", "US", "UNSPECIFIED", "HOUNSFIELD", "HOUNSFIELD UNIT", "HOUNSFIELD UNITS"]',
-            "rescale_types = []",
-            "a CT needs those that mean Hounsfield units",
+            'rescale_types = "ct_units"',
+            'rescale_types = "units"',
+            "ct_volume.rescale_types: no list units in the table",
         ),
+        ('known_types = "ct_known"', 'known_types = "known"', "ct_volume.penalties.known_types: no list known in the"),
+        ('rescale_types = "ct_units"', "rescale_types = 5", "profiles.ct_volume.rescale_types"),
+        ('ct_units = ["HU"', 'ct_units = [5, "HU"', "shared.ct_units"),
+        ("[shared]", "[shared]\nunits = 5", "shared.units"),
         ('_without_groups", "not_hounsfield", ', '_without_groups", ', "not_hounsfield cannot be left out"),
         ('alone = ["without"', 'alone = ["never"', "name words of contrast.negations"),
         ("[contrast.words]", '[contrast.words]\nunknown = ["?"]', "unknown"),
@@ -70,6 +75,26 @@ def test_what_is_wrong_in_a_file_is_named(old: str, new: str, named: str) -> Non
     with pytest.raises(BadSetting, match=r"series rules site\.toml: ") as raised:
         parse_rules(changed(old, new), "site.toml")
     assert named in raised.value.detail
+
+
+def test_a_profile_names_a_shared_list_or_has_its_own() -> None:
+    ours = default_rules().file
+    for profile in (ours.profiles["ct_volume"], ours.profiles["ct_lung"], ours.profiles["ct_bone"]):
+        assert profile.map_types == ours.shared["ct_maps"]
+        assert profile.penalties.known_types == ours.shared["ct_known"]
+    own = parse_rules(changed('map_types = "ct_maps"', 'map_types = ["VNC"]'), "x").file
+    assert own.profiles["ct_volume"].map_types == ("VNC",)
+    assert own.profiles["ct_lung"].map_types == ours.shared["ct_maps"]
+
+
+def test_units_are_asked_of_ct_only() -> None:
+    refused = {name: "not_hounsfield" in one.refuse for name, one in default_rules().file.profiles.items()}
+    assert refused == {"ct_volume": True, "ct_lung": True, "ct_bone": True, "mr_volume": False}
+
+
+def test_every_shared_list_is_used() -> None:
+    text = OURS.decode()
+    assert all(text.count(f'= "{name}"') > 1 for name in default_rules().file.shared)
 
 
 def test_a_site_gives_its_own_file(tmp_path: Path) -> None:
