@@ -66,7 +66,7 @@ def models_list(
 ) -> None:
     """Every task: whether its models are installed, their size, digest and licence, and what is measured from it."""
     from heimdallr_ray.operations import doctor
-    from heimdallr_ray.operations.models import listing
+    from heimdallr_ray.operations.model_state import listing
 
     settings = settings_of(config, data_dir=data_dir, profile=profile)
     folder = into or doctor.weights_dir_of(settings)
@@ -168,11 +168,12 @@ def models_licence(
     as_json: JsonOption = False,
 ) -> None:
     """The terms of each task's weights, and whether this site has set a licence number. The number is never shown."""
-    from heimdallr_ray.operations import models as work
+    from heimdallr_ray.operations.model_state import licences
+    from heimdallr_ray.operations.models import has_licence
     from heimdallr_ray.segmentation.licence import LICENSED, OPEN
 
     settings = settings_of(config, data_dir=data_dir, profile=profile)
-    rows, present = work.licences(settings), work.has_licence(settings)
+    rows, present = licences(settings), has_licence(settings)
     if as_json:
         print(json.dumps({"licence_set": present, "tasks": rows}))  # noqa: T201
         return
@@ -197,7 +198,7 @@ def models_verify(
 ) -> None:
     """Check every model file of the registry against its manifest."""
     from heimdallr_ray.operations import doctor
-    from heimdallr_ray.operations.models import require_all_usable
+    from heimdallr_ray.operations.model_state import require_all_usable
     from heimdallr_ray.segmentation.weights import any_synthetic, verify
 
     settings = settings_of(config, data_dir=data_dir, profile=profile)
@@ -306,7 +307,7 @@ def _tell(installed: Iterable[Installed]) -> None:
 
 
 def _after(folder: Path, settings: Settings) -> None:
-    from heimdallr_ray.operations.models import weights_at
+    from heimdallr_ray.operations.model_state import weights_at
     from heimdallr_ray.pipelines.demand import demand_of
     from heimdallr_ray.segmentation.registry import command_for, missing_needed
 

@@ -1,4 +1,4 @@
-"""What `heimdallr models` does: download, import, list. The only code that fetches weights; no replica calls it."""
+"""How models come into a registry: downloaded, imported. The only code that fetches weights; no replica calls it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 
 from heimdallr_ray.clock import Clock
@@ -17,31 +18,25 @@ from heimdallr_ray.errors import (
     BadArchive,
     BadIdentifier,
     BadSetting,
-    Broken,
     NotFound,
-    OutOfMemory,
-    WeightsMissing,
+    TooLarge,
     WeightsTampered,
 )
 from heimdallr_ray.ids import Sha256
-from heimdallr_ray.metrics.catalogue import CATALOGUE
 from heimdallr_ray.segmentation import fetch as fetching
 from heimdallr_ray.segmentation import registry as states
 from heimdallr_ray.segmentation.archives import Archive, archive_named
+from heimdallr_ray.segmentation.disk import storage_error
 from heimdallr_ray.segmentation.install import Installed, Judge, OpenRegistry, Source, Tidy, opened
 from heimdallr_ray.segmentation.licence import Terms, require_licence, terms_of
-from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS
-from heimdallr_ray.segmentation.unpack import copy_folder, unpack_zip
+from heimdallr_ray.segmentation.unpack import MAX_FOLDER_ENTRIES, NoModels, copy_folder, unpack_zip
 from heimdallr_ray.segmentation.weights import (
     MANIFEST_NAME,
-    WeightsSet,
     digest_of,
-    read_manifest,
-    registry_to_fill,
     verify,
 )
 
-_SEEN_FIRST: Final = "every CT study: what is in the image"
+_NAMED_AT_MOST: Final = 10
 
 
 @dataclass(frozen=True)
@@ -169,41 +164,85 @@ def bring_in(
 ) -> Iterator[Installed]:
     """The models of a ZIP of TotalSegmentator, of a folder of models or of a folder of ZIPs are installed.
 
+    What lies beside the ZIPs of a folder and holds no model is named and passed over.
+
     Raises:
         LicenceRequired: one of the models is licensed and the site is not.
         NotFound, BadArchive, TooLarge, WeightsMissing, WeightsTampered, StorageFull, StorageFailed, AlreadyRunning: see
             `unpack_zip`, `copy_folder` and `OpenRegistry.install`. Those installed before stay.
     """
-    if not source.exists():
-        raise NotFound(f"{source.name} is not there")
+    with _readable(source):
+        parts, beside = _parts(source)
     safe = _made_safe()
     with opened(folder) as registry:
-        for part in _parts(source):
+        for part in parts:
             telling.say(part.name)
-            sha256 = ""
-            if part.is_file():
-                sha256 = digest_of(part)[0]
-                if digest is not None and sha256 != digest:
-                    raise WeightsTampered(f"{part.name} has the sha256 {sha256}, not the one that was given")
-                places = unpack_zip(part, registry.staging)
-            else:
-                if (part / MANIFEST_NAME).exists():
-                    verify(part)
-                places = copy_folder(part, registry.staging)
+            try:
+                with _readable(part):
+                    places, sha256 = _laid_out(part, registry.staging, digest)
+            except NoModels:
+                if len(parts) == 1 or part != source:
+                    raise
+                break
             found = {archive for place in places if (archive := archive_named(place.split("/")[0])) is not None}
             require_licence(sorted(found, key=lambda one: one.dataset_id), licensed=has_licence(settings))
             yield from _install(
                 registry, places, Source(part.name, sha256, _now(clock)), safe, settings, replacing, only=None
             )
+            if part == source:
+                beside = [one for one in beside if not one.is_dir()]
+    if beside:
+        told = sorted(one.name for one in beside)
+        more = f" and {len(told) - _NAMED_AT_MOST} more" if len(told) > _NAMED_AT_MOST else ""
+        telling.say(f"passed over, no model of TotalSegmentator in it: {', '.join(told[:_NAMED_AT_MOST])}{more}")
 
 
-def _parts(source: Path) -> list[Path]:
+def _parts(source: Path) -> tuple[list[Path], list[Path]]:
+    """What is imported one after the other, and what else lies in a folder of ZIPs.
+
+    Raises:
+        NotFound: there is nothing.
+        TooLarge: the folder has more files than an import looks at.
+        OSError: it cannot be looked at.
+    """
     if source.is_file():
-        return [source]
-    archives = sorted(path for path in source.glob("*.zip") if path.is_file() and not path.is_symlink())
-    others = [path for path in source.iterdir() if path.is_dir()]
+        return [source], []
+    if not source.is_dir():
+        raise NotFound(f"{source.name} is not there, or neither a file nor a folder")
+    entries = list(islice(source.iterdir(), MAX_FOLDER_ENTRIES + 1))
+    if len(entries) > MAX_FOLDER_ENTRIES:
+        raise TooLarge(f"more than {MAX_FOLDER_ENTRIES} files in {source.name}")
+    archives = sorted(one for one in entries if one.suffix == ".zip" and one.is_file() and not one.is_symlink())
+    others = [one for one in entries if one not in archives]
     # A folder may hold both: ZIPs one by one, then its folders as one.
-    return [*archives, *([source] if others or not archives else [])]
+    folders = any(one.is_dir() for one in others)
+    return [*archives, *([source] if folders or not archives else [])], others if archives else []
+
+
+def _laid_out(part: Path, staging: Path, digest: Sha256 | None) -> tuple[tuple[str, ...], str]:
+    """The places of the models of a ZIP or a folder, which lie below `staging`, and the ZIP's sha256."""
+    if part.is_file():
+        sha256 = digest_of(part)[0]
+        if digest is not None and sha256 != digest:
+            raise WeightsTampered(f"{part.name} has the sha256 {sha256}, not the one that was given")
+        return unpack_zip(part, staging), sha256
+    if (part / MANIFEST_NAME).exists():
+        verify(part)
+    return copy_folder(part, staging), ""
+
+
+@contextmanager
+def _readable(part: Path) -> Generator[None]:
+    """Failures of the file system are typed, and name what could not be read or copied.
+
+    Raises:
+        StorageFull, StorageFailed: the block raised OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        known = storage_error(error)
+        raise type(known)(f"{part.name}: {known.detail}") from error
 
 
 def _made_safe() -> tuple[Tidy, Judge]:
@@ -274,100 +313,5 @@ def _install(
         return registry.install(places, source, *safe, replace=replacing, synthetic=settings.profile == "demo")
     finally:
         shutil.rmtree(registry.staging, ignore_errors=True)
-        registry.staging.mkdir(parents=True, exist_ok=True)
-
-
-def require_all_usable(weights: WeightsSet) -> None:
-    """Every installed model of a known task can be built, as shapes only.
-
-    Raises:
-        Broken: names those that cannot, each with its reason.
-        OutOfMemory: a checkpoint does not fit into the host's memory.
-        WeightsMissing, WeightsTampered: as `WeightsSet.read`.
-    """
-    from heimdallr_ray.segmentation.totalseg.judge import require_usable
-
-    faults: list[str] = []
-    for model in dict.fromkeys(model for row in TASKS.values() for model in row.models):
-        if states.has_model(weights, model):
-            try:
-                require_usable(weights, model)
-            except (OutOfMemory, WeightsMissing, WeightsTampered):
-                raise
-            except Broken as error:
-                faults.append(error.detail)
-    if faults:
-        raise Broken("; ".join(faults))
-
-
-def weights_at(folder: Path) -> WeightsSet | None:
-    """The registry at `folder`; None where there is none.
-
-    Raises:
-        WeightsTampered: its manifest is malformed.
-    """
-    try:
-        return read_manifest(folder)
-    except WeightsMissing:
-        return None
-
-
-def measured_from(task: str) -> tuple[str, ...]:
-    """The measurements that can be made from the label map of a task."""
-    if task == FIRST_PASS:
-        return (_SEEN_FIRST,)
-    label_map = TASKS[task].upstream_task
-    return tuple(q.id for metric in CATALOGUE for q in metric.quantities if label_map in q.tasks)
-
-
-def listing(folder: Path) -> list[dict[str, Any]]:
-    """Every task as JSON: what the registry at `folder` has of it, and what it is good for.
-
-    Raises:
-        WeightsMissing, WeightsTampered: see `registry.overview`.
-    """
-    place = registry_to_fill(folder)
-    return [
-        {
-            "task": entry.task,
-            "state": str(entry.state),
-            "size_bytes": entry.size_bytes,
-            "licence": "site" if entry.licence else "open",
-            "measurements": list(measured_from(entry.task)),
-            "models": [
-                {
-                    "dataset": model.dataset_id,
-                    "folder": model.folder,
-                    "state": str(model.state),
-                    "size_bytes": model.size_bytes,
-                    "checkpoints": dict(model.checkpoints),
-                    "terms": model.terms.name,
-                }
-                for model in entry.models
-            ],
-            "command": "" if entry.state != states.ModelState.MISSING else states.command_for([entry.task], place),
-        }
-        for entry in states.overview(weights_at(folder))
-    ]
-
-
-def licences(settings: Settings) -> list[dict[str, Any]]:
-    """Every task as JSON: the terms of its models, and whether this site may run it. Never a licence number."""
-    present = has_licence(settings)
-    found: list[dict[str, Any]] = []
-    for row in TASKS.values():
-        archives = wanted_archives([row.name])
-        own = {terms_of(archive).name for archive in archives if archive.dataset_id in _own(row.name)}
-        found.append(
-            {
-                "task": row.name,
-                "terms": sorted(own),
-                "needs_licence": row.licence,
-                "may_run": present or not row.licence,
-            }
-        )
-    return found
-
-
-def _own(task: str) -> frozenset[int]:
-    return frozenset(model.dataset_id for model in TASKS[task].models)
+        with _readable(registry.staging):
+            registry.staging.mkdir(parents=True, exist_ok=True)

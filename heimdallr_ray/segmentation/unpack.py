@@ -33,6 +33,10 @@ _KEPT: Final = re.compile(
 )
 
 
+class NoModels(BadArchive):
+    """What is to be imported is whole, and holds no model."""
+
+
 def place_of(name: str) -> str | None:
     """Where a file goes in a registry, from its name in an archive or its path below a folder; None: it is not kept.
 
@@ -56,7 +60,7 @@ def unpack_zip(archive_path: Path, staging: Path, limits: ArchiveLimits = LIMITS
     """The models of the ZIP lie below `staging`, each file on the disk; their places.
 
     Raises:
-        BadArchive: damaged, encrypted, with links or overlapping entries, a name that leaves it, or no model in it.
+        BadArchive: damaged, encrypted, with links or overlapping entries, a name that leaves it; NoModels: no model.
         TooLarge: more entries or bytes than the limits allow, or a larger ratio than a model has.
         StorageFull, StorageFailed: the disk could not take it.
     """
@@ -88,7 +92,7 @@ def copy_folder(folder: Path, staging: Path) -> tuple[str, ...]:
 
     Raises:
         NotFound: there is no such folder.
-        BadArchive: no model in it.
+        NoModels: no model in it.
         TooLarge: more files than an import looks at, or a file larger than one of a model.
         StorageFull, StorageFailed: the disk could not be read or written.
     """
@@ -110,7 +114,7 @@ def copy_folder(folder: Path, staging: Path) -> tuple[str, ...]:
 def _found(places: Iterable[str], name: str) -> tuple[str, ...]:
     found = tuple(sorted(places))
     if not any(place.endswith(".pth") for place in found):
-        raise BadArchive(f"{name}: no model of TotalSegmentator in it")
+        raise NoModels(f"{name}: no model of TotalSegmentator in it")
     return found
 
 

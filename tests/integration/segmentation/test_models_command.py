@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from heimdallr_ray.cli import app
+from heimdallr_ray.operations import models as work
 from heimdallr_ray.segmentation.archives import archive_of
 from heimdallr_ray.segmentation.tasks import TASKS
 from heimdallr_ray.segmentation.weights import DAMAGED_NAME, MANIFEST_NAME, WORK_FOLDER, verify
@@ -290,3 +293,57 @@ def test_import_says_what_is_still_missing(run: Run, tmp_path: Path) -> None:
     command = f"heimdallr models fetch total_fast --into {tmp_path / 'there'}"
     assert f"the measurements of this site need total_fast too: {command}" in done.output
     assert run("list", "--into", str(tmp_path / "there")).exit_code == 0
+
+
+def test_what_lies_beside_the_archives_of_a_folder_is_named_and_passed_over(run: Run, tmp_path: Path) -> None:
+    brought = tmp_path / "brought"
+    (brought / "old scans" / "deep").mkdir(parents=True)
+    (brought / "old scans" / "deep" / "notes.txt").write_text("nothing of a model")
+    (brought / "README.txt").write_text("how these came here")
+    alone = run("import", str(brought), "--accept-licence", "--into", str(tmp_path / "none"))
+    assert alone.exit_code == 1 and "bad_archive" in alone.output, "nothing at all was imported"
+    write_zip(brought / archive_of(298).file_name, model_files(298))
+    registry = tmp_path / "there"
+    done = run("import", str(brought), "--accept-licence", "--into", str(registry))
+    assert done.exit_code == 0, done.output
+    assert "passed over, no model of TotalSegmentator in it: README.txt, old scans\n" in done.output
+    assert {name.split("/")[0] for name in verify(registry).files} == {spec_of(298).dataset_folder}
+    assert [path.name for path in (registry / WORK_FOLDER).iterdir()] == ["lock"]
+    write_models(brought / "nested" / "more", model_files(297))
+    both = run("import", str(brought), "--accept-licence", "--into", str(registry))
+    assert both.exit_code == 0 and "in it: README.txt\n" in both.output
+    found = {name.split("/")[0] for name in verify(registry).files}
+    assert found == {spec_of(297).dataset_folder, spec_of(298).dataset_folder}
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "said"),
+    [
+        (errno.EACCES, "storage_failed", "Permission denied"),
+        (errno.EIO, "storage_failed", "Input/output error"),
+        (errno.ENOSPC, "storage_full", "No space left on device"),
+    ],
+)
+@pytest.mark.parametrize("where", ["the folder", "the archive", "the staging folder"])
+def test_a_file_system_that_fails_ends_an_import_by_name(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, number: int, code: str, said: str
+) -> None:
+    brought = tmp_path / "brought"
+    brought.mkdir()
+    archive = write_zip(brought / archive_of(298).file_name, model_files(298))
+    failing = {"the folder": brought, "the archive": archive, "the staging folder": tmp_path / "there" / WORK_FOLDER}
+
+    def failed(*_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(failing[where]))
+
+    if where == "the folder":
+        monkeypatch.setattr(Path, "iterdir", failed)
+    elif where == "the archive":
+        monkeypatch.setattr(work, "digest_of", failed)
+    else:
+        monkeypatch.setattr(work.OpenRegistry, "install", lambda *_, **__: monkeypatch.setattr(Path, "mkdir", failed))
+    ended = run("import", str(brought), "--accept-licence", "--into", str(tmp_path / "there"))
+    assert isinstance(ended.exception, SystemExit) and ended.exit_code == 1
+    assert code in ended.output and said in ended.output
+    named = {"the folder": "brought", "the archive": archive.name, "the staging folder": "staging"}[where]
+    assert f"{named}: {said}" in ended.output
