@@ -12,8 +12,10 @@ from heimdallr_ray.catalog.tables import SeriesRow, StudyRow
 from heimdallr_ray.dicom.regions import unmeasured_regions
 from heimdallr_ray.dicom.series import Override, Selection
 from heimdallr_ray.dicom.series import SeriesDecision as DicomDecision
+from heimdallr_ray.errors import HeimdallrError, NotAVolume
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.pipelines.documents import SeriesDecision, SkippedTask, StudyFacts
+from heimdallr_ray.reasons import SENTENCES
 from heimdallr_ray.segmentation.engine import SegmentationRun
 from heimdallr_ray.volume import Volume
 
@@ -184,3 +186,14 @@ def study_facts(study: StudyRow, rows: Sequence[SeriesRow], volume: Volume, epoc
         received_first=study.first_received_at.isoformat(),
         received_last=study.last_received_at.isoformat(),
     )
+
+
+def failure_words(error: HeimdallrError) -> str:
+    """Why a study failed, for its page: a refusal of its slices begins with the rule's code and sentence."""
+    if not isinstance(error, NotAVolume):
+        return error.detail
+    sentence = SENTENCES.get(error.reason, "")
+    detail = "" if error.detail == error.reason else error.detail
+    if not sentence:
+        return f"{error.reason}: {detail}" if detail else error.reason
+    return f"{error.reason}: {sentence} ({detail})" if detail else f"{error.reason}: {sentence}"

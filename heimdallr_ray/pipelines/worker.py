@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import HeimdallrError, Retryable, StaleLease
+from heimdallr_ray.pipelines.describe import failure_words
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
 from heimdallr_ray.queue.renewer import Renewer
 
@@ -114,7 +115,7 @@ class StudyWorker:
                 log.warning("lease lost, work thrown away", extra={"job": lease.job_id, "fence": lease.fence})
             except HeimdallrError as error:
                 log.warning("study failed", extra={"job": lease.job_id, "code": error.code, "detail": error.detail})
-                self._fail(lease, error.code, error.detail, retry=isinstance(error, Retryable))
+                self._fail(lease, error.code, failure_words(error), retry=isinstance(error, Retryable))
             except Exception as error:  # the process loop: recorded, retried a bounded number of times
                 log.exception("study broke", extra={"job": lease.job_id})
                 self._fail(lease, "broken", type(error).__name__, retry=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import threading
 import time
@@ -26,7 +27,7 @@ from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
 from heimdallr_ray.storage.blobs import LocalBlobStore
 from tests.integration.api.conftest import client_of
 from tests.support.clock import FakeClock
-from tests.support.dicom import ct_datasets, ct_study, set_pixels, to_bytes
+from tests.support.dicom import ct_datasets, ct_study, new_uid, set_pixels, to_bytes
 from tests.support.seeded import services
 from tests.support.studies import received
 
@@ -89,14 +90,23 @@ def zeros() -> list[bytes]:
     return [to_bytes(set_pixels(dataset, np.zeros((64, 64), np.uint16))) for dataset in ct_datasets(16)]
 
 
+def conflicting() -> list[bytes]:
+    """Two objects for one place whose pixels differ, which no header tells."""
+    made = ct_datasets(16)
+    other = new_uid(copy.deepcopy(made[7]), "again")
+    other.PixelData = made[2].PixelData
+    return [to_bytes(dataset) for dataset in (*made, other)]
+
+
 @pytest.mark.parametrize(
     ("contents", "state", "code", "word"),
     [
         (zeros, "failed", "empty_image", "same value"),
         (lambda: ct_study(2, (2, 2)), "not_applicable", "no_usable_series", "too_few_slices"),
-        (lambda: ct_study(16, (2, 2)), "failed", "not_a_volume", "fewer than 4 voxels"),
+        (lambda: ct_study(16, (2, 2)), "failed", "not_a_volume", "too_small: The image has too few pixels"),
+        (conflicting, "failed", "not_a_volume", "conflicting_duplicates: Two different images claim the same place."),
     ],
-    ids=["all zero", "2 x 2 x 2", "2 x 2 x 16"],
+    ids=["all zero", "2 x 2 x 2", "2 x 2 x 16", "two images for one place"],
 )
 def test_the_refusal_of_the_engine_is_the_reason_on_the_page(
     tmp_path: Path, engine: ResidentEngine, contents: Callable[[], list[bytes]], state: str, code: str, word: str

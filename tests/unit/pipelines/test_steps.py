@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
-from heimdallr_ray.errors import EmptyImage, EngineUnavailable, HeimdallrError, WeightsMissing
+from heimdallr_ray.errors import EmptyImage, EngineUnavailable, HeimdallrError, NotAVolume, WeightsMissing
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.metrics.catalogue import asked_for
 from heimdallr_ray.metrics.result import Status
-from heimdallr_ray.pipelines.describe import selection_facts
+from heimdallr_ray.pipelines.describe import failure_words, selection_facts
 from heimdallr_ray.pipelines.steps import (
     TIE_TASKS,
     Prepared,
@@ -312,3 +312,17 @@ def test_the_image_says_what_only_another_series_shows(tmp_path: Path) -> None:
     assert volume.flags[-1] == "region_not_measured:head"
     (told,) = selection_facts(selection)["not_measured"]
     assert (told["region"], told["outside_mm"]) == ("head", None)
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (NotAVolume("no_pixels", "2 of 9"), "no_pixels: The objects hold no image. (2 of 9)"),
+        (NotAVolume("no_pixels"), "no_pixels: The objects hold no image."),
+        (NotAVolume("of_tomorrow", "2 of 9"), "of_tomorrow: 2 of 9"),
+        (NotAVolume("of_tomorrow"), "of_tomorrow"),
+        (EmptyImage("zeros"), "zeros"),
+    ],
+)
+def test_a_failed_study_names_the_rule_that_its_slices_broke(error: HeimdallrError, words: str) -> None:
+    assert failure_words(error) == words
