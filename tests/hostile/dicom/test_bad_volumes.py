@@ -21,7 +21,7 @@ from heimdallr_ray.pipelines import steps
 from heimdallr_ray.segmentation.totalseg.kernels import Slabs
 from heimdallr_ray.segmentation.totalseg.study import Study
 from heimdallr_ray.volume import Volume
-from tests.support.bounds import WALL_S, within
+from tests.support.bounds import within
 from tests.support.dicom import ct_datasets, ct_study, indexed, set_pixels, to_bytes
 
 
@@ -40,8 +40,8 @@ def prepared(folder: Path, contents: Sequence[bytes], *, insist: bool = False) -
     return steps.prepare(selection, lambda locator: (folder / locator).read_bytes())
 
 
-def refusal(folder: Path, contents: Sequence[bytes], *, insist: bool = False, waiting_s: float = 3.0) -> HeimdallrError:
-    with within(waiting_s=waiting_s), pytest.raises(HeimdallrError) as caught:
+def refusal(folder: Path, contents: Sequence[bytes], *, insist: bool = False) -> HeimdallrError:
+    with within(waiting_s=1.0), pytest.raises(HeimdallrError) as caught:
         prepared(folder, contents, insist=insist)
     return caught.value
 
@@ -106,11 +106,12 @@ def test_a_study_whose_decoder_crashes_is_refused_and_the_next_one_read(
     contents = [to_bytes(dataset) for dataset in made]
     expected = prepared(tmp_path, contents)
     crashing = DecoderPool(1, module="tests.support.crashing_decoder")
+    # As a consumer replica does before it is ready.
+    assert crashing.warm_up() == 1
     with monkeypatch.context() as changed:
         changed.setattr(isolated, "pool", lambda: crashing)
         changed.setattr("heimdallr_ray.dicom.decode.pool", lambda: crashing)
-        # the child has to start before it can crash
-        error = refusal(tmp_path, contents, waiting_s=WALL_S)
+        error = refusal(tmp_path, contents)
     crashing.stop()
     assert isinstance(error, NotAVolume)
     assert (error.reason, error.detail) == ("undecodable_pixels", "the decoder's process ended")

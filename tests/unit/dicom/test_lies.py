@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import math
 import struct
-import time
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -18,10 +17,11 @@ import pytest
 from pydicom.dataset import Dataset
 
 from heimdallr_ray.dicom.assemble import assemble
-from heimdallr_ray.dicom.series import group
+from heimdallr_ray.dicom.series import Series, group
 from heimdallr_ray.errors import NotAVolume
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.volume import Volume
+from tests.support.bounds import within
 from tests.support.dicom import ct_datasets, indexed, new_uid, set_pixels, to_bytes
 
 SLICES, ROWS, COLUMNS = 96, 80, 72
@@ -156,6 +156,14 @@ def turned_midway() -> list[bytes]:
     return [to_bytes(dataset) for dataset in datasets]
 
 
+def assembled(series: Series, read: Callable[[str], bytes]) -> tuple[Volume | None, str]:
+    """The volume, or the code of the refusal."""
+    try:
+        return assemble(series, read), ""
+    except NotAVolume as error:
+        return None, error.reason
+
+
 @pytest.mark.parametrize(
     ("lie", "code"),
     [
@@ -183,12 +191,10 @@ def test_a_lie_about_geometry_gives_the_right_volume_or_a_refusal(
 ) -> None:
     index, read = indexed(lie())
     (series,) = group(index)
-    started = time.process_time()
-    try:
-        volume = assemble(series, read)
-    except NotAVolume as refused:
-        assert refused.reason == code
-        assert time.process_time() - started < 1.0
+    with within(waiting_s=1.0):
+        volume, refused = assembled(series, read)
+    if volume is None:
+        assert refused == code
         # What may be resampled on request carries the flag on which no volume is counted.
         if code not in GATED:
             return
