@@ -310,6 +310,12 @@ class OutOfMemory(Broken):
     code = "oom"
 
 
+class OutOfTime(Broken):
+    """The study took longer than an engine may work on one."""
+
+    code = "out_of_time"
+
+
 class ModelOverBudget(Broken):
     """The model does not fit into the site's memory budget by itself."""
 

@@ -125,6 +125,14 @@ _STUDY_ROWS = (
         _STUDY,
     ),
     _row(
+        "out_of_time",
+        "The segmentation took longer than this server allows for one study, so it was ended and nothing was made from "
+        "it. Send a series with fewer or thicker slices, or tell your administrator.",
+        _STUDY,
+        _TASK,
+        _MEASUREMENT,
+    ),
+    _row(
         "engine_unavailable",
         "The segmentation service did not answer. Try again in a few minutes; if it stays so, tell your administrator.",
         _STUDY,

@@ -11,11 +11,12 @@ from pathlib import Path
 from heimdallr_ray.deployments.room import Room
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.queue.engine_calls import EngineCalls, EngineId, Ticket
+from heimdallr_ray.segmentation.deadline import CALL_S
 from heimdallr_ray.segmentation.weights import MANIFEST_NAME
 
 log = logging.getLogger(__name__)
 
-WAIT_S = 1800.0
+WAIT_S = CALL_S
 """Longest wait for a place: as long as a caller waits for the answer."""
 
 

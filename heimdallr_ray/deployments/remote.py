@@ -20,11 +20,12 @@ from heimdallr_ray.ids import new_id
 from heimdallr_ray.queue.engine_calls import EngineCalls, EngineId, Ticket, require_innocent
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
 from heimdallr_ray.queue.owners import is_dead_here
+from heimdallr_ray.segmentation.deadline import CALL_S
 from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationRun
 
 _log = logging.getLogger(__name__)
 
-CALL_TIMEOUT_S = 1800.0
+CALL_TIMEOUT_S = CALL_S
 """Longest a study may take on the device, queueing at the replica included."""
 FAILURES = 2
 """Calls that fail for no reason we know until the study is given back to the queue, where attempts are counted."""
@@ -120,7 +121,9 @@ class RemoteSegmenter:
             StaleLease: `lost` was set.
             EngineUnavailable: no answer until `deadline`, by the monotonic clock.
         """
-        response = self._handle.run.remote(reference, ticket)
+        # A moment that the replica's machine can read too; where the clocks of both differ, it is off by as much.
+        until = time.time() + deadline - time.monotonic()
+        response = self._handle.run.remote(reference, ticket, until)
         while True:
             try:
                 return response.result(timeout_s=POLL_S)

@@ -12,6 +12,7 @@ from heimdallr_ray.deployments.ending import ending_with
 from heimdallr_ray.deployments.memory import give_back
 from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.queue.engine_calls import EngineCalls, EngineId, Ticket
+from heimdallr_ray.segmentation.deadline import Deadline
 from heimdallr_ray.segmentation.engine import EngineInfo, SegmentationRequest, SegmentationRun
 
 
@@ -63,11 +64,15 @@ class Segmenter:
         require_served(demand, info.available_tasks, info.set_aside)
         give_back()
 
-    def run(self, request: SegmentationRequest, ticket: Ticket | None = None) -> SegmentationRun:
-        """Segment one study; errors of heimdallr_ray.errors pass through."""
+    def run(
+        self, request: SegmentationRequest, ticket: Ticket | None = None, until: float | None = None
+    ) -> SegmentationRun:
+        """Segment one study before the wall clock says `until`; errors of heimdallr_ray.errors pass through."""
         try:
             with self._attendance.of(ticket), ending_with(self._device):
-                return self._engine.run_plan(request.volume, request.wanted, request.earlier)
+                deadline = Deadline.before(until)
+                with deadline.blamed():
+                    return self._engine.run_plan(request.volume, request.wanted, request.earlier, deadline)
         finally:
             give_back()
 

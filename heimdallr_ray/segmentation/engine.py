@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Final, Protocol
 
+from heimdallr_ray.segmentation.deadline import Deadline
 from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Plan, Wanted
 from heimdallr_ray.volume import LabelMap, ModelRef, Volume
 
@@ -204,11 +205,15 @@ class SegmentationEngine(Protocol):
         volume: Volume,
         wanted: tuple[Wanted, ...] = DEFAULT_WANTED,
         earlier: SegmentationRun | None = None,
+        deadline: Deadline | None = None,
     ) -> SegmentationRun:
         """First pass, plan, and every task of the plan; what `earlier` holds is taken over, and costs nothing here.
 
+        A task from which nothing is made and that has not ended at the deadline is left out; None: a day.
+
         Raises:
             GeometryMismatch: `earlier` belongs to another image.
+            OutOfTime: another task has not ended at the deadline.
             As `segment`; a wanted task that cannot run is not an error but an entry in `plan.left_out`.
         """
         ...

@@ -77,8 +77,14 @@ class LeftOutCode(StrEnum):
     MODALITY = "modality"
     OVER_MEMORY_BUDGET = "over_memory_budget"
     MODEL_UNUSABLE = "model_unusable"
+    OUT_OF_TIME = "out_of_time"
     FAILED = "failed"
     """It ran and did not end well."""
+
+    @classmethod
+    def of(cls, error_code: str) -> LeftOutCode:
+        """The code of an error that ended a task, or `FAILED` where it has none of its own here."""
+        return next((one for one in cls if one == error_code), cls.FAILED)
 
 
 @dataclass(frozen=True)
@@ -95,7 +101,7 @@ class Plan:
     """Tasks to run, in order, and those left out.
 
     Attributes:
-        run: tasks.
+        run: tasks; those of `extra` last, so that they take no time from the others.
         left_out: tasks that were asked for and are not run, or did not end well.
         extra: those of `run` from which nothing is made; the study goes on without one that fails.
     """
@@ -104,12 +110,13 @@ class Plan:
     left_out: tuple[LeftOut, ...]
     extra: tuple[str, ...] = ()
 
-    def without(self, failed: Mapping[str, str]) -> Plan:
-        """The plan as it came out: tasks of `extra` that failed are left out, in the words given."""
+    def without(self, failed: Collection[LeftOut]) -> Plan:
+        """The plan as it came out: tasks of `extra` that did not end well are left out."""
+        names = {one.task for one in failed}
         return Plan(
-            tuple(name for name in self.run if name not in failed),
-            (*self.left_out, *(LeftOut(name, LeftOutCode.FAILED, why) for name, why in failed.items())),
-            tuple(name for name in self.extra if name not in failed),
+            tuple(name for name in self.run if name not in names),
+            (*self.left_out, *failed),
+            tuple(name for name in self.extra if name not in names),
         )
 
 
@@ -355,5 +362,5 @@ def plan(
             if nth == 0:
                 preferred = tasks
         (extra if isinstance(one, Extra) else needed).extend(preferred)
-    order = in_order((*needed, *extra))
-    return Plan(order, tuple(left_out.values()), tuple(name for name in order if name not in needed))
+    first, further = in_order(needed), in_order(name for name in extra if name not in needed)
+    return Plan((*first, *further), tuple(left_out.values()), further)

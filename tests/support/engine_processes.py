@@ -124,7 +124,7 @@ class Handle:
         self._url = url
         self._lock = threading.Lock()
 
-    def remote(self, work: Work, ticket: Ticket) -> Response:
+    def remote(self, work: Work, ticket: Ticket, _until: float) -> Response:
         with self._lock:
             if not self.engines or not self.engines[-1].read():
                 self.engines.append(self._started())

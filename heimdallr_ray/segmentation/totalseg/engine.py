@@ -26,6 +26,7 @@ from heimdallr_ray.errors import (
 )
 from heimdallr_ray.segmentation import tasks
 from heimdallr_ray.segmentation.asked import askable
+from heimdallr_ray.segmentation.deadline import Deadline
 from heimdallr_ray.segmentation.engine import (
     EXACT,
     TURBO,
@@ -35,13 +36,14 @@ from heimdallr_ray.segmentation.engine import (
     SegmentationRun,
     Timings,
 )
-from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, Plan, Wanted, first_pass, plan
+from heimdallr_ray.segmentation.planner import DEFAULT_WANTED, LeftOut, LeftOutCode, Plan, Wanted, first_pass, plan
 from heimdallr_ray.segmentation.specs import RESIDENT, UPSTREAM, ModelSpec, TaskSpec
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, task_spec
 from heimdallr_ray.segmentation.totalseg import environment, kernels, memory, split
 from heimdallr_ray.segmentation.totalseg.inventory import Inventory
 from heimdallr_ray.segmentation.totalseg.labels import labels_of, labels_of_model, require_known, table_for
 from heimdallr_ray.segmentation.totalseg.memory import Road
+from heimdallr_ray.segmentation.totalseg.outside import run_outside
 from heimdallr_ray.segmentation.totalseg.postprocess import clean
 from heimdallr_ray.segmentation.totalseg.store import ModelStore
 from heimdallr_ray.segmentation.totalseg.study import ModelImage, Study
@@ -218,6 +220,7 @@ class ResidentEngine:
         volume: Volume,
         wanted: tuple[Wanted, ...] = DEFAULT_WANTED,
         earlier: SegmentationRun | None = None,
+        deadline: Deadline | None = None,
     ) -> SegmentationRun:
         """First pass, plan, and every task of the plan; what `earlier` holds is taken over, and costs nothing here.
 
@@ -228,8 +231,10 @@ class ResidentEngine:
         began = time.perf_counter()
         available = self.available_tasks
         rough = first_pass(modality, available)
-        with self._places:
+        deadline = deadline or Deadline()
+        with deadline.holding(self._places, "the study"):
             study = self._study_for(volume)
+            study.deadline = deadline
             try:
                 with study.lock:
                     spent = Timings()
@@ -262,10 +267,10 @@ class ResidentEngine:
         """What the tasks of the plan gave, and the plan without those from which nothing is made and which failed.
 
         Raises:
-            As `segment`, for a task that something is made from; OutOfMemory for any.
+            As `segment` and OutOfTime, for a task that something is made from; OutOfMemory for any.
         """
         segmentations: dict[str, Segmentation] = {}
-        failed: dict[str, str] = {}
+        failed: list[LeftOut] = []
         for name in made.run:
             try:
                 segmentations[name] = self._task(study, task_spec(name))
@@ -273,7 +278,7 @@ class ResidentEngine:
                 if name not in made.extra or isinstance(error, OutOfMemory):
                     raise
                 logger.exception("task failed", extra={"task": name, "code": error.code})
-                failed[name] = f"{error.code}: {error.detail}"
+                failed.append(LeftOut(name, LeftOutCode.of(error.code), f"{error.code}: {error.detail}"))
         return segmentations, made.without(failed)
 
     def _take_over(self, study: Study, earlier: SegmentationRun) -> None:
@@ -357,7 +362,12 @@ class ResidentEngine:
         steps: list[MemoryStep] = []
         try:
             if spec.backend == UPSTREAM:
-                array, affine, spent = self._outside(study, spec, steps)
+                model_id = self._inventory.reference(spec, spec.models).model_id
+                with study.deadline.holding(self._device_lock, spec.name):
+                    array, affine, spent, taken = run_outside(
+                        self._upstream, self._store, study, spec, model_id, accelerated=self._device.type != "cpu"
+                    )
+                steps.extend(taken)
             else:
                 array, affine, spent = self._inside(study, spec, steps)
         except MemoryError as error:
@@ -396,8 +406,8 @@ class ResidentEngine:
         spent = study.take_timings()
         if image is None:
             return np.zeros(study.native.array.shape, np.uint8), study.native.affine, spent
-        with self._device_lock:
-            labels, predicted = self._predict(spec, image, steps)
+        with study.deadline.holding(self._device_lock, spec.name):
+            labels, predicted = self._predict(study, spec, image, steps)
         restoring = time.perf_counter()
         clean(labels, image.affine, spec)
         if spec.name == FIRST_PASS:
@@ -405,39 +415,16 @@ class ResidentEngine:
         array, affine = study.restore(labels, image)
         return array, affine, spent + predicted + Timings(restore_s=time.perf_counter() - restoring)
 
-    def _outside(
-        self, study: Study, spec: TaskSpec, steps: list[MemoryStep]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
-        """The same from TotalSegmentator's own entry point; a device without room for it gives place to the host."""
-        accelerated = self._device.type != "cpu"
-
-        def attempt(road: Road) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
-            try:
-                return self._upstream.run(study.volume, spec, on_host=road.on_host)
-            except OutOfMemory:
-                # what this process holds on the device, the child's allocator cannot ask for
-                if road.on_host or not accelerated or not self._store.give_up_all():
-                    raise
-            return self._upstream.run(study.volume, spec)
-
-        order = (Road.WHOLE, Road.CPU) if accelerated else (Road.WHOLE,)
-        model_id = self._inventory.reference(spec, spec.models).model_id
-        with self._device_lock:
-            self._store.release()
-            (array, affine, spent), taken = memory.first_that_fits(model_id, order, attempt, self._store.release)
-        for step in taken:
-            logger.warning("out of memory", extra=asdict(step))
-        steps.extend(taken)
-        require_known(array, labels_of(spec), spec.name)
-        return array, affine, study.take_timings() + spent
-
-    def _predict(self, spec: TaskSpec, image: ModelImage, steps: list[MemoryStep]) -> tuple[NDArray[np.uint8], Timings]:
+    def _predict(
+        self, study: Study, spec: TaskSpec, image: ModelImage, steps: list[MemoryStep]
+    ) -> tuple[NDArray[np.uint8], Timings]:
         """Labels of the task, `[x, y, z]` on the grid of `image`; what was tried for want of memory goes to `steps`.
 
         Raises:
             EmptyImage: all voxels are 0 at the model's spacing.
             Broken: a model gave a label that its table does not hold.
             OutOfMemory: a model does not fit in any way.
+            OutOfTime: the study's deadline is past before a model has begun.
         """
         if not image.zyx.any():
             raise EmptyImage("all voxels of the image are 0 at the model's spacing")
@@ -449,6 +436,7 @@ class ResidentEngine:
         for one in spec.models:
 
             def attempt(road: Road, one: ModelSpec = one) -> tuple[list[NDArray[np.uint8]], Timings]:
+                study.deadline.require(one.model_id)
                 return self._run(one, spec, image, parts if road.in_parts else pieces, road)
 
             (labels, timings), taken = memory.first_that_fits(one.model_id, order, attempt, self._store.release)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heimdallr_ray.errors import Broken, EmptyImage, NotAVolume
+from heimdallr_ray.segmentation.deadline import Deadline
 from heimdallr_ray.segmentation.engine import Segmentation, Timings
 from heimdallr_ray.segmentation.totalseg import geometry, kernels
 from heimdallr_ray.segmentation.totalseg.geometry import Box, Image, Spacing
@@ -48,6 +49,7 @@ class Study:
     """
 
     def __init__(self, volume: Volume, slabs: kernels.Slabs) -> None:
+        self.deadline = Deadline()
         began = time.perf_counter()
         array = volume.array
         if min(array.shape) < MIN_VOXELS:

@@ -18,7 +18,8 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from heimdallr_ray.errors import Broken, OutOfMemory
+from heimdallr_ray.errors import Broken, OutOfMemory, OutOfTime
+from heimdallr_ray.segmentation.deadline import Deadline
 from heimdallr_ray.segmentation.engine import Timings
 from heimdallr_ray.segmentation.specs import TaskSpec
 from heimdallr_ray.segmentation.tasks import models_of
@@ -30,7 +31,7 @@ from heimdallr_ray.volume import Volume
 logger = logging.getLogger(__name__)
 
 LIMIT_S: Final = 1500.0
-"""Longest a task may run outside; less than a consumer waits for the whole study."""
+"""Longest that one child may run; the deadline of its study may come before."""
 _END_S: Final = 10.0
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 
@@ -42,32 +43,33 @@ class UpstreamRunner:
     the manifest vouches for, whatever happens to the registry meanwhile.
     """
 
-    def __init__(self, weights: WeightsSet, root: Path, device: str, threads: int, *, limit_s: float = LIMIT_S) -> None:
-        """Args: the registry, where folders are made, torch device, CPU threads, seconds a task may take."""
+    def __init__(self, weights: WeightsSet, root: Path, device: str, threads: int) -> None:
+        """Args: the registry, where folders are made, torch device, CPU threads."""
         self._weights, self._root, self._device, self._threads = weights, root, device, threads
-        self._limit_s = limit_s
 
     def run(
-        self, volume: Volume, spec: TaskSpec, *, on_host: bool = False
+        self, volume: Volume, spec: TaskSpec, deadline: Deadline, *, on_host: bool = False
     ) -> tuple[NDArray[np.uint8], NDArray[np.float64], Timings]:
         """The labels of one task on the grid of the volume, their affine, and what they cost.
 
         Args:
             volume: the image.
             spec: the task.
+            deadline: of the study.
             on_host: its networks run on the CPU, whatever the runner's device.
 
         Raises:
             WeightsMissing, WeightsTampered: as `WeightsSet.read`.
             OutOfMemory: a model or the image did not fit.
-            Broken: upstream failed, or did not end within its bound.
+            OutOfTime: upstream did not end within LIMIT_S or before the deadline, or there was no time to start it.
+            Broken: upstream failed.
         """
         began = time.perf_counter()
         with tempfile.TemporaryDirectory(prefix="upstream-", dir=self._root) as name:
             folder = Path(name)
             self._write(folder, volume, spec, "cpu" if on_host else self._device)
             ready = time.perf_counter()
-            self._call(folder, spec)
+            self._call(folder, spec, deadline)
             answer = _answer(folder)
             labels, affine = _labels(folder, volume)
         spent = Timings(load_s=ready - began, forward_s=float(answer["forward_s"]), total_s=time.perf_counter() - began)
@@ -96,18 +98,20 @@ class UpstreamRunner:
         np.save(folder / upstream_child.IMAGE, volume.array, allow_pickle=False)
         np.save(folder / upstream_child.AFFINE, volume.affine_ras, allow_pickle=False)
 
-    def _call(self, folder: Path, spec: TaskSpec) -> None:
+    def _call(self, folder: Path, spec: TaskSpec, deadline: Deadline) -> None:
         """The child has ended well.
 
         Raises:
-            OutOfMemory, Broken: as `run`.
+            OutOfMemory, OutOfTime, Broken: as `run`.
         """
+        deadline.require(spec.name)
+        limit_s = min(LIMIT_S, deadline.left_s)
         variables = environment.child_environment(folder, folder / upstream_child.WEIGHTS, self._threads)
         with _child(folder, variables) as process:
             try:
-                code = process.wait(self._limit_s)
+                code = process.wait(limit_s)
             except subprocess.TimeoutExpired as error:
-                raise Broken(f"{spec.name}: upstream did not end within {self._limit_s:.0f} s") from error
+                raise OutOfTime(f"{spec.name}: upstream did not end within {limit_s:.0f} s") from error
         if code == 0:
             return
         if code < 0:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,8 +14,9 @@ import numpy as np
 import pytest
 import torch
 
-from heimdallr_ray.errors import Broken, LicenceRequired, OutOfMemory, WeightsMissing, WeightsTampered
+from heimdallr_ray.errors import Broken, LicenceRequired, OutOfMemory, OutOfTime, WeightsMissing, WeightsTampered
 from heimdallr_ray.pipelines.describe import skipped_tasks
+from heimdallr_ray.segmentation.deadline import Deadline
 from heimdallr_ray.segmentation.engine import MemoryStep, Timings
 from heimdallr_ray.segmentation.planner import Extra, LeftOut, LeftOutCode, Need
 from heimdallr_ray.segmentation.specs import UPSTREAM
@@ -96,12 +98,73 @@ def test_a_licensed_task_outside_needs_the_licence_as_well(tmp_path: Path) -> No
 
 def test_a_child_that_does_not_end_is_ended(weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = ResidentEngine(weights, home_dir=tmp_path)
-    monkeypatch.setattr(engine._upstream, "_limit_s", 0.2)
+    monkeypatch.setattr(upstream, "LIMIT_S", 0.2)
     before = set(children())
-    with pytest.raises(Broken, match="did not end within"):
+    with pytest.raises(OutOfTime, match="did not end within"):
         engine.segment(small(), PLAIN)
     assert set(children()) <= before
     assert [one.name for one in tmp_path.iterdir()] == ["config.json"]
+
+
+SLEEPER = """
+import json, pathlib, sys, time
+count = pathlib.Path({count!r})
+with count.open("a") as stream:
+    stream.write("started\\n")
+time.sleep({sleep})
+answer = {{"error": "OutOfMemoryError", "out_of_memory": True}}
+(pathlib.Path(sys.argv[1]) / "answer.json").write_text(json.dumps(answer))
+sys.exit(1)
+"""
+
+
+@pytest.fixture
+def sleeping(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[float], Callable[[], int]]:
+    """Children of this test sleep and then say that memory ran out; tells how many were started."""
+
+    def sleep(seconds: float) -> Callable[[], int]:
+        count, folder = tmp_path / "started", tmp_path / "modules"
+        folder.mkdir()
+        (folder / "sleeping_child.py").write_text(SLEEPER.format(count=str(count), sleep=seconds))
+        monkeypatch.syspath_prepend(str(folder))
+        monkeypatch.setattr(upstream_child, "MODULE", "sleeping_child")
+        return lambda: len(count.read_text().splitlines()) if count.exists() else 0
+
+    return sleep
+
+
+def test_all_children_of_a_study_share_one_deadline(
+    weights: Path, monkeypatch: pytest.MonkeyPatch, sleeping: Callable[[float], Callable[[], int]]
+) -> None:
+    engine, image = ResidentEngine(weights, threads=1), small()
+    earlier = engine.run_plan(image, ("total_fastest",))
+    started = sleeping(4.0)
+    # three roads, as on an accelerator: on the device, there again without the models of this process, on the host
+    monkeypatch.setattr(engine, "_device", torch.device("cuda"))
+    began = time.monotonic()
+    with pytest.raises(OutOfTime):
+        engine.run_plan(image, ("total_fastest", PLAIN), earlier, Deadline(10.0))
+    assert 10.0 <= time.monotonic() - began < 10.0 + 10.0
+    assert 1 <= started() <= 3
+    assert children() == []
+
+
+def test_a_further_segmentation_that_takes_too_long_costs_only_itself(
+    weights: Path, sleeping: Callable[[float], Callable[[], int]]
+) -> None:
+    engine, image = ResidentEngine(weights, threads=1), small()
+    earlier = engine.run_plan(image, ("total_fastest",))
+    started = sleeping(120.0)
+    run = engine.run_plan(image, (Extra(PLAIN), "total_fastest"), earlier, Deadline(4.0))
+    assert tuple(run.segmentations) == run.plan.run == ("total_fastest",)
+    assert [(one.task, one.code) for one in run.plan.left_out] == [(PLAIN, LeftOutCode.OUT_OF_TIME)]
+    assert [one.reason for one in skipped_tasks(run)] == ["out_of_time"]
+    children_before = started()
+    with pytest.raises(OutOfTime, match="no time was left"):
+        engine.run_plan(image, ("total_fastest", PLAIN), earlier, Deadline(0.0))
+    assert started() == children_before, "a child was started after the deadline"
+    # the engine is none the worse for it
+    assert engine.segment(small(), "total_fastest").label_map.array.shape == GRID.shape
 
 
 def children() -> list[str]:
@@ -118,7 +181,7 @@ def test_a_failure_of_upstream_is_named_and_carries_no_message(weights: Path, mo
     monkeypatch.setattr(upstream, "models_of", lambda _name: row.models)
     runner = engine._upstream
     with pytest.raises(Broken, match=r"upstream failed with ValueError$"):
-        runner.run(small(), replace(row, upstream_task="patient name"))
+        runner.run(small(), replace(row, upstream_task="patient name"), Deadline())
 
 
 def full(monkeypatch: pytest.MonkeyPatch, engine: ResidentEngine, device: str, times: int) -> list[tuple[bool, int]]:
@@ -127,7 +190,9 @@ def full(monkeypatch: pytest.MonkeyPatch, engine: ResidentEngine, device: str, t
     monkeypatch.setattr(engine, "_device", torch.device(device))
     seen: list[tuple[bool, int]] = []
 
-    def run(_self: UpstreamRunner, volume: Volume, _spec: object, *, on_host: bool = False) -> tuple[object, ...]:
+    def run(
+        _self: UpstreamRunner, volume: Volume, _spec: object, _deadline: object, *, on_host: bool = False
+    ) -> tuple[object, ...]:
         seen.append((on_host, len(engine.info().models)))
         if len(seen) <= times:
             raise OutOfMemory("full")

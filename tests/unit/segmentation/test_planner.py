@@ -228,8 +228,20 @@ EXTRAS = ("total_mr", "cerebral_bleed", "breasts", TISSUE_TYPES)
 
 def test_a_plan_without_what_failed_says_so() -> None:
     made = plan(ABDOMEN, "CT", ALL, ALL, (MUSCLE, Extra("breasts"), Extra("body")))
-    after = made.without({"breasts": "broken: it ended"})
+    failed = LeftOut("breasts", CODE.FAILED, "broken: it ended")
+    after = made.without([failed])
     assert after.run == tuple(name for name in made.run if name != "breasts")
     assert after.extra == ("body",)
-    assert after.left_out == (*made.left_out, LeftOut("breasts", CODE.FAILED, "broken: it ended"))
-    assert made.without({}) == made
+    assert after.left_out == (*made.left_out, failed)
+    assert made.without([]) == made
+
+
+def test_what_nothing_is_made_from_takes_no_time_from_what_is_measured() -> None:
+    made = plan(ABDOMEN, "CT", ALL, ALL, (Extra("breasts"), Extra("body"), "total", Extra(TOTAL_FAST), MUSCLE))
+    assert made.run == (TOTAL_FAST, TISSUE_TYPES, "total", "breasts", "body")
+    assert made.extra == ("breasts", "body")
+
+
+@pytest.mark.parametrize(("code", "told"), [("out_of_time", CODE.OUT_OF_TIME), ("broken", CODE.FAILED)])
+def test_an_error_with_a_code_of_its_own_keeps_it(code: str, told: LeftOutCode) -> None:
+    assert LeftOutCode.of(code) is told

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from heimdallr_ray.errors import Broken, OutOfMemory
+from heimdallr_ray.segmentation.deadline import Deadline
 from heimdallr_ray.segmentation.tasks import task_spec
 from heimdallr_ray.segmentation.totalseg import upstream, upstream_child
 from heimdallr_ray.segmentation.totalseg.upstream import UpstreamRunner
@@ -99,5 +100,5 @@ def test_the_answer_says_whether_memory_was_short(
     monkeypatch.setattr(upstream, "_child", child)
     runner = UpstreamRunner(WeightsSet(tmp_path, synthetic=True, files={}), tmp_path, "cpu", 1)
     with pytest.raises(error) as raised:
-        runner._call(tmp_path, task_spec("breasts"))
+        runner._call(tmp_path, task_spec("breasts"), Deadline())
     assert type(raised.value) is error
