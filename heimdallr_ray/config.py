@@ -150,6 +150,13 @@ class Settings(BaseSettings):
     )
     torch_threads: int = Field(0, ge=0, le=256, description="CPU threads of one Segmenter replica; 0: all cores.")
 
+    start_seconds: float = Field(
+        60.0,
+        ge=60,
+        le=3600,
+        description="Longest that `heimdallr up` takes until everything is ready; past it, it stops and says what was "
+        "missing. The first start on a data folder has twice as long. More for large models on a slow disk.",
+    )
     ray_port: int = Field(6479, ge=0, le=65535, description="Port of the Ray head (GCS).")
     ray_dashboard_port: int = Field(
         8297, ge=0, le=65535, description="Port kept for Ray's own dashboard, which is not started."

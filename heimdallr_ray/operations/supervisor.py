@@ -36,8 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-READY_S = 60.0
-FIRST_READY_S = 120.0
+FIRST_START_TIMES = 2
 """The first start after an installation reads gigabytes of libraries that no cache holds yet."""
 GRACE_S = 2.0
 """Before the last moment of a start: a step that watches the time itself says more than one that is cut off."""
@@ -91,13 +90,13 @@ class Supervisor:
         Raises:
             AlreadyRunning: another supervisor holds the data folder.
             WeightsMissing, WeightsTampered: there is no readable registry with the models that a CT study needs.
-            NotReady: it did not become ready within 60 s (120 s on the first start); says what was missing.
+            NotReady: it was not ready within `start_seconds` (twice that on the first start); says what was missing.
         """
         self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = DataFolderLock(self.settings.run_dir)
         self._started = True
         first = not (self.settings.run_dir / "started_before").exists()
-        last = time.monotonic() + (FIRST_READY_S if first else READY_S)
+        last = time.monotonic() + self.settings.start_seconds * (FIRST_START_TIMES if first else 1)
         deadline = last - GRACE_S
         self._holder = Holder(
             pid=os.getpid(),
@@ -256,7 +255,10 @@ class Supervisor:
             if not missing:
                 return
             time.sleep(0.3)
-        raise NotReady(f"not ready in time: {missing}; logs are in {self.settings.log_dir}")
+        raise NotReady(
+            f"not ready in time: {missing}; logs are in {self.settings.log_dir}; "
+            "large models on a slow disk may need more than the start_seconds that are set"
+        )
 
     # Signals and state -----------------------------------------------------------------------------------------------
 

@@ -224,7 +224,6 @@ def nothing(*_: object, **__: object) -> None:
 @pytest.fixture
 def fresh(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     """A supervisor that starts on a database and a Ray that answer at once, and has 3 s for its first start."""
-    monkeypatch.setattr(supervisor_module, "FIRST_READY_S", 3.0)
     monkeypatch.setattr(supervisor_module, "GRACE_S", 0.5)
     monkeypatch.setattr(Database, "migrate", nothing)
     monkeypatch.setattr(supervisor_module, "release_leases_of_the_dead", nothing)
@@ -235,8 +234,9 @@ def fresh(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> I
     monkeypatch.setattr(os, "environ", dict(os.environ))
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     server, dicom = ports.pick_free(2)
+    settings = load({}, profile="demo", device="cpu", data_dir=tmp_path, server_port=server, dicom_port=dicom)
     made = Supervisor(
-        load({}, profile="demo", device="cpu", data_dir=tmp_path, server_port=server, dicom_port=dicom),
+        settings.model_copy(update={"start_seconds": 1.5}),
         SystemClock(),
         said.append,
     )
@@ -306,8 +306,7 @@ def test_the_device_is_resolved_once_for_ray_serve_and_replicas(
     monkeypatch.setattr(application, "deploy", lambda settings, *_: deployed.append(settings))
     monkeypatch.setattr(application, "missing", lambda _: "")
     monkeypatch.setattr(Supervisor, "_start_scp", lambda *_: Listener())
-    monkeypatch.setattr(supervisor_module, "FIRST_READY_S", 30.0)
-    fresh.settings = fresh.settings.model_copy(update={"device": "auto"})
+    fresh.settings = fresh.settings.model_copy(update={"device": "auto", "start_seconds": 60.0})
     fresh.start()
     assert cast(Any, fresh)._head.gpus == gpus
     assert load_effective(fresh.settings.run_dir / "settings.json").device == device
