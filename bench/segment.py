@@ -114,5 +114,5 @@ def largest(weights: Path) -> Iterator[dict[str, object]]:
         "unit": f"labels found by {found['tiles']} tiles of {found['models']} models",
         "bar": ">1",
     }
-    for key in ("before_gib", "total_s", "forward_s"):
-        yield {"figure": f"segment.memory_large_{key}", "value": round(found[key], 2), "unit": key.rpartition("_")[2]}
+    for key, unit in (("before_gib", "GiB"), ("total_s", "s"), ("forward_s", "s")):
+        yield {"figure": f"segment.memory_large_{key}", "value": round(found[key], 2), "unit": unit}

@@ -148,8 +148,8 @@ class EngineInfo:
         turbo: by model, the steps by which it is faster than in exact mode; only models that have some.
         needs_mib: by model, weights and one tile's activations on the device, measured when it was warmed up.
         budget_mib: what all of them together may take; 0: no bound.
-        notes: what a person should know: models that are refused, set aside or do not fit, and those that turbo left
-            exact.
+        notes: what a person should know: models that are refused, set aside or do not fit, and of each model that
+            turbo tried which steps were kept or not, and why.
         set_aside: tasks with an installed model that cannot be built, and why in words.
     """
 

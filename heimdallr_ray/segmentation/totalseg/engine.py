@@ -183,9 +183,11 @@ class ResidentEngine:
                 raise WeightsMissing("no complete model of any known task in the weights folder")
             kernels.compile_all()
             licensed = self.licensed_tasks
-            for name in licensed if wanted is None else askable(wanted, licensed):
-                row = tasks.TASKS[name]
-                for spec in row.models if row.backend == RESIDENT else ():
+            named = licensed if wanted is None else askable(wanted, licensed)
+            rows = [row for row in (tasks.TASKS[name] for name in named) if row.backend == RESIDENT]
+            self._store.starting_with(len({spec for row in rows for spec in row.models}))
+            for row in rows:
+                for spec in row.models:
                     self._warm(spec, row)
             over = self._over_budget()
         if FIRST_PASS in over:

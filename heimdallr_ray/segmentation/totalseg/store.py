@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import Final, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,16 +23,12 @@ from heimdallr_ray.segmentation.totalseg.model import ResidentModel
 from heimdallr_ray.segmentation.totalseg.ondevice import Uploads
 from heimdallr_ray.segmentation.totalseg.recipe import PLAIN
 from heimdallr_ray.segmentation.totalseg.study import ModelImage
-from heimdallr_ray.segmentation.totalseg.turbo import Verdict, phantom_tile, tuned
+from heimdallr_ray.segmentation.totalseg.turbo import Verdict, phantom_tile, seconds_for, tuned
 from heimdallr_ray.segmentation.weights import WeightsSet
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _HOST = torch.device("cpu")
-
-TUNING_S: Final = 30.0
-"""Longest that all models of a replica together look for faster ways; a start waits for it. The step that is tried at
-that moment is finished."""
 
 
 class ModelStore:
@@ -61,7 +57,7 @@ class ModelStore:
             budget_mib: what all models together may take on the device; 0: what it has.
         """
         self._weights, self._device, self._slabs = weights, device, slabs
-        self._turbo, self._tuning_left_s = turbo, TUNING_S
+        self._turbo, self._tuning_s = turbo, seconds_for(1)
         self._limit = budget_mib * MIB if budget_mib else None
         self._uploads = Uploads(device)
         self._uploading = device.type != "cpu"
@@ -136,6 +132,10 @@ class ModelStore:
             logger.info("model loaded", extra={"model": spec.model_id, "load_s": round(model.load_s, 3)})
         self._keep(model)
         return model
+
+    def starting_with(self, models: int) -> None:
+        """So many models are about to be warmed up, and share the seconds that a start has for `turbo`."""
+        self._tuning_s = seconds_for(models)
 
     def warm(self, spec: ModelSpec, row: TaskSpec) -> None:
         """The model is loaded and has seen one tile, or is named in log and notes because it does not fit.
@@ -250,8 +250,7 @@ class ModelStore:
             return model
         self._measure(model)
         began = time.perf_counter()
-        verdict = tuned(model, phantom_tile(model, row), began + self._tuning_left_s)
-        self._tuning_left_s = max(0.0, self._tuning_left_s - (time.perf_counter() - began))
+        verdict = tuned(model, phantom_tile(model, row), began + self._tuning_s)
         self._settle(spec, verdict)
         if verdict.recipe == PLAIN:
             return self._built(spec, row, self._device)
@@ -262,9 +261,10 @@ class ModelStore:
         with self._changing:
             self._verdicts[spec.dataset_id] = verdict
         facts = {"model": spec.model_id, "notes": list(verdict.notes)}
+        how = ", ".join(verdict.recipe.steps)
+        self._note(spec, "turbo", f"runs {f'by {how}' if how else 'in exact mode'} ({'; '.join(verdict.notes)})")
         if verdict.recipe == PLAIN:
             logger.warning("turbo falls back to exact", extra=facts)
-            self._note(spec, "turbo", f"runs in exact mode ({'; '.join(verdict.notes)})")
             return
         seconds = {"exact_s": round(verdict.exact_s, 3), "turbo_s": round(verdict.turbo_s, 3)}
         logger.info("turbo", extra={**facts, **seconds, "steps": list(verdict.recipe.steps)})

@@ -2,7 +2,9 @@
 
 Each step is tried on one tile of a phantom, beside the exact network on the same tile. It is kept where it saves time
 and every label that either of them tells has a Dice of at least `LEAST_DICE`; else the model goes on without it, and
-with no step at all it runs in exact mode. What was not kept is told by name.
+with no step at all it runs in exact mode. Of every step it is told whether it was kept, and why.
+
+Each model has seconds of its own for this, so that what it may do does not depend on which models came before it.
 """
 
 from __future__ import annotations
@@ -20,13 +22,20 @@ from heimdallr_ray.errors import OutOfMemory
 from heimdallr_ray.segmentation.demo import phantom
 from heimdallr_ray.segmentation.specs import TaskSpec
 from heimdallr_ray.segmentation.totalseg.model import ResidentModel
-from heimdallr_ray.segmentation.totalseg.recipe import PLAIN, Recipe, steps_for
+from heimdallr_ray.segmentation.totalseg.recipe import PLAIN, PREPARED_S, Recipe, steps_for
 
 LEAST_DICE: Final = 0.999
 LEAST_SAVING: Final = 0.05
 """Share of the time that a step has to save; less is noise."""
+MODEL_S: Final = 20.0
+"""Longest that one model looks for faster ways."""
+START_S: Final = 30.0
+"""Longest that all models of a starting replica look together: half of the time in which a stack has to be ready."""
+_TRIAL_TILES: Final = 6
+"""So many tiles go through a network until a step is judged, see `_tried`; a few more where they are quick."""
 _QUICK_S: Final = 2.0
-_SEED: Final = 2001
+TRIED_ON: Final = 2001
+"""Seed of the phantom; what is to prove something about a step needs another image."""
 _HEAD_MM, _CHEST_MM, _TRUNK_MM = 702.0, 430.0, 250.0
 """Where along the phantom's long axis (see `demo.anatomy`) a tile shows brain, lungs, or liver, kidneys and spine."""
 
@@ -39,13 +48,18 @@ class Verdict:
         recipe: the steps that were kept.
         exact_s: seconds of one tile in exact mode.
         turbo_s: seconds of one tile by `recipe`.
-        notes: one sentence for each step that was not kept, and why.
+        notes: one sentence for each step: that it was kept, or why not.
     """
 
     recipe: Recipe
     exact_s: float
     turbo_s: float
     notes: tuple[str, ...]
+
+
+def seconds_for(models: int) -> float:
+    """How long each of `models` that are warmed up at one start may look for faster ways."""
+    return min(MODEL_S, START_S / max(1, models))
 
 
 def worst_dice(one: NDArray[np.integer], other: NDArray[np.integer]) -> tuple[int, float] | None:
@@ -72,7 +86,7 @@ def phantom_tile(model: ResidentModel, row: TaskSpec) -> torch.Tensor:
     # one voxel more than a patch on each side, so that rounding never leaves too few
     z_mm, y_mm, x_mm = (pz + 2) * dz, (py + 2) * dy, (px + 2) * dx
     body = phantom.make(
-        _SEED,
+        TRIED_ON,
         (dx, dy, dz),
         (middle - z_mm / 2, middle + z_mm / 2),
         fov_mm=(x_mm, y_mm),
@@ -91,30 +105,39 @@ def tuned(
     """The steps that `model` may take; it goes on by them.
 
     A model that ends with no step kept, but some tried, has its weights laid out anew and must be loaded again for
-    exact mode.
+    exact mode. One tile goes through the exact network in any case; a step is tried only where its trial is foreseen to
+    end before the deadline.
 
     Args:
-        model: loaded, exact.
+        model: loaded, exact, and warm.
         tile: as from `phantom_tile`.
-        deadline: no further step is tried after this moment of `now`.
+        deadline: moment of `now` at which the seconds of this model are spent.
         now: a clock, seconds.
 
     Raises:
         OutOfMemory: the exact network's tile does not fit.
     """
-    expected, exact_s = _measured(model, PLAIN, tile, now)
+    began = now()
+    model.use(PLAIN)
+    expected = model.tile_labels(tile)
+    exact_s = now() - began
     if worst_dice(expected, expected) is None:
         return Verdict(PLAIN, exact_s, exact_s, ("the phantom shows this model nothing, so nothing was compared",))
+    if now() + _TRIAL_TILES * exact_s <= deadline:
+        exact_s = _seconds(model, PLAIN, tile, now)
     kept, best_s = PLAIN, exact_s
     notes: list[str] = []
     for name, step in steps_for(model.device).items():
-        if now() > deadline:
-            notes.append(f"{name}: not tried for want of time at the start")
+        foreseen_s = PREPARED_S.get(name, 0.0) + _TRIAL_TILES * best_s * step(kept).tiles
+        left_s = max(0.0, deadline - now())
+        if foreseen_s > left_s:
+            notes.append(f"{name}: not tried, budget spent: it takes about {foreseen_s:.1f} s, {left_s:.1f} s are left")
             continue
         why, seconds = _tried(model, (kept, step(kept)), tile, expected, best_s, now)
         if why:
             notes.append(f"{name}: {why}")
         else:
+            notes.append(f"{name}: kept, {seconds:.3f} s instead of {best_s:.3f} s for a tile")
             kept, best_s = step(kept), seconds
     if kept != PLAIN:
         model.use(kept)
@@ -155,6 +178,11 @@ def _measured(
     """Labels of the tile by a recipe, and the seconds of one tile once everything is warm."""
     model.use(recipe)
     labels = model.tile_labels(tile)
+    return labels, _seconds(model, recipe, tile, now)
+
+
+def _seconds(model: ResidentModel, recipe: Recipe, tile: torch.Tensor, now: Callable[[], float]) -> float:
+    """Seconds of one tile of a model that is warm and used by `recipe`; the least of a few."""
     seconds: list[float] = []
     for _ in range(3):
         began = now()
@@ -162,4 +190,4 @@ def _measured(
         seconds.append((now() - began) / recipe.tiles)
         if sum(seconds) > _QUICK_S:
             break
-    return labels, min(seconds)
+    return min(seconds)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -104,4 +105,27 @@ def test_a_module_needs_both_name_and_run_or_neither(monkeypatch: pytest.MonkeyP
 
 
 def test_the_benchmarks_of_this_folder_can_be_listed() -> None:
-    assert {"road", "segment"} <= set(runner.found())
+    assert {"convert", "road", "segment"} <= set(runner.found())
+
+
+FOLDER = Path(runner.__file__).parent
+
+
+@pytest.mark.parametrize(
+    ("name", "bar"),
+    [
+        ("convert.cpu_vs_dcm2niix_gz", ">=8.0"),
+        ("convert.cpu_vs_fastest_right_peer", "<=1.0"),
+        ("archive.cpu_vs_zlib6", ">=10.0"),
+        ("archive.bytes_vs_zlib6", "<=1.10"),
+        ("segment.outside_forward_s", "<=0.6"),
+        ("segment.overhead_vs_api", "<=0.125"),
+        ("segment.second_task_saved_s", ">0"),
+        ("segment.memory_large_gib", "<=16"),
+    ],
+)
+def test_every_figure_of_record_is_yielded_with_its_bar_and_stands_in_the_table(name: str, bar: str) -> None:
+    sources = "".join(path.read_text(encoding="utf-8") for path in FOLDER.glob("*.py"))
+    _, _, figure = sources.partition(f'"figure": "{name}"')
+    assert figure[: figure.find("}\n")].count(f'"bar": "{bar}"') == 1
+    assert f"| `{name}` |" in (FOLDER / "README.md").read_text(encoding="utf-8")

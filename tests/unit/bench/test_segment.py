@@ -66,6 +66,15 @@ def test_the_long_trunk_is_the_size_that_is_promised_at_the_models_spacing():
     assert 750 * affine[2, 2] == 1000 * 1.5
 
 
+def test_the_largest_study_is_told_in_the_units_of_its_figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    found = {"peak_gib": 8.0, "before_gib": 2.0, "total_s": 9.0, "forward_s": 7.0, "labels": 3, "tiles": 5, "models": 1}
+    monkeypatch.setattr(segment, "finished", lambda _command: f"{json.dumps(found)}\n")
+    units = {str(one["figure"]): str(one["unit"]) for one in segment.largest(tmp_path)}
+    assert units["segment.memory_large_gib"].startswith("GiB, ")
+    assert units["segment.memory_large_before_gib"] == "GiB"
+    assert units["segment.memory_large_total_s"] == units["segment.memory_large_forward_s"] == "s"
+
+
 def test_the_largest_of_all_models_is_held_against_the_bar():
     first, *rest = segment.outside_figures({"a": 0.2, "b": 0.5, "c": 0.1})
     assert first["value"] == 0.5 and first["bar"] == "<=0.6" and str(first["unit"]).endswith("largest of 3: b")
