@@ -49,6 +49,7 @@ class Segmenter:
             mode=settings.segmenter_mode,
             memory_mib=settings.segmenter_memory_mib,
             compile_dir=settings.run_dir / "compiled",
+            start_s=settings.start_seconds,
         )
         if self._engine.info().synthetic and settings.profile != "demo":
             raise BadSetting("these weights are synthetic; only the demo profile accepts them")

@@ -47,6 +47,7 @@ from heimdallr_ray.segmentation.totalseg.outside import run_outside
 from heimdallr_ray.segmentation.totalseg.postprocess import clean
 from heimdallr_ray.segmentation.totalseg.store import ModelStore
 from heimdallr_ray.segmentation.totalseg.study import ModelImage, Study
+from heimdallr_ray.segmentation.totalseg.turbo import START_S
 from heimdallr_ray.segmentation.totalseg.upstream import UpstreamRunner
 from heimdallr_ray.segmentation.weights import registry_to_fill, verify
 from heimdallr_ray.volume import LabelMap, ModelRef, Volume, require_same_grid
@@ -81,6 +82,7 @@ class ResidentEngine:
         mode: str = EXACT,
         memory_mib: int = 0,
         compile_dir: Path | None = None,
+        start_s: float = START_S,
     ) -> None:
         """The registry is hashed, upstream's environment set, nothing is loaded yet.
 
@@ -97,6 +99,7 @@ class ResidentEngine:
             mode: `exact`, or `turbo`: models take the faster ways that leave their labels as they are, see `turbo`.
             memory_mib: what all models together may take on the device, see `store`; 0: what there is.
             compile_dir: folder of this user's for what `turbo` compiles; None: one that goes with the process.
+            start_s: in which a stack has to be ready; `turbo` takes no more than half of it.
 
         Raises:
             WeightsMissing, WeightsTampered: as `verify`.
@@ -115,7 +118,9 @@ class ResidentEngine:
         self._mode, self._memory_mib = mode, memory_mib
         if mode == TURBO:
             environment.prepare_compiler(compile_dir or home / "compiled")
-        self._store = ModelStore(weights, self._device, self._slabs, turbo=mode == TURBO, budget_mib=memory_mib)
+        self._store = ModelStore(
+            weights, self._device, self._slabs, turbo=mode == TURBO, budget_mib=memory_mib, start_s=start_s
+        )
         self._device_lock = threading.RLock()
         self._places = threading.BoundedSemaphore(STUDIES_AT_ONCE)
         # collecting a volume may forget its study in the thread that holds the lock

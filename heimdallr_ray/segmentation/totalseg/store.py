@@ -23,7 +23,7 @@ from heimdallr_ray.segmentation.totalseg.model import ResidentModel
 from heimdallr_ray.segmentation.totalseg.ondevice import Uploads
 from heimdallr_ray.segmentation.totalseg.recipe import PLAIN
 from heimdallr_ray.segmentation.totalseg.study import ModelImage
-from heimdallr_ray.segmentation.totalseg.turbo import Verdict, phantom_tile, seconds_for, tuned
+from heimdallr_ray.segmentation.totalseg.turbo import START_S, Verdict, phantom_tile, seconds_for, tuned
 from heimdallr_ray.segmentation.weights import WeightsSet
 
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class ModelStore:
         *,
         turbo: bool = False,
         budget_mib: int = 0,
+        start_s: float = START_S,
     ) -> None:
         """Nothing is loaded yet.
 
@@ -55,9 +56,11 @@ class ModelStore:
             slabs: threads of the kernels.
             turbo: a model takes the faster ways that leave its labels as they are, see `turbo`.
             budget_mib: what all models together may take on the device; 0: what it has.
+            start_s: in which all of them have to be warm, `turbo`'s search included.
         """
         self._weights, self._device, self._slabs = weights, device, slabs
-        self._turbo, self._tuning_s = turbo, seconds_for(1)
+        self._turbo, self._start_s = turbo, start_s
+        self._tuning_s = seconds_for(1, start_s)
         self._limit = budget_mib * MIB if budget_mib else None
         self._uploads = Uploads(device)
         self._uploading = device.type != "cpu"
@@ -135,7 +138,7 @@ class ModelStore:
 
     def starting_with(self, models: int) -> None:
         """So many models are about to be warmed up, and share the seconds that a start has for `turbo`."""
-        self._tuning_s = seconds_for(models)
+        self._tuning_s = seconds_for(models, self._start_s)
 
     def warm(self, spec: ModelSpec, row: TaskSpec) -> None:
         """The model is loaded and has seen one tile, or is named in log and notes because it does not fit.

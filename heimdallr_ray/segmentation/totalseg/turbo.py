@@ -29,8 +29,10 @@ LEAST_SAVING: Final = 0.05
 """Share of the time that a step has to save; less is noise."""
 MODEL_S: Final = 20.0
 """Longest that one model looks for faster ways."""
-START_S: Final = 30.0
-"""Longest that all models of a starting replica look together: half of the time in which a stack has to be ready."""
+START_S: Final = 60.0
+"""In which a stack has to be ready, where the site has not given it longer."""
+START_SHARE: Final = 0.5
+"""Of these seconds, those for which all models of a starting replica together look at most."""
 _TRIAL_TILES: Final = 6
 """So many tiles go through a network until a step is judged, see `_tried`; a few more where they are quick."""
 _QUICK_S: Final = 2.0
@@ -57,9 +59,9 @@ class Verdict:
     notes: tuple[str, ...]
 
 
-def seconds_for(models: int) -> float:
-    """How long each of `models` that are warmed up at one start may look for faster ways."""
-    return min(MODEL_S, START_S / max(1, models))
+def seconds_for(models: int, start_s: float = START_S) -> float:
+    """How long each of `models` that are warmed up at one start of `start_s` may look for faster ways."""
+    return min(MODEL_S, START_SHARE * start_s / max(1, models))
 
 
 def worst_dice(one: NDArray[np.integer], other: NDArray[np.integer]) -> tuple[int, float] | None:

@@ -56,7 +56,7 @@ def other_phantom(_seed: int) -> Volume:
 def saves_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every step is taken that leaves the labels as they are, however busy this machine is."""
     monkeypatch.setattr(turbo, "MODEL_S", 1e9)
-    monkeypatch.setattr(turbo, "START_S", 1e9)
+    monkeypatch.setattr(turbo, "START_SHARE", 1e9)
     monkeypatch.setattr(turbo, "LEAST_SAVING", -1e9)
 
 

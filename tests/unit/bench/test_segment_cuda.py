@@ -41,10 +41,10 @@ def test_a_study_is_measured_in_each_mode(registry: Path, image: tuple[np.ndarra
 
 
 def test_noise_is_judged_by_time_in_the_seconds_of_the_package_and_the_gate_is_as_it_was_afterwards() -> None:
-    before = turbo.LEAST_DICE, turbo.MODEL_S, turbo.START_S
+    before = turbo.LEAST_DICE, turbo.MODEL_S, turbo.START_SHARE
     with segment_cuda.judged_by_time_alone():
-        assert (0.0, *before[1:]) == (turbo.LEAST_DICE, turbo.MODEL_S, turbo.START_S)
-    assert before == (turbo.LEAST_DICE, turbo.MODEL_S, turbo.START_S)
+        assert (0.0, *before[1:]) == (turbo.LEAST_DICE, turbo.MODEL_S, turbo.START_SHARE)
+    assert before == (turbo.LEAST_DICE, turbo.MODEL_S, turbo.START_SHARE)
 
 
 def measured(total_s: float, forward_s: float, steps: tuple[str, ...] = ()) -> Measured:

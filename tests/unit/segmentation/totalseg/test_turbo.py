@@ -51,9 +51,10 @@ def test_an_accelerator_tries_tiles_at_once_and_keeps_its_own_half_precision() -
 
 
 def test_the_seconds_of_a_model_do_not_depend_on_those_before_it_and_all_together_leave_half_of_a_start() -> None:
-    assert Settings.model_fields["start_seconds"].default / 2 >= START_S
+    assert Settings.model_fields["start_seconds"].default == START_S
     assert [seconds_for(models) for models in (0, 1, 3, 6)] == [MODEL_S, MODEL_S, 10.0, 5.0]
-    assert all(models * seconds_for(models) <= START_S + 1e-9 for models in range(1, 40))
+    assert [seconds_for(models, 240.0) for models in (1, 6, 12)] == [MODEL_S, MODEL_S, 10.0]
+    assert all(models * seconds_for(models) <= START_S / 2 + 1e-9 for models in range(1, 40))
 
 
 class Model:
