@@ -23,7 +23,9 @@ series = typer.Typer(help="Which series of a study is measured, and why.", no_ar
 @series.command()
 def explain(
     study: Annotated[str, typer.Argument(help="StudyInstanceUID in the catalog, or a folder of DICOM files.")],
-    purpose: Annotated[Purpose, typer.Option(help="What the volume is for; studies are measured on `volume`.")] = "volume",
+    purpose: Annotated[
+        Purpose, typer.Option(help="What the volume is for; studies are measured on `volume`.")
+    ] = "volume",
     again: Annotated[
         bool, typer.Option("--again", help="What today's rules choose, not what the study's last run recorded.")
     ] = False,
