@@ -75,7 +75,7 @@ def measure(context: MetricContext) -> tuple[Measurement, ...]:
 
     No brain in the field of view is `not_applicable`, whether the model ran or not. Where the `total` label map is
     missing, found blood is measured and noted, but an empty mask is not called 0 mL; nor is it where the scan ends
-    inside the brain on any side but the lower one, on which every head scan ends. Blood cut by the edge of the scan
+    inside the brain on any side but the lower one, on which every head scan ends, or leaves gaps. Blood cut by the edge of the scan
     has no volume; its components stay in the evidence, so that triage still sees them.
     """
 
@@ -105,6 +105,8 @@ def measure(context: MetricContext) -> tuple[Measurement, ...]:
                 "slice_axis": axial,
                 "slice_index": context.largest_slice(brain),
             }
+            # Blood may lie between slices that are far apart or missing.
+            require_contiguous(context, 0, empty)
             return Reading(0.0, 0, ("negative_not_excluded", *notes), empty)
         evidence, seen = _component_evidence(context, bleed, brain)
         if cut := context.borders_touched(bleed):

@@ -101,6 +101,19 @@ def test_no_blood_in_a_brain_cut_below_only_is_zero_and_noted():
     assert "brain_border_inferior" in found.reasons
 
 
+@pytest.mark.parametrize(
+    ("flag", "reason"), [("missing_slices:3", "missing_slices"), ("variable_spacing:1.08-7.00", "variable_spacing")]
+)
+def test_no_blood_between_slices_that_leave_gaps_is_not_zero(flag: str, reason: str):
+    found = _bleed(replace(head(()), flags=(flag,)).context())
+    assert (found.value, found.status, found.reasons) == (None, Status.GATED, (reason,))
+
+
+def test_no_blood_on_slices_too_far_apart_is_not_zero():
+    found = _bleed(head((), (1.0, 1.0, 6.0)).context())
+    assert (found.value, found.status, found.reasons) == (None, Status.GATED, ("spacing_too_coarse",))
+
+
 def test_a_component_that_is_not_as_dense_as_blood_is_noted_not_removed():
     scene = head((15.0,))
     image = scene.hu.copy()
