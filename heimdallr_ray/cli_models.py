@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import (
@@ -67,15 +67,18 @@ def models_list(
     """Every task: whether its models are installed, their size, digest and licence, and what is measured from it."""
     from heimdallr_ray.operations import doctor
     from heimdallr_ray.operations.model_state import listing
+    from heimdallr_ray.segmentation.notes import not_run, read_refusal
 
     settings = settings_of(config, data_dir=data_dir, profile=profile)
     folder = into or doctor.weights_dir_of(settings)
     try:
-        rows = listing(folder)
+        idle, refused = (not_run(settings.run_dir), read_refusal(settings.run_dir)) if into is None else ({}, "")
+        rows: list[dict[str, Any]] = [{**row, "not_run": idle.get(row["task"], "")} for row in listing(folder)]
     except HeimdallrError as error:
         raise failure(error) from error
     if as_json:
-        print(json.dumps({"folder": str(folder), "profile": settings.profile, "tasks": rows}))  # noqa: T201
+        told = {"folder": str(folder), "profile": settings.profile, "refused": refused, "tasks": rows}
+        print(json.dumps(told))  # noqa: T201
         return
     out.print(f"{folder} (profile {settings.profile})", soft_wrap=True, markup=False)
     for row in rows:
@@ -85,10 +88,14 @@ def models_list(
             digests = ", ".join(digest[:16] for digest in model["checkpoints"].values())
             held = f"sha256 {digests}" if digests else "missing"
             out.print(f"    {model['folder']}  {held}  {model['terms']}", markup=False, soft_wrap=True)
+        if row["not_run"]:
+            out.print(f"    the Segmenter does not run it: {row['not_run']}", markup=False, soft_wrap=True)
         if row["measurements"]:
             out.print(f"    for {', '.join(row['measurements'])}", markup=False, soft_wrap=True)
         if row["command"]:
             out.print(f"    -> {row['command']}", markup=False, soft_wrap=True)
+    if refused:
+        err.print(f"the Segmenter did not start with these models: {refused}", markup=False, soft_wrap=True)
 
 
 @models.command("fetch")

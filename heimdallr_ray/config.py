@@ -133,8 +133,9 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the models run.")
     lower_resolution: bool = Field(
         False,
-        description="A model at 1.5 mm that does not fit into memory in any way gives place to the one at 3 mm, which "
-        "every number then names; otherwise the study fails with oom.",
+        description="A model at 1.5 mm that does not fit into memory in any way, or not into the memory budget, gives "
+        "place to the one at 3 mm, which every number then names; otherwise the study fails with oom, or goes on "
+        "without. All of today's measurements are allowed at 3 mm, so none is lost by it.",
     )
     segmenter_mode: Literal["exact", "turbo"] = Field(
         "exact",

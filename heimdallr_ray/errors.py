@@ -310,6 +310,12 @@ class OutOfMemory(Broken):
     code = "oom"
 
 
+class DeviceLost(Broken):
+    """The accelerator refuses everything that this process asks; only another process can use it."""
+
+    code = "device_lost"
+
+
 class OutOfTime(Broken):
     """The study took longer than an engine may work on one."""
 

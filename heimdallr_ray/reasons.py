@@ -125,6 +125,12 @@ _STUDY_ROWS = (
         _STUDY,
     ),
     _row(
+        "device_lost",
+        "The accelerator stopped working for the segmentation program, which starts anew by itself. Try again in a few "
+        "minutes; if it stays so, tell your administrator.",
+        _STUDY,
+    ),
+    _row(
         "out_of_time",
         "The segmentation took longer than this server allows for one study, so it was ended and nothing was made from "
         "it. Send a series with fewer or thicker slices, or tell your administrator.",
@@ -407,8 +413,8 @@ _MEASUREMENT_ROWS = (
     ),
     _row(
         "resolution_too_low",
-        "The structures were segmented at a coarser resolution than this number needs, because memory did not suffice, "
-        "so no number is given.",
+        "The structures were segmented at a coarser resolution than this number needs, so no number is given. With "
+        "today's measurements and models that cannot happen: 3 mm is enough for each, and none is coarser.",
         _MEASUREMENT,
     ),
     _row(

@@ -16,18 +16,16 @@ from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.services import IDLE, READY, WELL, ApiServices
 from heimdallr_ray.catalog import worklist as catalog
 from heimdallr_ray.config import Settings
-from heimdallr_ray.errors import Draining, HeimdallrError, WeightsMissing
+from heimdallr_ray.errors import Draining, HeimdallrError, NotReady, WeightsMissing
 from heimdallr_ray.pipelines.demand import demand_of
 from heimdallr_ray.segmentation.demo import weights_dir
-from heimdallr_ray.segmentation.notes import read_notes
+from heimdallr_ray.segmentation.notes import HOMES, read_notes, read_refusal
 from heimdallr_ray.segmentation.registry import missing_needed, missing_words
 from heimdallr_ray.segmentation.weights import read_manifest
 
 PACKAGES = ("ray", "pydicom", "pynetdicom", "TotalSegmentator", "nnunetv2", "torch", "numpy", "fastapi")
 
 _SEGMENTER = "Segmenter"
-HOMES = "totalsegmentator"
-"""In the run folder: where the replicas of this host keep theirs."""
 
 
 def version_of(package: str) -> str:
@@ -69,7 +67,13 @@ def _intake(services: ApiServices) -> str:
     return "open"
 
 
-def _models(settings: Settings, components: Mapping[str, str]) -> str:
+def models_check(settings: Settings, components: Mapping[str, str]) -> str:
+    """What the Segmenter says of its models, or that they are there and it may start.
+
+    Raises:
+        WeightsMissing: a model that the site needs is not installed; says which command brings it.
+        NotReady: the last start of a Segmenter on this host was refused; says why, and what to change.
+    """
     word = components.get(_SEGMENTER)
     if word == READY:
         said = dict.fromkeys(words for one in read_notes(settings.run_dir / HOMES) for words in one.notes)
@@ -85,6 +89,9 @@ def _models(settings: Settings, components: Mapping[str, str]) -> str:
     absent = missing_needed(weights, demand_of(settings.measurements))
     if absent:
         raise WeightsMissing(missing_words(absent))
+    refused = read_refusal(settings.run_dir)
+    if refused:
+        raise NotReady(refused.partition(":")[0] if str(settings.data_dir) in refused else refused)
     return "installed"
 
 
@@ -107,7 +114,7 @@ def readiness(services: ApiServices) -> models.Readiness:
         _checked("disk", lambda: _disk(settings)),
         _checked("web pages", lambda: _pages(services)),
         _checked("intake", lambda: _intake(services)),
-        _checked("models", lambda: _models(settings, components)),
+        _checked("models", lambda: models_check(settings, components)),
     ]
     well = all(check.ok for check in checks) and WELL.issuperset(components.values())
     return models.Readiness(ready=well, checks=checks, components=dict(components))

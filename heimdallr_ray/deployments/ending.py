@@ -7,7 +7,7 @@ import os
 from collections.abc import Generator
 from contextlib import contextmanager
 
-from heimdallr_ray.errors import Broken, HeimdallrError
+from heimdallr_ray.errors import DeviceLost, HeimdallrError
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,9 @@ def ending_with(device: str) -> Generator[None]:
     """
     try:
         yield
+    except DeviceLost as error:
+        _end(error)
+        raise
     except HeimdallrError:
         raise
     except Exception:
@@ -38,6 +41,10 @@ def _end_without(device: str) -> None:
 
     try:
         require_device(device)
-    except Broken as error:
-        log.critical("the device is lost; this process ends", extra={"code": error.code, "detail": error.detail})
-        os._exit(EXIT_STATUS)
+    except DeviceLost as error:
+        _end(error)
+
+
+def _end(error: DeviceLost) -> None:
+    log.critical("the device is lost; this process ends", extra={"code": error.code, "detail": error.detail})
+    os._exit(EXIT_STATUS)

@@ -29,7 +29,7 @@ class Segmenter:
         from heimdallr_ray.pipelines.steps import ever_wanted
         from heimdallr_ray.queue.owners import owner_name
         from heimdallr_ray.segmentation.demo import weights_dir
-        from heimdallr_ray.segmentation.notes import write_notes
+        from heimdallr_ray.segmentation.notes import HOMES, refusal_told, write_notes
         from heimdallr_ray.segmentation.registry import require_needed, require_served
         from heimdallr_ray.segmentation.totalseg.device import pick_device
         from heimdallr_ray.segmentation.totalseg.engine import STUDIES_AT_ONCE, ResidentEngine
@@ -38,31 +38,34 @@ class Segmenter:
         settings = args.settings()
         folder = settings.resolved_weights_dir or weights_dir()
         self._device = device = pick_device(settings.device)
-        home = process_home(settings.run_dir / "totalsegmentator")
-        self._engine = ResidentEngine(
-            folder,
-            device=device,
-            threads=settings.torch_threads or os.cpu_count(),
-            licensed=bool(settings.totalsegmentator_licence.get_secret_value()),
-            home_dir=home,
-            lower_resolution=settings.lower_resolution,
-            mode=settings.segmenter_mode,
-            memory_mib=settings.segmenter_memory_mib,
-            compile_dir=settings.run_dir / "compiled",
-            start_s=settings.start_seconds,
-        )
-        if self._engine.info().synthetic and settings.profile != "demo":
-            raise BadSetting("these weights are synthetic; only the demo profile accepts them")
-        demand = demand_of(settings.measurements)
-        require_needed(folder, demand)
-        calls = EngineCalls(Database(settings.resolved_database_url), SystemClock())
-        node = str(ray.get_runtime_context().get_node_id())
-        engine = EngineId(owner_name(), node, identity_of(args.build, folder, f"{device} {settings.segmenter_mode}"))
-        self._attendance = Attendance(calls, engine, STUDIES_AT_ONCE)
-        self._engine.warm_up(ever_wanted(settings.measurements, settings.segmentations))
-        info = self._engine.info()
-        write_notes(home, info)
-        require_served(demand, info.available_tasks, info.set_aside)
+        home = process_home(settings.run_dir / HOMES)
+        with refusal_told(settings.run_dir):
+            self._engine = ResidentEngine(
+                folder,
+                device=device,
+                threads=settings.torch_threads or os.cpu_count(),
+                licensed=bool(settings.totalsegmentator_licence.get_secret_value()),
+                home_dir=home,
+                lower_resolution=settings.lower_resolution,
+                mode=settings.segmenter_mode,
+                memory_mib=settings.segmenter_memory_mib,
+                compile_dir=settings.run_dir / "compiled",
+                start_s=settings.start_seconds,
+            )
+            if self._engine.info().synthetic and settings.profile != "demo":
+                raise BadSetting("these weights are synthetic; only the demo profile accepts them")
+            demand = demand_of(settings.measurements)
+            require_needed(folder, demand)
+            calls = EngineCalls(Database(settings.resolved_database_url), SystemClock())
+            node = str(ray.get_runtime_context().get_node_id())
+            engine = EngineId(
+                owner_name(), node, identity_of(args.build, folder, f"{device} {settings.segmenter_mode}")
+            )
+            self._attendance = Attendance(calls, engine, STUDIES_AT_ONCE)
+            self._engine.warm_up(ever_wanted(settings.measurements, settings.segmentations))
+            info = self._engine.info()
+            write_notes(home, info)
+            require_served(demand, info.available_tasks, info.set_aside, info.over_budget)
         give_back()
 
     def run(

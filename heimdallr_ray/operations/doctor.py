@@ -19,7 +19,7 @@ import heimdallr_ray
 from heimdallr_ray.config import Settings, is_loopback, load_effective
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.operations import accelerator, lock, neighbours, ports, processes, rayhead
-from heimdallr_ray.segmentation.notes import read_notes
+from heimdallr_ray.segmentation.notes import HOMES, read_notes, read_refusal
 
 RAY_SERIES = "2.60."
 PACKAGES = ("ray", "torch", "totalsegmentator", "nnunetv2", "pydicom", "pynetdicom", "nibabel", "sqlmodel", "fastapi")
@@ -243,9 +243,12 @@ def check_device(settings: Settings) -> Iterator[Check]:
 
 
 def check_segmenter(settings: Settings) -> Iterator[Check]:
-    """What the Segmenter replicas that run here say of their models."""
+    """What the Segmenter replicas that run here say of their models, or why none became ready."""
+    refused = read_refusal(settings.run_dir)
+    if refused:
+        yield Check("Segmenter", False, refused, "mend what it says, then: heimdallr down, heimdallr up")
     for words in dict.fromkeys(
-        words for one in read_notes(settings.run_dir / "totalsegmentator") for words in one.notes
+        words for one in read_notes(settings.run_dir / HOMES) for words in one.notes
     ):
         yield Check(
             "Segmenter", True, words, "see Exact and turbo, and A budget for the models, in docs/segmentation.md"

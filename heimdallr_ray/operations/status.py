@@ -13,7 +13,7 @@ from heimdallr_ray.config import Settings, load_effective
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.operations import application, lock, neighbours, supervisor
 from heimdallr_ray.segmentation.engine import EXACT
-from heimdallr_ray.segmentation.notes import read_notes
+from heimdallr_ray.segmentation.notes import HOMES, read_notes, read_refusal
 
 VERIFICATION = "1.2.840.10008.1.1"
 ANSWER_S = 5.0
@@ -52,7 +52,7 @@ def models_lacking(settings: Settings) -> str:
 
 def segmenter_notes(settings: Settings) -> dict[str, Any]:
     """What the Segmenter replicas of this host say of their models, where there is more to say than that they run."""
-    found = read_notes(settings.run_dir / "totalsegmentator")
+    found = read_notes(settings.run_dir / HOMES)
     said = list(dict.fromkeys(words for one in found for words in one.notes))
     faster = list(dict.fromkeys(words for one in found for words in one.turbo))
     told: dict[str, Any] = {}
@@ -61,6 +61,9 @@ def segmenter_notes(settings: Settings) -> dict[str, Any]:
         told["turbo"] = "; ".join(faster) or "no model: all run in exact mode"
     if said:
         told["notes"] = "; ".join(said)
+    refused = read_refusal(settings.run_dir)
+    if refused:
+        told["refused"] = refused
     return {"segmenter": told} if told else {}
 
 

@@ -64,7 +64,7 @@ class MemoryStep:
 
     Attributes:
         model_id: for example totalsegmentator/297.
-        failed: the road on which it ran out, see `totalseg.memory.Road`, or `every_road`.
+        failed: the road on which it ran out, see `totalseg.memory.Road`, or `every_road`, or `memory_budget`.
         taken: the road that was tried next, or the task at a lower resolution that stands in.
     """
 
@@ -139,7 +139,7 @@ class EngineInfo:
         device: torch's name of the device.
         threads: intra-operation threads on the CPU.
         models: one reference per loaded model.
-        available_tasks: tasks whose model folders are installed.
+        available_tasks: tasks whose model folders are installed and whose models can be used.
         licensed_tasks: tasks that may run here: open ones, synthetic ones, and all with a site licence.
         synthetic: any of the installed models is synthetic.
         load_s: seconds from construction to ready, model by model.
@@ -151,6 +151,7 @@ class EngineInfo:
         notes: what a person should know: models that are refused, set aside or do not fit, and of each model that
             turbo tried which steps were kept or not, and why.
         set_aside: tasks with an installed model that cannot be built, and why in words.
+        over_budget: tasks with a model that does not fit into the budget and for which none stands in, and why.
     """
 
     backend: str
@@ -168,6 +169,7 @@ class EngineInfo:
     budget_mib: int = 0
     notes: tuple[str, ...] = ()
     set_aside: Mapping[str, str] = field(default_factory=dict[str, str])
+    over_budget: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 class SegmentationEngine(Protocol):

@@ -9,18 +9,24 @@ from __future__ import annotations
 import json
 import logging
 import socket
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
 
+from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.segmentation.engine import EngineInfo
 from heimdallr_ray.segmentation.totalseg.environment import is_alive
 
 logger = logging.getLogger(__name__)
 
+HOMES: Final = "totalsegmentator"
+"""Folder below the run folder with one folder for each replica of this host."""
 NAME: Final = "engine.json"
+REFUSED: Final = "segmenter_refused.json"
+"""In the run folder: why the last replica that was started here did not become ready; gone once one does."""
 _MAX_BYTES: Final = 1 << 16
 _MAX_REPLICAS: Final = 64
 """More than this do not share one host."""
@@ -35,12 +41,14 @@ class EngineNotes:
         mode: `exact` or `turbo`, as the site asked.
         turbo: models that are called in a faster way, each with its steps.
         notes: what a person should know, see `EngineInfo.notes`.
+        not_run: tasks that are installed and that this replica does not run, and why.
     """
 
     device: str
     mode: str
     turbo: tuple[str, ...]
     notes: tuple[str, ...]
+    not_run: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 def write_notes(home: Path, info: EngineInfo) -> None:
@@ -50,6 +58,7 @@ def write_notes(home: Path, info: EngineInfo) -> None:
         "mode": info.mode,
         "turbo": [f"{name}: {', '.join(steps)}" for name, steps in info.turbo.items()],
         "notes": list(info.notes),
+        "not_run": {**info.set_aside, **info.over_budget},
     }
     temporary = home / f".{NAME}.tmp"
     try:
@@ -57,6 +66,42 @@ def write_notes(home: Path, info: EngineInfo) -> None:
         temporary.replace(home / NAME)
     except OSError as error:
         logger.warning("no note for status and doctor", extra={"reason": error.strerror})
+
+
+@contextmanager
+def refusal_told(run_dir: Path) -> Generator[None]:
+    """Why the block, a replica's start, ended in an error of ours stays to be read; nothing stays where it did not."""
+    file = run_dir / REFUSED
+    try:
+        yield
+    except HeimdallrError as error:
+        try:
+            temporary = file.with_name(f".{REFUSED}.tmp")
+            temporary.write_text(json.dumps({"code": error.code, "detail": error.detail}), encoding="utf-8")
+            temporary.replace(file)
+        except OSError as failed:
+            logger.warning("no note for status and doctor", extra={"reason": failed.strerror})
+        raise
+    file.unlink(missing_ok=True)
+
+
+def read_refusal(run_dir: Path) -> str:
+    """Why the last replica that was started here under the present settings did not become ready; empty: it did."""
+    file, settings = run_dir / REFUSED, run_dir / "settings.json"
+    try:
+        if settings.exists() and settings.stat().st_mtime_ns > file.stat().st_mtime_ns:
+            return ""
+        with file.open("rb") as stream:
+            told: object = json.loads(stream.read(_MAX_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return ""
+    parts = cast("dict[str, Any]", told) if isinstance(told, dict) else {}
+    return f"{parts['code']}: {parts['detail']}" if {"code", "detail"} <= parts.keys() else ""
+
+
+def not_run(run_dir: Path) -> dict[str, str]:
+    """Tasks that are installed and that a replica of this host does not run, and why."""
+    return {name: why for one in read_notes(run_dir / HOMES) for name, why in one.not_run.items()}
 
 
 def read_notes(root: Path) -> tuple[EngineNotes, ...]:
@@ -87,7 +132,14 @@ def _read(path: Path) -> EngineNotes | None:
     if not isinstance(told, dict):
         return None
     parts = cast("dict[str, Any]", told)
-    return EngineNotes(str(parts.get("device")), str(parts.get("mode")), _words(parts, "turbo"), _words(parts, "notes"))
+    not_run = parts.get("not_run")
+    return EngineNotes(
+        str(parts.get("device")),
+        str(parts.get("mode")),
+        _words(parts, "turbo"),
+        _words(parts, "notes"),
+        {str(name): str(why) for name, why in not_run.items()} if isinstance(not_run, dict) else {},  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+    )
 
 
 def _words(parts: dict[str, Any], key: str) -> tuple[str, ...]:

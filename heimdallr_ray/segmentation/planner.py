@@ -279,14 +279,14 @@ class _Site:
             return LeftOut(name, LeftOutCode.ANATOMY_ABSENT, absent)
         if name in self.set_aside:
             return LeftOut(name, LeftOutCode.MODEL_UNUSABLE, self.set_aside[name])
+        if name in self.refused:
+            return LeftOut(name, LeftOutCode.OVER_MEMORY_BUDGET, self.refused[name])
         if name not in self.available:
             folders = ", ".join(model.dataset_folder for model in models_of(name))
             command = fetch_command((name,), self.registry)
             return LeftOut(name, LeftOutCode.WEIGHTS_MISSING, f"needs {folders}; run: {command}")
         if spec.licence and name not in self.licensed:
             return LeftOut(name, LeftOutCode.LICENCE, "needs a TotalSegmentator licence of the site")
-        if name in self.refused:
-            return LeftOut(name, LeftOutCode.OVER_MEMORY_BUDGET, self.refused[name])
         return None
 
 
@@ -333,7 +333,7 @@ def plan(
     Args:
         found_volumes_ml: structure name to ml, from the first pass; not looked at for MR.
         modality: DICOM Modality (0008,0060) of the image.
-        available_tasks: tasks whose model folders are installed.
+        available_tasks: tasks whose model folders are installed and whose models can be used.
         licensed: tasks that may run here; open ones need not be named.
         wanted: tasks and needs.
         refused: tasks with a model that does not fit into the site's memory budget, to words that say so.

@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from heimdallr_ray.errors import Broken, NotFound, WeightsMissing
+from heimdallr_ray.errors import Broken, ModelOverBudget, NotFound, WeightsMissing
 from heimdallr_ray.segmentation.archives import Archive, archive_named, archive_of, fetch_command
 from heimdallr_ray.segmentation.licence import Terms, terms_of
 from heimdallr_ray.segmentation.planner import Demand, lacking, reads_mr
@@ -205,22 +205,29 @@ def require_needed(folder: Path, demand: Demand) -> WeightsSet:
     return weights
 
 
-def require_served(demand: Demand, available: Collection[str], set_aside: Mapping[str, str]) -> None:
+def require_served(
+    demand: Demand, available: Collection[str], set_aside: Mapping[str, str], over_budget: Mapping[str, str]
+) -> None:
     """Nothing happens where a Segmenter that has loaded its models serves the site.
 
     Args:
         demand: of the site.
         available: tasks that can run.
         set_aside: tasks with a model that is installed and cannot be built, and why.
+        over_budget: tasks with a model that does not fit into the memory budget, and why.
 
     Raises:
         Broken: a task that the site cannot do without is set aside.
+        ModelOverBudget: it does not fit into the budget; says which setting to change.
         WeightsMissing: it is not installed.
     """
     absent = lacking(demand, available)
     why = dict.fromkeys(set_aside[name] for name in absent if name in set_aside)
     if why:
         raise Broken("; ".join(why))
+    why = dict.fromkeys(over_budget[name] for name in absent if name in over_budget)
+    if why:
+        raise ModelOverBudget("; ".join(why))
     if absent:
         raise WeightsMissing(f"{', '.join(absent)} not installed; {missing_words(absent)}")
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from heimdallr_ray.errors import (
     Broken,
+    DeviceLost,
     EmptyImage,
     ModalityNotSupported,
     ModelOverBudget,
@@ -25,7 +26,6 @@ from heimdallr_ray.errors import (
     WeightsMissing,
 )
 from heimdallr_ray.segmentation import tasks
-from heimdallr_ray.segmentation.asked import askable
 from heimdallr_ray.segmentation.deadline import Deadline
 from heimdallr_ray.segmentation.engine import (
     EXACT,
@@ -43,6 +43,7 @@ from heimdallr_ray.segmentation.totalseg import environment, kernels, memory, sp
 from heimdallr_ray.segmentation.totalseg.inventory import Inventory
 from heimdallr_ray.segmentation.totalseg.labels import labels_of, labels_of_model, require_known, table_for
 from heimdallr_ray.segmentation.totalseg.memory import Road
+from heimdallr_ray.segmentation.totalseg.offer import Offer
 from heimdallr_ray.segmentation.totalseg.outside import run_outside
 from heimdallr_ray.segmentation.totalseg.postprocess import clean
 from heimdallr_ray.segmentation.totalseg.store import ModelStore
@@ -112,7 +113,6 @@ class ResidentEngine:
         self._device = torch.device(device)
         self._threads = threads or os.cpu_count() or 1
         self._force_split = force_split
-        self._lower_resolution = lower_resolution
         self._slabs = kernels.Slabs(self._threads)
         self._upstream = UpstreamRunner(weights, home, device, self._threads)
         self._mode, self._memory_mib = mode, memory_mib
@@ -121,6 +121,7 @@ class ResidentEngine:
         self._store = ModelStore(
             weights, self._device, self._slabs, turbo=mode == TURBO, budget_mib=memory_mib, start_s=start_s
         )
+        self._offer = Offer(self._inventory, self._store, lower_resolution=lower_resolution)
         self._device_lock = threading.RLock()
         self._places = threading.BoundedSemaphore(STUDIES_AT_ONCE)
         # collecting a volume may forget its study in the thread that holds the lock
@@ -133,13 +134,13 @@ class ResidentEngine:
 
     @property
     def available_tasks(self) -> tuple[str, ...]:
-        """Tasks whose models, the rough one for cropping included, are all in the registry."""
-        return self._inventory.available_tasks
+        """As `Offer.available_tasks`."""
+        return self._offer.available_tasks
 
     @property
     def licensed_tasks(self) -> tuple[str, ...]:
-        """Available tasks that may run here: open, or licensed, or with our own synthetic weights."""
-        return self._inventory.licensed_tasks
+        """As `Offer.licensed_tasks`."""
+        return self._offer.licensed_tasks
 
     @property
     def copied_images(self) -> int:
@@ -168,6 +169,7 @@ class ResidentEngine:
             budget_mib=self._memory_mib,
             notes=(*self._store.notes, *dict.fromkeys(self._inventory.set_aside.values())),
             set_aside=self._inventory.set_aside,
+            over_budget=self._offer.over_budget,
         )
 
     def warm_up(self, wanted: tuple[Wanted, ...] | None = None) -> None:
@@ -175,26 +177,30 @@ class ResidentEngine:
 
         With `wanted`, only those that some image can make run for it; others are loaded when they are asked for.
         Where they do not all fit, those used longest ago leave again and are loaded when they are asked for; one that
-        does not fit alone is named in the log, and its studies take the roads of `memory.Road`. One that cannot be
+        does not fit alone is named in the log, and its studies take the roads of `memory.Road`. One that the budget
+        refuses leaves its tasks to what stands in for them, which is then loaded in its place. One that cannot be
         built is set aside with the tasks that need it; whether the site can do without them is for the caller to say.
 
         Raises:
             WeightsMissing: no task is left.
             Broken: the first pass cannot be built, without which no task reads CT.
+            DeviceLost: the device refuses everything after an error of a model.
             ModelOverBudget: the first pass does not fit into the budget.
         """
         with self._device_lock:
             if not self.available_tasks:
                 raise WeightsMissing("no complete model of any known task in the weights folder")
             kernels.compile_all()
-            licensed = self.licensed_tasks
-            named = licensed if wanted is None else askable(wanted, licensed)
-            rows = [row for row in (tasks.TASKS[name] for name in named) if row.backend == RESIDENT]
-            self._store.starting_with(len({spec for row in rows for spec in row.models}))
-            for row in rows:
-                for spec in row.models:
-                    self._warm(spec, row)
-            over = self._over_budget()
+            warmed: set[str] = set()
+            # each round adds a task, so there are no more rounds than tasks
+            while named := [name for name in self._offer.may_need(wanted) if name not in warmed]:
+                warmed.update(named)
+                rows = [row for row in (tasks.TASKS[name] for name in named) if row.backend == RESIDENT]
+                self._store.starting_with(len({spec for row in rows for spec in row.models}))
+                for row in rows:
+                    for spec in row.models:
+                        self._warm(spec, row)
+            over = self._offer.over_budget
         if FIRST_PASS in over:
             raise ModelOverBudget(f"{over[FIRST_PASS]}; without the first pass no CT is read")
 
@@ -204,7 +210,7 @@ class ResidentEngine:
         try:
             self._store.warm(spec, row)
         except Broken as error:
-            if row.name == FIRST_PASS:
+            if row.name == FIRST_PASS or isinstance(error, DeviceLost):
                 raise
             why = f"{spec.dataset_folder} is set aside: {error.detail}; install it anew with --replace"
             logger.exception("model set aside", extra={"model": spec.model_id, "code": error.code})
@@ -255,7 +261,7 @@ class ResidentEngine:
                         available,
                         self.licensed_tasks,
                         wanted,
-                        refused=self._over_budget(),
+                        refused=self._offer.over_budget,
                         set_aside=self._inventory.set_aside,
                         registry=self._registry,
                     )
@@ -274,7 +280,7 @@ class ResidentEngine:
         """What the tasks of the plan gave, and the plan without those from which nothing is made and which failed.
 
         Raises:
-            As `segment` and OutOfTime, for a task that something is made from; OutOfMemory for any.
+            As `segment` and OutOfTime, for a task that something is made from; OutOfMemory and DeviceLost for any.
         """
         segmentations: dict[str, Segmentation] = {}
         failed: list[LeftOut] = []
@@ -282,7 +288,7 @@ class ResidentEngine:
             try:
                 segmentations[name] = self._task(study, task_spec(name))
             except (Broken, Rejected) as error:
-                if name not in made.extra or isinstance(error, OutOfMemory):
+                if name not in made.extra or isinstance(error, (OutOfMemory, DeviceLost)):
                     raise
                 logger.exception("task failed", extra={"task": name, "code": error.code})
                 failed.append(LeftOut(name, LeftOutCode.of(error.code), f"{error.code}: {error.detail}"))
@@ -298,16 +304,6 @@ class ResidentEngine:
             study.segmentations.setdefault(name, replace(made, timings=Timings()))
             if name == FIRST_PASS:
                 study.found_ml = dict(earlier.found_ml)
-
-    def _over_budget(self) -> dict[str, str]:
-        """Resident tasks with a model that does not fit into the budget, to words that say so."""
-        refused = self._store.refused
-        found: dict[str, str] = {}
-        for name in self.available_tasks if refused else ():
-            words = [refused[one.dataset_id] for one in tasks.models_of(name) if one.dataset_id in refused]
-            if words and tasks.TASKS[name].backend == RESIDENT:
-                found[name] = words[0]
-        return found
 
     def _reference(self, row: TaskSpec, models: tuple[ModelSpec, ...]) -> ModelRef:
         """Their identity; what cropped the image counts for the mode."""
@@ -343,23 +339,24 @@ class ResidentEngine:
         if modality != spec.modality:
             raise ModalityNotSupported(f"{spec.name} reads {spec.modality}, the image is {modality}")
         self._inventory.require(spec)
-        if spec.backend == RESIDENT:
-            self._store.require(spec.models)
         try:
+            if spec.backend == RESIDENT:
+                self._store.require(spec.models)
             segmentation = self._made(study, spec)
-        except OutOfMemory:
-            coarser = memory.COARSER.get(spec.name)
-            if not self._lower_resolution or coarser not in self.licensed_tasks:
+        except (OutOfMemory, ModelOverBudget) as error:
+            coarser = self._offer.stand_in(spec.name)
+            if coarser is None:
                 raise
-            segmentation = self._stands_in(study, spec, task_spec(coarser))
+            failed = memory.BUDGET if isinstance(error, ModelOverBudget) else memory.EVERY_ROAD
+            segmentation = self._stands_in(study, spec, task_spec(coarser), failed)
         study.segmentations[spec.name] = segmentation
         return segmentation
 
-    def _stands_in(self, study: Study, spec: TaskSpec, coarser: TaskSpec) -> Segmentation:
+    def _stands_in(self, study: Study, spec: TaskSpec, coarser: TaskSpec, failed: str) -> Segmentation:
         """The coarser task's labels under its own model's name, said to be in the place of `spec`."""
         with self._device_lock:
             self._store.release()
-        step = MemoryStep(self._reference(spec, spec.models).model_id, memory.EVERY_ROAD, coarser.name)
+        step = MemoryStep(self._reference(spec, spec.models).model_id, failed, coarser.name)
         logger.warning("out of memory", extra=asdict(step))
         made = self._task(study, coarser)
         return replace(made, task=spec.name, steps=(step, *made.steps))

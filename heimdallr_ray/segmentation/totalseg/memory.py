@@ -22,6 +22,8 @@ COARSER: Final = {"total": "total_fast", "total_mr": "total_mr_fast"}
 """What may stand in for a task that fits nowhere. Nothing at 6 mm: that is for finding out, never for measuring."""
 EVERY_ROAD: Final = "every_road"
 """What failed before another resolution is taken."""
+BUDGET: Final = "memory_budget"
+"""The same where the site's budget refuses the model."""
 
 
 class Sums(StrEnum):

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from heimdallr_ray.segmentation.engine import EXACT, TURBO, Timings
 from heimdallr_ray.segmentation.specs import ModelSpec, TaskSpec
 from heimdallr_ray.segmentation.totalseg import kernels
 from heimdallr_ray.segmentation.totalseg.budget import MIB, Need, leaving
+from heimdallr_ray.segmentation.totalseg.device import require_computing
 from heimdallr_ray.segmentation.totalseg.memory import Road, named
 from heimdallr_ray.segmentation.totalseg.model import ResidentModel
 from heimdallr_ray.segmentation.totalseg.ondevice import Uploads
@@ -29,6 +30,7 @@ from heimdallr_ray.segmentation.weights import WeightsSet
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 _HOST = torch.device("cpu")
+SETTING: Final = "HEIMDALLR_SEGMENTER_MEMORY_MIB"
 
 
 class ModelStore:
@@ -247,6 +249,7 @@ class ModelStore:
                 model.use(verdict.recipe)
                 self._measure(model)
             except (RuntimeError, OSError, ImportError) as error:
+                require_computing(self._device)
                 failed = f"{', '.join(verdict.recipe.steps)}: failed with {type(error).__name__} when loaded again"
                 self._settle(spec, replace(verdict, recipe=PLAIN, notes=(failed,)))
                 return self._built(spec, row, self._device)
@@ -286,7 +289,11 @@ class ModelStore:
             self._measure(model)
         need, limit = self._needs[model.spec.dataset_id], self._limit
         if limit is not None and need.together > limit:
-            words = f"{model.spec.model_id} needs {need.mib:.0f} MiB, the budget is {limit // MIB} MiB"
+            least = -(-need.together // MIB)
+            words = (
+                f"{model.spec.model_id} needs {least} MiB, the budget is {limit // MIB} MiB; set {SETTING} to {least}"
+            )
+            words += " or more, or to 0 for no bound"
             with self._changing:
                 self._refused[model.spec.dataset_id] = words
             raise ModelOverBudget(words)

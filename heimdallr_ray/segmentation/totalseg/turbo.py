@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from heimdallr_ray.errors import OutOfMemory
 from heimdallr_ray.segmentation.demo import phantom
 from heimdallr_ray.segmentation.specs import TaskSpec
+from heimdallr_ray.segmentation.totalseg.device import require_computing
 from heimdallr_ray.segmentation.totalseg.model import ResidentModel
 from heimdallr_ray.segmentation.totalseg.recipe import PLAIN, PREPARED_S, Recipe, steps_for
 
@@ -161,6 +162,7 @@ def _tried(
     except OutOfMemory:
         return "does not fit into memory", best_s
     except (RuntimeError, OSError, ImportError) as error:
+        require_computing(model.device)
         return f"failed with {type(error).__name__}", best_s
     if model.device.type == "cpu":
         # others may have been busy on this host when the recipe so far was measured

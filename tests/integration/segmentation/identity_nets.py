@@ -13,6 +13,8 @@ from heimdallr_ray.segmentation.weights import write_manifest
 from tools.nnunet_files import Plan, Unet, upstream_labels, write_untrained
 
 UNET = Unet((4, 8), 1)
+LARGE = Unet((32, 64), 1)
+"""Needs more memory than any other network here."""
 PATCH = (24, 40, 48)
 NATIVE_MM = (2.0, 2.0, 3.0)
 SAMPLE_MM = 60.0
@@ -43,11 +45,11 @@ def _sample(spec: TaskSpec) -> tuple[torch.Tensor, tuple[slice, ...]]:
     return patch[None, None], inside
 
 
-def _plan(spec: TaskSpec, model: ModelSpec) -> Plan:
+def _plan(spec: TaskSpec, model: ModelSpec, unet: Unet) -> Plan:
     x, y, z = spec.spacing_mm or NATIVE_MM
     scheme = "ZScoreNormalization" if spec.modality == "MR" else "CTNormalization"
     masked = model.dataset_id == MASKED
-    return Plan(UNET, PATCH, (z, y, x), 0.0, 300.0, (-1000.0, 900.0), normalization=scheme, masked=masked)
+    return Plan(unet, PATCH, (z, y, x), 0.0, 300.0, (-1000.0, 900.0), normalization=scheme, masked=masked)
 
 
 def _balanced(logits: torch.Tensor, wanted: list[int]) -> torch.Tensor:
@@ -63,10 +65,10 @@ def _balanced(logits: torch.Tensor, wanted: list[int]) -> torch.Tensor:
 
 
 def _weights(
-    spec: TaskSpec, labels: dict[int, str], seed: int, bias: float, background: float
+    spec: TaskSpec, labels: dict[int, str], seed: int, bias: float, background: float, unet: Unet
 ) -> dict[str, torch.Tensor]:
     torch.manual_seed(seed)
-    network = UNET.network(len(labels) + 1)
+    network = unet.network(len(labels) + 1)
     head = network.decoder.seg_layers[-1]
     wanted = [value for value, name in labels.items() if name in _cropped_to(spec)]
     with torch.no_grad():
@@ -79,28 +81,37 @@ def _weights(
     return network.state_dict()
 
 
-def write_model(folder: Path, spec: TaskSpec, model: ModelSpec, *, bias: float = 0.0, background: float = 0.0) -> None:
+def write_model(
+    folder: Path, spec: TaskSpec, model: ModelSpec, *, bias: float = 0.0, background: float = 0.0, unet: Unet = UNET
+) -> None:
     """A model folder with random weights; `bias` goes to what other tasks crop to, `background` to label 0."""
     labels = _labels(spec, model)
     folds = {
-        fold: _weights(spec, labels, 1000 * fold + model.dataset_id, bias, background)
+        fold: _weights(spec, labels, 1000 * fold + model.dataset_id, bias, background, unet)
         for fold in model.folds or INSTALLED_FOLDS
     }
-    write_untrained(folder, spec, model, _plan(spec, model), labels, folds)
+    write_untrained(folder, spec, model, _plan(spec, model, unet), labels, folds)
 
 
 def write_registry(
-    folder: Path, tasks: Iterable[str], *, brain_bias: float = 0.0, sparse: Collection[str] = ()
+    folder: Path,
+    tasks: Iterable[str],
+    *,
+    brain_bias: float = 0.0,
+    sparse: Collection[str] = (),
+    large: Collection[str] = (),
 ) -> Path:
     """A registry with random models for `tasks` and its manifest.
 
     Rough models tell some of what other tasks crop to, brain first; `brain_bias` makes that more, or nothing (-5).
-    Models of `sparse` tasks leave so much to the background that what they tell does not touch.
+    Models of `sparse` tasks leave so much to the background that what they tell does not touch; those of `large` ones
+    need more memory than the others.
     """
     for name in tasks:
         for model in TASKS[name].models:
             background = SPARSE if name in sparse else 0.0
-            write_model(folder, TASKS[name], model, bias=brain_bias, background=background)
+            unet = LARGE if name in large else UNET
+            write_model(folder, TASKS[name], model, bias=brain_bias, background=background, unet=unet)
     write_manifest(folder, synthetic=True)
     return folder
 

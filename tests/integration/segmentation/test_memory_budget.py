@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from heimdallr_ray.errors import ModelOverBudget
-from heimdallr_ray.segmentation.planner import LeftOutCode
-from heimdallr_ray.segmentation.tasks import CEREBRAL_BLEED, FIRST_PASS, TOTAL_FAST
+from heimdallr_ray.segmentation import tasks
+from heimdallr_ray.segmentation.engine import MemoryStep
+from heimdallr_ray.segmentation.planner import Extra, LeftOutCode, Need
+from heimdallr_ray.segmentation.tasks import FIRST_PASS, TOTAL_FAST
+from heimdallr_ray.segmentation.totalseg import budget as budgets
 from heimdallr_ray.segmentation.totalseg import store
 from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
+from heimdallr_ray.segmentation.totalseg.model import ResidentModel
 from heimdallr_ray.volume import Volume, VolumeSource
 from tests.integration.segmentation import identity_nets
 
@@ -44,7 +50,7 @@ def loaded(engine: ResidentEngine) -> list[str]:
 def needs_kib(registry: Path) -> dict[str, int]:
     engine = ResidentEngine(registry, threads=1)
     engine.warm_up()
-    return {name.rpartition("/")[2]: int(mib * KIB) + 1 for name, mib in engine.info().needs_mib.items()}
+    return {name.rpartition("/")[2]: math.ceil(mib * KIB) for name, mib in engine.info().needs_mib.items()}
 
 
 def test_what_each_model_needs_is_measured_at_the_start(registry: Path) -> None:
@@ -100,16 +106,81 @@ def test_a_replica_whose_first_pass_is_refused_is_not_ready(registry: Path) -> N
 
 @pytest.mark.usefixtures("small_units")
 def test_a_study_goes_on_without_the_task_whose_model_is_refused(tmp_path: Path, image: Volume) -> None:
-    folder = identity_nets.write_registry(tmp_path / "weights", (FIRST_PASS, "trunk_cavities", CEREBRAL_BLEED))
+    # the largest of the three is the one that is refused
+    folder = identity_nets.write_registry(
+        tmp_path / "weights", (FIRST_PASS, TOTAL_FAST, "trunk_cavities"), large=(TOTAL_FAST,)
+    )
     needs = needs_kib(folder)
-    others = {name: need for name, need in needs.items() if name != "298"}
-    assert max(others.values()) < needs["298"]
-    engine = ResidentEngine(folder, threads=1, memory_mib=needs["298"])
+    assert max(needs["298"], needs["343"]) < needs["297"]
+    engine = ResidentEngine(folder, threads=1, memory_mib=needs["297"] - 1)
     engine.warm_up()
-    run = engine.run_plan(image, ("trunk_cavities",))
-    assert "trunk_cavities" in run.segmentations
-    # what is refused is a property of the store; the plan of a study reads it from there
-    engine._store._refused[343] = "totalsegmentator/343 needs 9 MiB, the budget is 8 MiB"  # pyright: ignore[reportPrivateUsage]
-    run = engine.run_plan(image, ("trunk_cavities",))
-    assert [(one.task, one.code) for one in run.plan.left_out] == [("trunk_cavities", LeftOutCode.OVER_MEMORY_BUDGET)]
-    assert "budget" in run.plan.left_out[0].detail
+    assert engine.available_tasks == (FIRST_PASS, "trunk_cavities")
+    told = engine.info()
+    assert list(told.over_budget) == [TOTAL_FAST]
+    assert f"set HEIMDALLR_SEGMENTER_MEMORY_MIB to {needs['297']} or more, or to 0" in told.over_budget[TOTAL_FAST]
+    run = engine.run_plan(image, (Need("liver_volume", (("total",),)), "trunk_cavities"))
+    assert tuple(run.segmentations) == ("trunk_cavities",)
+    assert [(one.task, one.code) for one in run.plan.left_out] == [(TOTAL_FAST, LeftOutCode.OVER_MEMORY_BUDGET)]
+    assert run.plan.left_out[0].detail == told.over_budget[TOTAL_FAST]
+    # and what the words say helps
+    enough = ResidentEngine(folder, threads=1, memory_mib=needs["297"])
+    enough.warm_up()
+    assert enough.info().over_budget == {} and TOTAL_FAST in enough.available_tasks
+
+
+@pytest.fixture
+def fine_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`total` at 1.5 mm has one model here, which spares the test four more."""
+    rows = {**tasks.TASKS, "total": replace(tasks.TASKS["total"], models=tasks.TASKS["total"].models[:1])}
+    monkeypatch.setattr("heimdallr_ray.segmentation.tasks.TASKS", rows)
+
+
+def two_resolutions(folder: Path) -> Path:
+    identity_nets.write_model(folder, tasks.TASKS["total"], tasks.TASKS["total"].models[0])
+    return identity_nets.write_registry(folder, (FIRST_PASS, TOTAL_FAST), large=(TOTAL_FAST,))
+
+
+@pytest.mark.usefixtures("small_units", "fine_is_small")
+def test_where_the_3_mm_model_is_refused_the_fine_one_is_loaded_and_serves(tmp_path: Path, image: Volume) -> None:
+    folder = two_resolutions(tmp_path)
+    needs = needs_kib(folder)
+    # the first pass has to fit beside it, so the 3 mm model is the one that needs most
+    assert max(needs["291"], needs["298"]) < needs["297"]
+    engine = ResidentEngine(folder, threads=1, memory_mib=needs["297"] - 1)
+    wanted = (Need("liver_volume", (("total",),)),)
+    engine.warm_up(wanted)
+    assert "291" in {name.rpartition("/")[2] for name in engine.info().needs_mib}, "it is met by the first study"
+    run = engine.run_plan(image, wanted)
+    assert run.segmentations["total"].model.model_id == "totalsegmentator/291"
+    assert [(one.task, one.code) for one in run.plan.left_out] == [(TOTAL_FAST, LeftOutCode.OVER_MEMORY_BUDGET)]
+
+
+@pytest.mark.usefixtures("small_units", "fine_is_small")
+def test_a_lower_resolution_stands_in_for_a_refused_model_where_the_site_says_so(
+    tmp_path: Path, image: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = two_resolutions(tmp_path)
+    admit = store.ModelStore._admit  # pyright: ignore[reportPrivateUsage]
+
+    def larger(self: store.ModelStore, model: ResidentModel) -> None:
+        # the small networks of both resolutions need nearly the same; the fine one has to need more
+        if model.spec.dataset_id == 291:
+            model.activation_bytes = 64 * budget
+            self._needs[291] = budgets.Need(model.weights_bytes, model.activation_bytes)  # pyright: ignore[reportPrivateUsage]
+        admit(self, model)
+
+    budget = 2 * max(needs_kib(folder).values()) * KIB
+    monkeypatch.setattr(store.ModelStore, "_admit", larger)
+    for allowed in (False, True):
+        engine = ResidentEngine(folder, threads=1, memory_mib=budget // KIB, lower_resolution=allowed)
+        engine.warm_up((Extra("total"),))
+        info = engine.info()
+        assert ("total" in info.over_budget, "total" in engine.available_tasks) == (not allowed, allowed)
+        assert ("297" in loaded(engine)) is allowed
+        run = engine.run_plan(image, (Extra("total"),))
+        if not allowed:
+            assert [one.code for one in run.plan.left_out] == [LeftOutCode.OVER_MEMORY_BUDGET]
+            continue
+        made = run.segmentations["total"]
+        assert made.model.model_id == "totalsegmentator/297" and made.model.spacing_mm == 3.0
+        assert made.steps == (MemoryStep("totalsegmentator/291", "memory_budget", TOTAL_FAST),)

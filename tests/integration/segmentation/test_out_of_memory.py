@@ -11,7 +11,12 @@ import pytest
 import torch
 
 from heimdallr_ray.errors import OutOfMemory
+from heimdallr_ray.metrics.catalogue import Metric
+from heimdallr_ray.metrics.context import MetricContext
+from heimdallr_ray.metrics.gates import Quantity, Reading, measured
+from heimdallr_ray.metrics.result import Measurement, Status
 from heimdallr_ray.pipelines.describe import memory_steps
+from heimdallr_ray.pipelines.steps import measure
 from heimdallr_ray.segmentation.engine import MemoryStep
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS, TOTAL_FAST
 from heimdallr_ray.segmentation.totalseg import memory
@@ -232,6 +237,31 @@ def test_a_lower_resolution_stands_in_under_its_own_name_where_the_site_says_so(
     assert (made.task, made.model.task, made.model.model_id) == ("total", "total", "totalsegmentator/297")
     assert made.steps == (MemoryStep("totalsegmentator/291", "every_road", TOTAL_FAST),)
     np.testing.assert_array_equal(made.label_map.array, engine.segment(image, TOTAL_FAST).label_map.array)
+
+
+@pytest.mark.usefixtures("too_large")
+def test_what_needs_a_finer_model_refuses_the_one_that_stands_in_and_the_others_keep_their_numbers(
+    two_resolutions: Path,
+) -> None:
+    image = Volume(identity_nets.body((24, 22, 20), AFFINE), AFFINE, VolumeSource("CT", synthetic=True))
+    run = ResidentEngine(two_resolutions, threads=1, lower_resolution=True).run_plan(image, ("total",))
+
+    def counting(quantity: Quantity) -> Metric:
+        def count(context: MetricContext) -> tuple[Measurement, ...]:
+            return (measured(context, quantity, lambda: Reading(float(context.label_map("total").array.any()), 1)),)
+
+        return Metric(count, (quantity,))
+
+    fine = Quantity("aortic_diameter", 1, "mm", ("total",), coarsest_mm=1.5)
+    allowed = Quantity("anything_there", 1, "1", ("total",))
+    refused, kept = measure(image, run, (counting(fine), counting(allowed)))
+    assert (refused.value, refused.reasons) == (None, ("resolution_too_low",))
+    assert refused.evidence == {"label_map": "total", "model_spacing_mm": 3.0, "coarsest_mm": 1.5}
+    assert (kept.value, kept.status, kept.reasons) == (1.0, Status.OK, ())
+    assert kept.provenance.model_id == "totalsegmentator/297"
+    # today's catalogue loses nothing by it
+    codes = {code for one in measure(image, run) for code in one.reasons}
+    assert "resolution_too_low" not in codes
 
 
 @pytest.mark.usefixtures("too_large")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from heimdallr_ray.deployments.ending import EXIT_STATUS, ending_with
-from heimdallr_ray.errors import Broken, OutOfMemory
+from heimdallr_ray.errors import DeviceLost, OutOfMemory
 from heimdallr_ray.segmentation.totalseg.device import require_device
 
 
@@ -43,6 +43,8 @@ def ended(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (_fault, RuntimeError("CUDA error"), Ended, [EXIT_STATUS]),
         (_fault, OutOfMemory("too large"), OutOfMemory, []),
         (_room, RuntimeError("a defect"), RuntimeError, []),
+        # whoever raised it has asked the device already
+        (_room, DeviceLost("cuda does not compute"), Ended, [EXIT_STATUS]),
     ],
 )
 def test_only_a_lost_device_ends_the_process(
@@ -62,5 +64,5 @@ def test_only_a_lost_device_ends_the_process(
 def test_a_device_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "mem_get_info", _fault)
     require_device("cpu")
-    with pytest.raises(Broken, match=r"^cuda:1 does not answer: CUDA error: an illegal memory access"):
+    with pytest.raises(DeviceLost, match=r"^cuda:1 does not answer: CUDA error: an illegal memory access"):
         require_device("cuda:1")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 
 from heimdallr_ray.errors import BadSetting
+from heimdallr_ray.metrics.catalogue import CATALOGUE
 from heimdallr_ray.pipelines.steps import ever_wanted
 from heimdallr_ray.segmentation.asked import askable, extras
-from heimdallr_ray.segmentation.planner import Extra, Need
+from heimdallr_ray.segmentation.planner import Extra, Need, rows_of
 from heimdallr_ray.segmentation.tasks import CEREBRAL_BLEED, FIRST_PASS, TASKS, TISSUE_TYPES, TOTAL_FAST, TOTAL_MR_FAST
+from heimdallr_ray.segmentation.totalseg.memory import COARSER
 
 ALL = tuple(TASKS)
 
@@ -59,3 +61,18 @@ def test_a_name_that_is_none_stops_the_start() -> None:
         ever_wanted((), ("liver",))
     with pytest.raises(BadSetting, match="measurements"):
         ever_wanted(("liver",), ())
+
+
+def test_no_map_that_is_measured_is_coarser_than_every_quantity_allows() -> None:
+    """A stand-in is one of these rows too, so today's quantities lose no number by a lower resolution."""
+    coarsest_mm = {
+        label_map: max((max(TASKS[row].spacing_mm or (0.0,)) for row in rows_of(label_map)), default=0.0)
+        for label_map in ("total", "total_mr")
+    }
+    assert coarsest_mm == {"total": 3.0, "total_mr": 3.0}
+    assert {max(TASKS[row].spacing_mm or (0.0,)) for row in COARSER.values()} == {3.0}
+    quantities = [one for metric in CATALOGUE for one in metric.quantities]
+    rows = {one.id: [row for label_map in one.tasks for row in rows_of(label_map)] for one in quantities}
+    for one in quantities:
+        spacings = [max(TASKS[row].spacing_mm or (0.0,)) for row in rows[one.id]]
+        assert max(spacings) <= one.coarsest_mm, one.id

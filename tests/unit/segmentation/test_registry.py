@@ -10,7 +10,7 @@ import pytest
 from totalsegmentator import map_tasks_config
 from totalsegmentator.map_to_binary import commercial_models
 
-from heimdallr_ray.errors import Broken, LicenceRequired, NotFound, WeightsMissing
+from heimdallr_ray.errors import Broken, LicenceRequired, ModelOverBudget, NotFound, WeightsMissing
 from heimdallr_ray.pipelines.demand import demand_of
 from heimdallr_ray.segmentation import registry
 from heimdallr_ray.segmentation.archives import ARCHIVES, RELEASES, Archive, archive_named, archive_of, fetch_command
@@ -164,15 +164,18 @@ def test_a_registry_serves_what_the_site_measures_or_says_what_it_lacks(
             registry.require_needed(folder, demand)
     else:
         registry.require_needed(folder, demand)
-        registry.require_served(demand, registry.installed_tasks(weights), {})
+        registry.require_served(demand, registry.installed_tasks(weights), {}, {})
 
 
 def test_a_segmenter_whose_needed_model_is_set_aside_is_not_ready_and_says_why() -> None:
     with pytest.raises(Broken, match="Dataset297 is damaged"):
-        registry.require_served(ALL, (FIRST_PASS,), {TOTAL_FAST: "Dataset297 is damaged"})
-    registry.require_served(ALL, (FIRST_PASS, TOTAL_FAST), {"trunk_cavities": "Dataset343 is damaged"})
+        registry.require_served(ALL, (FIRST_PASS,), {TOTAL_FAST: "Dataset297 is damaged"}, {})
+    registry.require_served(ALL, (FIRST_PASS, TOTAL_FAST), {"trunk_cavities": "Dataset343 is damaged"}, {})
     with pytest.raises(WeightsMissing, match="fetch total_fast"):
-        registry.require_served(ALL, (FIRST_PASS,), {})
+        registry.require_served(ALL, (FIRST_PASS,), {}, {})
+    with pytest.raises(ModelOverBudget, match="297 is too large"):
+        registry.require_served(ALL, (FIRST_PASS,), {}, {TOTAL_FAST: "297 is too large"})
+    registry.require_served(ALL, (FIRST_PASS, "total"), {}, {TOTAL_FAST: "297 is too large"})
 
 
 @pytest.mark.parametrize(
