@@ -187,6 +187,13 @@ class BadSetting(Rejected):
     code = "bad_setting"
 
 
+class VertebraeJoined(Rejected):
+    """The vertebrae were segmented as one lump, so none of them can be named."""
+
+    code = "vertebrae_joined"
+    http_status = 422
+
+
 # Retryable -----------------------------------------------------------------------------------------------------------
 
 

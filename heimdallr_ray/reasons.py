@@ -317,6 +317,13 @@ _TASK_ROWS = (
         _MEASUREMENT,
     ),
     _row("modality", "Not run, because the model reads another kind of image.", _TASK, _MEASUREMENT),
+    _row(
+        "vertebrae_joined",
+        "The vertebrae were segmented as one lump, so it is not known which is which, and none is shown.",
+        _STUDY,
+        _TASK,
+        _MEASUREMENT,
+    ),
 )
 
 _STATUS_ROWS = (

@@ -78,6 +78,7 @@ class LeftOutCode(StrEnum):
     OVER_MEMORY_BUDGET = "over_memory_budget"
     MODEL_UNUSABLE = "model_unusable"
     OUT_OF_TIME = "out_of_time"
+    VERTEBRAE_JOINED = "vertebrae_joined"
     FAILED = "failed"
     """It ran and did not end well."""
 

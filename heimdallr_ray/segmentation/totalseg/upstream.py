@@ -18,7 +18,7 @@ from typing import Any, Final, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from heimdallr_ray.errors import Broken, OutOfMemory, OutOfTime
+from heimdallr_ray.errors import Broken, OutOfMemory, OutOfTime, VertebraeJoined
 from heimdallr_ray.segmentation.deadline import Deadline
 from heimdallr_ray.segmentation.engine import Timings
 from heimdallr_ray.segmentation.specs import TaskSpec
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 LIMIT_S: Final = 1500.0
 """Longest that one child may run; the deadline of its study may come before."""
+_NAMES_VERTEBRAE: Final = "postprocess_vertebrae_pp"
+"""Upstream's function that tells vertebrae apart where their labels touch; of a single lump it ends in IndexError."""
 _END_S: Final = 10.0
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 
@@ -62,6 +64,7 @@ class UpstreamRunner:
             WeightsMissing, WeightsTampered: as `WeightsSet.read`.
             OutOfMemory: a model or the image did not fit.
             OutOfTime: upstream did not end within LIMIT_S or before the deadline, or there was no time to start it.
+            VertebraeJoined: upstream could not tell the vertebrae apart.
             Broken: upstream failed.
         """
         began = time.perf_counter()
@@ -102,7 +105,7 @@ class UpstreamRunner:
         """The child has ended well.
 
         Raises:
-            OutOfMemory, OutOfTime, Broken: as `run`.
+            OutOfMemory, OutOfTime, VertebraeJoined, Broken: as `run`.
         """
         deadline.require(spec.name)
         limit_s = min(LIMIT_S, deadline.left_s)
@@ -121,6 +124,8 @@ class UpstreamRunner:
         logger.error("upstream failed", extra={"task": spec.name, "error": said, "exit_code": code})
         if answer.get("out_of_memory") is True:
             raise OutOfMemory(f"{spec.name} through upstream")
+        if said.startswith(IndexError.__name__) and _NAMES_VERTEBRAE in answer.get("functions", ()):
+            raise VertebraeJoined(f"{spec.name}: all vertebrae touch each other")
         raise Broken(f"{spec.name}: upstream failed with {said}")
 
 

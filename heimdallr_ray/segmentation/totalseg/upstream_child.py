@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -192,6 +193,11 @@ def chain(error: BaseException) -> list[BaseException]:
     return found
 
 
+def functions(error: BaseException) -> list[str]:
+    """Names of upstream's functions through which the error and what led to it came; never a message or a value."""
+    return [frame.name for one in chain(error) for frame in traceback.extract_tb(one.__traceback__)[-_MAX_CHAIN:]]
+
+
 def out_of_memory(error: BaseException) -> bool:
     """Any error of the chain says that an allocation failed."""
     from heimdallr_ray.segmentation.totalseg.memory import is_out_of_memory
@@ -234,6 +240,7 @@ def main(name: str) -> None:
         answer = {
             "error": ", from ".join(type(one).__name__ for one in chain(error)),
             "out_of_memory": out_of_memory(error),
+            "functions": functions(error),
         }
         (folder / ANSWER).write_text(json.dumps(answer), encoding="utf-8")
         raise

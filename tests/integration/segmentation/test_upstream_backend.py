@@ -14,7 +14,15 @@ import numpy as np
 import pytest
 import torch
 
-from heimdallr_ray.errors import Broken, LicenceRequired, OutOfMemory, OutOfTime, WeightsMissing, WeightsTampered
+from heimdallr_ray.errors import (
+    Broken,
+    LicenceRequired,
+    OutOfMemory,
+    OutOfTime,
+    VertebraeJoined,
+    WeightsMissing,
+    WeightsTampered,
+)
 from heimdallr_ray.pipelines.describe import skipped_tasks
 from heimdallr_ray.segmentation.deadline import Deadline
 from heimdallr_ray.segmentation.engine import MemoryStep, Timings
@@ -351,7 +359,7 @@ def test_tasks_with_roads_of_their_own(task: str, tmp_path: Path) -> None:
 def test_one_lump_of_touching_vertebrae_is_refused_as_upstream_refuses_it(tmp_path: Path) -> None:
     """TotalSegmentator 2.18 cannot tell the vertebrae of a single component apart; no mask is better than one name."""
     engine = ResidentEngine(identity_nets.write_registry(tmp_path / "weights", ("vertebrae_pp",)))
-    with pytest.raises(Broken, match="vertebrae_pp: upstream failed with IndexError"):
+    with pytest.raises(VertebraeJoined, match="vertebrae_pp: all vertebrae touch"):
         engine.segment(small(), "vertebrae_pp")
 
 

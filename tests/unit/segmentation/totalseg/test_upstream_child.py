@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from heimdallr_ray.errors import Broken, OutOfMemory
+from heimdallr_ray.errors import Broken, OutOfMemory, VertebraeJoined
 from heimdallr_ray.segmentation.deadline import Deadline
 from heimdallr_ray.segmentation.tasks import task_spec
 from heimdallr_ray.segmentation.totalseg import upstream, upstream_child
 from heimdallr_ray.segmentation.totalseg.upstream import UpstreamRunner
-from heimdallr_ray.segmentation.totalseg.upstream_child import NotLabels, chain, narrowed, out_of_memory
+from heimdallr_ray.segmentation.totalseg.upstream_child import NotLabels, chain, functions, narrowed, out_of_memory
 from heimdallr_ray.segmentation.weights import WeightsSet
 
 
@@ -88,9 +88,13 @@ class Ended:
         ({"error": "RuntimeError, from OutOfMemoryError", "out_of_memory": True}, OutOfMemory),
         ({"error": "MemoryErrorOfSomebodyElse", "out_of_memory": False}, Broken),
         ({"error": "ValueError"}, Broken),
+        ({"error": "IndexError", "functions": ["nnUNet_predict_image", "postprocess_vertebrae_pp"]}, VertebraeJoined),
+        ({"error": "IndexError", "functions": ["elsewhere"]}, Broken),
+        ({"error": "IndexError"}, Broken),
+        ({"error": "KeyError", "functions": ["postprocess_vertebrae_pp"]}, Broken),
     ],
 )
-def test_the_answer_says_whether_memory_was_short(
+def test_the_answer_says_what_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: dict[str, object], error: type[Exception]
 ) -> None:
     @contextlib.contextmanager
@@ -102,3 +106,15 @@ def test_the_answer_says_whether_memory_was_short(
     with pytest.raises(error) as raised:
         runner._call(tmp_path, task_spec("breasts"), Deadline())
     assert type(raised.value) is error
+
+
+def test_one_lump_of_vertebrae_ends_where_the_refusal_looks_for_it() -> None:
+    """Upstream's own function on two touching labels in one component; a later version that can do it ends this."""
+    from totalsegmentator.map_to_binary import class_map
+    from totalsegmentator.postprocessing import postprocess_vertebrae_pp
+
+    labels = np.zeros((12, 12, 12), np.uint8)
+    labels[4:8, 4:8, 2:6], labels[4:8, 4:8, 6:10] = 1, 2
+    with pytest.raises(IndexError) as raised:
+        postprocess_vertebrae_pp(labels, class_map["vertebrae_pp"], min_size_mm3=1)
+    assert "postprocess_vertebrae_pp" in functions(raised.value)
