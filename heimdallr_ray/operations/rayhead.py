@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -24,6 +25,10 @@ from heimdallr_ray.errors import Broken, NotReady
 from heimdallr_ray.operations import ports, processes
 
 NAMESPACE = "heimdallr"
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_TELLING = re.compile(r"exit code\(s\)|\w+(Error|Exception)\b|\bdied\b|\bfailed\b|\bFATAL\b", re.IGNORECASE)
+_LAST_LINES = 400
+_MOST_WORDS = 300
 NODE_ADDRESS = "127.0.0.1"
 
 
@@ -161,11 +166,13 @@ class RayHead:
         """Nothing happens while the head runs.
 
         Raises:
-            NotReady: it ended; the message holds its last words.
+            NotReady: it ended; the message holds its last words and the path of its log.
         """
         if not self.alive:
-            tail = self.where.log_file.read_text(encoding="utf-8", errors="replace")[-1500:]
-            raise NotReady(f"the Ray head ended with {self.process.returncode}: {tail}")
+            said = last_words(self.where.log_file.read_text(encoding="utf-8", errors="replace"))
+            raise NotReady(
+                f"the Ray head ended with {self.process.returncode}: {said}; its log is {self.where.log_file}"
+            )
 
     def stop(self, timeout_s: float, *, gently: bool = True) -> list[int]:
         """End the head and all that it started within `timeout_s`; returns pids that are still there.
@@ -200,3 +207,10 @@ def _is_raylet(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.Error):
         return process.name() == "raylet"
     return False
+
+
+def last_words(log: str) -> str:
+    """The line near the end of Ray's log that says most of why it ended, bounded; Ray ends its logs with statistics."""
+    lines = [line.strip() for line in _COLOUR.sub("", log).splitlines()[-_LAST_LINES:] if line.strip()]
+    telling = [line for line in lines if _TELLING.search(line)]
+    return (telling or lines or ["it said nothing"])[-1][:_MOST_WORDS]
