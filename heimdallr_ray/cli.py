@@ -20,7 +20,7 @@ from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, er
 from heimdallr_ray.cli_models import models
 from heimdallr_ray.cli_series import series
 from heimdallr_ray.clock import SystemClock
-from heimdallr_ray.errors import HeimdallrError, NotReady, WeightsMissing
+from heimdallr_ray.errors import HeimdallrError, NotReady, WeightsMissing, WeightsTampered
 
 app = typer.Typer(
     name="heimdallr",
@@ -50,7 +50,7 @@ def up(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Ann
         str | None, typer.Option(help="demo or site.")] = None) -> None:  # fmt: skip
     """Start everything and stay in the foreground: Ray head, DICOM listener, Serve application. Ctrl-C stops it."""
     from heimdallr_ray.dicom.rules import load_rules
-    from heimdallr_ray.operations import application, doctor, lock, neighbours, supervisor
+    from heimdallr_ray.operations import application, doctor, lock, mending, neighbours, supervisor
 
     settings = settings_of(config, data_dir=data_dir, profile=profile)
     try:
@@ -61,9 +61,9 @@ def up(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Ann
     def progress(message: str) -> None:
         say(message)
         lock.note_step(settings.run_dir, message)
-        if WeightsMissing.code in message:
+        if message.startswith("failed") and (WeightsMissing.code in message or WeightsTampered.code in message):
             say(f"the weights folder of profile {settings.profile}: {doctor.weights_dir_of(settings)}")
-            say(doctor.weights_hint(settings))
+            say(f"-> {mending.hint(settings, hashed=WeightsTampered.code in message)}")
         elif message.startswith("failed") and "is taken by" in message:
             for name, other in neighbours.on_our_ports(settings):
                 say(f"{name} is held by {other.words}: {other.mend}")

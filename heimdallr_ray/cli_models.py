@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -65,8 +66,8 @@ def models_list(
     as_json: JsonOption = False,
 ) -> None:
     """Every task: whether its models are installed, their size, digest and licence, and what is measured from it."""
-    from heimdallr_ray.operations import doctor
-    from heimdallr_ray.operations.model_state import listing
+    from heimdallr_ray.operations import doctor, mending
+    from heimdallr_ray.operations.model_state import CHANGED, listing
     from heimdallr_ray.segmentation.notes import not_run, read_refusal
 
     settings = settings_of(config, data_dir=data_dir, profile=profile)
@@ -75,7 +76,11 @@ def models_list(
         idle, refused = (not_run(settings.run_dir), read_refusal(settings.run_dir)) if into is None else ({}, "")
         rows: list[dict[str, Any]] = [{**row, "not_run": idle.get(row["task"], "")} for row in listing(folder)]
     except HeimdallrError as error:
-        raise failure(error) from error
+        ended = failure(error)
+        err.print(
+            f"in {folder} (profile {settings.profile})\n-> {mending.hint(settings, into)}", soft_wrap=True, markup=False
+        )
+        raise ended from error
     if as_json:
         told = {"folder": str(folder), "profile": settings.profile, "refused": refused, "tasks": rows}
         print(json.dumps(told))  # noqa: T201
@@ -87,6 +92,8 @@ def models_list(
         for model in row["models"]:
             digests = ", ".join(digest[:16] for digest in model["checkpoints"].values())
             held = f"sha256 {digests}" if digests else "missing"
+            if model["state"] == CHANGED:
+                held = "changed: a file is gone or has another size than the manifest says"
             out.print(f"    {model['folder']}  {held}  {model['terms']}", markup=False, soft_wrap=True)
         if row["not_run"]:
             out.print(f"    the Segmenter does not run it: {row['not_run']}", markup=False, soft_wrap=True)
@@ -94,6 +101,10 @@ def models_list(
             out.print(f"    for {', '.join(row['measurements'])}", markup=False, soft_wrap=True)
         if row["command"]:
             out.print(f"    -> {row['command']}", markup=False, soft_wrap=True)
+    place = f" --into {quote(str(into))}" if into is not None else ""
+    out.print(
+        f"As listed in the manifest, not verified here: heimdallr models verify{place}", markup=False, soft_wrap=True
+    )
     if refused:
         err.print(f"the Segmenter did not start with these models: {refused}", markup=False, soft_wrap=True)
 
@@ -204,7 +215,7 @@ def models_verify(
     as_json: JsonOption = False,
 ) -> None:
     """Check every model file of the registry against its manifest."""
-    from heimdallr_ray.operations import doctor
+    from heimdallr_ray.operations import doctor, mending
     from heimdallr_ray.operations.model_state import require_all_usable
     from heimdallr_ray.segmentation.weights import any_synthetic, verify
 
@@ -218,7 +229,7 @@ def models_verify(
         if build:
             require_all_usable(found)
     except HeimdallrError as error:
-        hint = doctor.weights_hint(settings, into)
+        hint = mending.hint(settings, into)
         if as_json:
             print(json.dumps({**told, "ok": False, "code": error.code, "detail": error.detail, "mend": hint}))  # noqa: T201
             raise typer.Exit(1) from error

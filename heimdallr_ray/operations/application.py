@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import httpx
 import yaml
 
 import heimdallr_ray
+from heimdallr_ray import errors
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import NotReady
 
 ANSWER_S = 5.0
 SERVE_LOGGER = "ray.serve"
+_OURS: Final = re.compile(r"\bheimdallr_ray\.errors\.(\w+)")
 OPEN_STATES = ("receiving", "settling", "queued", "running")
 
 
@@ -47,9 +50,14 @@ def get(settings: Settings, path: str) -> httpx.Response:
 
 
 def last_line(message: str) -> str:
-    """The last line of a message that may be a traceback: the error itself."""
+    """The last line of a message that may be a traceback: the error itself, one of ours by its code."""
     lines = [line for line in message.splitlines() if line.strip()]
-    return lines[-1].strip() if lines else "no reason given"
+    return _OURS.sub(_code, lines[-1].strip()) if lines else "no reason given"
+
+
+def _code(found: re.Match[str]) -> str:
+    kind = getattr(errors, found[1], None)
+    return str(kind.code) if isinstance(kind, type) and issubclass(kind, errors.HeimdallrError) else found[0]
 
 
 def deploy(settings: Settings, effective: Path, build: str) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Final
 
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import Broken, OutOfMemory, WeightsMissing, WeightsTampered
 from heimdallr_ray.metrics.catalogue import CATALOGUE
+from heimdallr_ray.operations import mending
 from heimdallr_ray.operations.models import has_licence, wanted_archives
 from heimdallr_ray.segmentation import registry as states
 from heimdallr_ray.segmentation.licence import terms_of
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS
 from heimdallr_ray.segmentation.weights import WeightsSet, read_manifest, registry_to_fill
 
+CHANGED: Final = "changed"
+"""Listed in the manifest, and already by its size not what is listed."""
 _SEEN_FIRST: Final = "every CT study: what is in the image"
 
 
@@ -63,32 +67,37 @@ def measured_from(task: str) -> tuple[str, ...]:
 def listing(folder: Path) -> list[dict[str, Any]]:
     """Every task as JSON: what the registry at `folder` has of it, and what it is good for.
 
+    No file is hashed: one that is gone or has another size makes its task `changed`, other bytes are not seen.
+
     Raises:
         WeightsMissing, WeightsTampered: see `registry.overview`.
     """
-    place = registry_to_fill(folder)
-    return [
-        {
-            "task": entry.task,
-            "state": str(entry.state),
-            "size_bytes": entry.size_bytes,
-            "licence": "site" if entry.licence else "open",
-            "measurements": list(measured_from(entry.task)),
-            "models": [
-                {
-                    "dataset": model.dataset_id,
-                    "folder": model.folder,
-                    "state": str(model.state),
-                    "size_bytes": model.size_bytes,
-                    "checkpoints": dict(model.checkpoints),
-                    "terms": model.terms.name,
-                }
-                for model in entry.models
-            ],
-            "command": "" if entry.state != states.ModelState.MISSING else states.command_for([entry.task], place),
-        }
-        for entry in states.overview(weights_at(folder))
-    ]
+    place, weights = registry_to_fill(folder), weights_at(folder)
+    changed = mending.changed_models(weights, hashed=False) if weights is not None else ()
+    return [_row(entry, place, changed) for entry in states.overview(weights)]
+
+
+def _row(entry: states.TaskEntry, place: Path | None, changed: Collection[str]) -> dict[str, Any]:
+    spoiled = any(model.folder in changed for model in entry.models)
+    return {
+        "task": entry.task,
+        "state": CHANGED if spoiled else str(entry.state),
+        "size_bytes": entry.size_bytes,
+        "licence": "site" if entry.licence else "open",
+        "measurements": list(measured_from(entry.task)),
+        "models": [
+            {
+                "dataset": model.dataset_id,
+                "folder": model.folder,
+                "state": CHANGED if model.folder in changed else str(model.state),
+                "size_bytes": model.size_bytes,
+                "checkpoints": dict(model.checkpoints),
+                "terms": model.terms.name,
+            }
+            for model in entry.models
+        ],
+        "command": "" if entry.state != states.ModelState.MISSING else states.command_for([entry.task], place),
+    }
 
 
 def licences(settings: Settings) -> list[dict[str, Any]]:

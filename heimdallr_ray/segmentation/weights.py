@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -39,6 +39,7 @@ WORK_FOLDER = ".incoming"
 _MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 _MAX_DATASET_BYTES = 1024 * 1024
 _CHUNK_BYTES = 1024 * 1024
+_NAMED_AT_MOST = 5
 DAMAGED_NAME = f".{MANIFEST_NAME}.damaged"
 """Where a manifest that could not be read is kept when a new one is written."""
 _MEND = (
@@ -212,21 +213,38 @@ def digest_of(file: Path) -> tuple[str, int]:
     return digest.hexdigest(), size
 
 
+def faults(weights: WeightsSet, *, hashed: bool = True) -> Generator[tuple[str, WeightsMissing | WeightsTampered]]:
+    """Each listed file that is not what its entry says, and why.
+
+    Args:
+        weights: the registry.
+        hashed: by its bytes; else by its presence and size alone, which costs no reading.
+    """
+    for relative, entry in weights.files.items():
+        file = weights.folder / relative
+        try:
+            found = digest_of(file) if hashed else (str(entry.sha256), file.stat().st_size)
+        except OSError as error:
+            yield relative, WeightsMissing(f"{relative} cannot be read: {error.strerror}")
+        else:
+            if found != (entry.sha256, entry.size_bytes):
+                yield relative, WeightsTampered(f"{relative} differs from {MANIFEST_NAME}")
+
+
 def verify(folder: Path) -> WeightsSet:
     """The registry, every listed file having been hashed.
 
     Raises:
         WeightsMissing: no manifest, or a listed file is absent.
-        WeightsTampered: a file differs from its entry, or the manifest is malformed.
+        WeightsTampered: a file differs from its entry, or the manifest is malformed. Either names the first files.
     """
     weights = read_manifest(folder)
-    for relative, entry in weights.files.items():
-        try:
-            digest, size = digest_of(folder / relative)
-        except OSError as error:
-            raise WeightsMissing(f"{relative} cannot be read: {error.strerror}") from error
-        if (digest, size) != (entry.sha256, entry.size_bytes):
-            raise WeightsTampered(f"{relative} differs from {MANIFEST_NAME}")
+    found = [error for _, error in faults(weights)]
+    if found:
+        told = "; ".join(error.detail for error in found[:_NAMED_AT_MOST])
+        more = f"; and {len(found) - _NAMED_AT_MOST} more" if len(found) > _NAMED_AT_MOST else ""
+        kind = WeightsTampered if any(isinstance(error, WeightsTampered) for error in found) else WeightsMissing
+        raise kind(f"{told}{more}")
     return weights
 
 

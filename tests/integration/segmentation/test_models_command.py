@@ -89,8 +89,43 @@ def test_a_changed_byte_is_found_and_fetch_mends_it(
     verified = run("verify")
     assert verified.exit_code == 1 and "weights_tampered" in verified.output
     assert f"{tmp_path / 'data' / 'weights'} (profile site)" in verified.output
-    assert run("fetch", "298", "--from", base, "--accept-licence").exit_code == 0
+    told = run("list").output
+    assert "not verified here: heimdallr models verify" in told, "of the same size: only hashing tells"
+    command = verified.output.partition("-> heimdallr models ")[2].partition(" puts it right")[0]
+    assert command == f"fetch {archive_of(298).folder} --into {tmp_path / 'data' / 'weights'}"
+    assert run(*shlex.split(command), "--from", base, "--accept-licence").exit_code == 0
     assert run("verify").exit_code == 0
+
+
+def test_a_changed_model_that_no_import_pinned_is_mended_by_the_command_that_is_named(
+    tmp_path: Path, run: Run, mirror: tuple[str, dict[str, bytes], Behaviour]
+) -> None:
+    registry = tmp_path / "a place"
+    for number in (297, 298):
+        write_models(registry, model_files(number))
+    (registry / "Dataset999_ours" / "t").mkdir(parents=True)
+    ours = registry / "Dataset999_ours" / "t" / "plans.json"
+    ours.write_text("{}")
+    assert run("manifest", str(registry)).exit_code == 0
+    (registry / spec_of(297).checkpoint).write_bytes(b"shorter")
+    (registry / spec_of(298).checkpoint).unlink()
+    ours.write_text("[]")
+    ended = run("verify", "--into", str(registry), "--json")
+    told = json.loads(ended.output)
+    assert ended.exit_code == 1 and told["code"] == "weights_tampered"
+    assert all(name in told["detail"] for name in (spec_of(297).checkpoint, spec_of(298).checkpoint))
+    assert "put Dataset999_ours back" in told["mend"] and "models manifest" in told["mend"]
+    command = told["mend"].partition("heimdallr models ")[2].partition(" puts it right")[0]
+    assert command.endswith("--replace")
+    rows = {row["task"]: row for row in json.loads(run("list", "--into", str(registry), "--json").output)["tasks"]}
+    assert rows["total_fast"]["state"] == rows["total_fast"]["models"][0]["state"] == "changed"
+    assert rows["total"]["state"] == "missing"
+    assert "total_fast                   changed" in run("list", "--into", str(registry)).output
+    assert run(*shlex.split(command), "--from", mirror[0], "--accept-licence").exit_code == 0
+    left = json.loads(run("verify", "--into", str(registry), "--json").output)
+    assert "fetch" not in left["mend"].partition("; put")[0].partition("put ")[0] and "Dataset999" in left["detail"]
+    ours.write_text("{}")
+    assert run("verify", "--into", str(registry)).exit_code == 0
 
 
 def test_what_upstream_changed_is_refused_until_it_is_said(
