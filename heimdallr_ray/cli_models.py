@@ -188,7 +188,7 @@ def models_licence(
     """The terms of each task's weights, and whether this site has set a licence number. The number is never shown."""
     from heimdallr_ray.operations.model_state import licences
     from heimdallr_ray.operations.models import has_licence
-    from heimdallr_ray.segmentation.licence import LICENSED, OPEN
+    from heimdallr_ray.segmentation.licence import LICENSED, NON_COMMERCIAL, OPEN
 
     settings = settings_of(config, data_dir=data_dir, profile=profile)
     rows, present = licences(settings), has_licence(settings)
@@ -197,9 +197,11 @@ def models_licence(
         return
     for row in rows:
         may = "may run" if row["may_run"] else "needs a licence of the site"
+        if row["non_commercial"]:
+            may += ", non-commercial use only"
         out.print(f"{row['task']:<28} {', '.join(row['terms']):<26} {may}", markup=False, soft_wrap=True)
     out.print(f"A licence number {'is' if present else 'is not'} set.", markup=False)
-    for terms in (OPEN, LICENSED):
+    for terms in (OPEN, NON_COMMERCIAL, LICENSED):
         out.print(terms.words, markup=False, soft_wrap=True)
 
 
@@ -281,12 +283,12 @@ def _install(
 def _agree(archives: Sequence[Archive], *, accept: bool) -> None:
     """The person has seen the terms and agreed, or has said before that it does."""
     from heimdallr_ray.operations.models import terms_of_all
-    from heimdallr_ray.segmentation.licence import LICENSED, OPEN
+    from heimdallr_ray.segmentation.licence import LICENSED, NON_COMMERCIAL, OPEN
 
     for terms, folders in terms_of_all(archives).items():
         err.print(f"{', '.join(folders)}\n  {terms.words}", markup=False, soft_wrap=True)
     if not archives:
-        for terms in (OPEN, LICENSED):
+        for terms in (OPEN, NON_COMMERCIAL, LICENSED):
             err.print(terms.words, markup=False, soft_wrap=True)
     if accept:
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ from heimdallr_ray.metrics.catalogue import CATALOGUE
 from heimdallr_ray.operations import mending
 from heimdallr_ray.operations.models import has_licence, wanted_archives
 from heimdallr_ray.segmentation import registry as states
-from heimdallr_ray.segmentation.licence import terms_of
+from heimdallr_ray.segmentation.licence import NON_COMMERCIAL, terms_of
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS
 from heimdallr_ray.segmentation.weights import WeightsSet, read_manifest, registry_to_fill
 
@@ -83,7 +83,7 @@ def _row(entry: states.TaskEntry, place: Path | None, changed: Collection[str]) 
         "task": entry.task,
         "state": CHANGED if spoiled else str(entry.state),
         "size_bytes": entry.size_bytes,
-        "licence": "site" if entry.licence else "open",
+        "licence": "site" if entry.licence else "non-commercial" if _limited(entry.models) else "open",
         "measurements": list(measured_from(entry.task)),
         "models": [
             {
@@ -100,18 +100,24 @@ def _row(entry: states.TaskEntry, place: Path | None, changed: Collection[str]) 
     }
 
 
+def _limited(models: Iterable[states.ModelEntry]) -> bool:
+    return any(model.terms is NON_COMMERCIAL for model in models)
+
+
 def licences(settings: Settings) -> list[dict[str, Any]]:
     """Every task as JSON: the terms of its models, and whether this site may run it. Never a licence number."""
     present = has_licence(settings)
     found: list[dict[str, Any]] = []
     for row in TASKS.values():
         archives = wanted_archives([row.name])
+        terms = {terms_of(archive) for archive in archives}
         own = {terms_of(archive).name for archive in archives if archive.dataset_id in _own(row.name)}
         found.append(
             {
                 "task": row.name,
                 "terms": sorted(own),
                 "needs_licence": row.licence,
+                "non_commercial": NON_COMMERCIAL in terms,
                 "may_run": present or not row.licence,
             }
         )

@@ -310,10 +310,23 @@ def test_licence_tells_what_each_task_needs_and_whether_there_is_one(run: Run) -
     for document, may in ((without, False), (with_one, True)):
         rows = {row["task"]: row for row in document["tasks"]}
         assert rows["tissue_types"] == {
-            "task": "tissue_types", "terms": ["TotalSegmentator licence"], "needs_licence": True, "may_run": may
+            "task": "tissue_types", "terms": ["TotalSegmentator licence"], "needs_licence": True,
+            "non_commercial": False, "may_run": may
         }  # fmt: skip
         assert rows["cerebral_bleed"]["may_run"] and rows["cerebral_bleed"]["terms"] == ["Apache-2.0"]
     assert "A licence number is not set." in run("licence").output
+
+
+def test_weights_that_allow_no_commercial_use_are_not_called_open(run: Run) -> None:
+    rows = {row["task"]: row for row in json.loads(run("licence", "--json").output)["tasks"]}
+    assert [name for name, row in rows.items() if row["non_commercial"]] == ["brain_aneurysm"]
+    said = run("licence").output
+    (line,) = [line for line in said.splitlines() if line.startswith("brain_aneurysm ")]
+    assert line.endswith("may run, non-commercial use only") and "CC BY-NC 4.0: the authors" in said
+    listed = {row["task"]: row for row in json.loads(run("list", "--json").output)["tasks"]}
+    assert [name for name, row in listed.items() if row["licence"] == "non-commercial"] == ["brain_aneurysm"]
+    (line,) = [line for line in run("list").output.splitlines() if line.startswith("brain_aneurysm ")]
+    assert line.endswith("non-commercial")
 
 
 def test_the_demos_weights_are_not_a_registry_to_change(run: Run, tmp_path: Path) -> None:
