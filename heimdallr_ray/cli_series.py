@@ -86,28 +86,49 @@ def _show_recorded(recorded: Recorded, *, as_json: bool) -> None:
 def choose(
     study_uid: Annotated[str, typer.Argument(help="StudyInstanceUID of a study that has ended.")],
     series_uid: Annotated[
-        str | None, typer.Argument(help="SeriesInstanceUID to measure; left out: the rules choose again.")
+        str | None,
+        typer.Argument(help="SeriesInstanceUID to measure; left out: the rules choose again, but see --deskew."),
     ] = None,
     deskew: Annotated[
         bool | None,
-        typer.Option(help="Take a tilt of the gantry out before models run, or not; neither: as the site is set."),
+        typer.Option(
+            help="Take a tilt of the gantry out before models run, or not; neither: as the site is set. "
+            "Without SERIES_UID a series that a person chose earlier stays chosen."
+        ),
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why; kept in the history and the results.")] = "",
+    reason: Annotated[
+        str, typer.Option(help="Why; needed, kept in the history and the results.", show_default=False)
+    ] = "",
     part: Annotated[int | None, typer.Option(min=0, help="Of a series that was split: see `series explain`.")] = None,
+    by_rules: Annotated[
+        bool, typer.Option("--by-rules", help="With --deskew or --no-deskew: the rules choose the series again.")
+    ] = False,
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
     """Measure another series, or without its tilt; the study is queued anew, whether the stack runs or not.
 
-    Its results stand till then.
+    Its results stand till then. What is chosen now, by whom, and what changed is printed.
+
+    heimdallr series choose STUDY_UID SERIES_UID --reason "motion in the other one"
+
+    heimdallr series choose STUDY_UID --deskew --reason "the head lies askew"
+
+    heimdallr series choose STUDY_UID --reason "as the rules say"
     """
+    from heimdallr_ray.catalog.choosing import choice_lines
     from heimdallr_ray.catalog.database import Database
     from heimdallr_ray.catalog.retrying import choose_series
+    from heimdallr_ray.catalog.studies import series_rows_of
     from heimdallr_ray.ids import Uid
 
     settings = settings_of(config, data_dir=data_dir)
     if not reason.strip():
-        raise typer.BadParameter("say why: it is kept in the history and the results", param_hint="--reason")
+        raise typer.BadParameter(
+            'say why, with --reason "...": it is kept in the history and the results', param_hint="--reason"
+        )
+    if by_rules and series_uid is not None:
+        raise typer.BadParameter("either the rules choose or SERIES_UID is measured", param_hint="--by-rules")
     user = getpass.getuser()
     try:
         uid = Uid.parse(study_uid)
@@ -115,20 +136,26 @@ def choose(
         database = Database(settings.resolved_database_url)
         try:
             with database.write() as session:
-                choose_series(
+                made = choose_series(
                     session,
                     uid,
                     wanted,
                     part,
                     deskew=deskew,
+                    keep_series=not by_rules,
                     reason=reason,
                     chosen_by=user,
                     now=SystemClock().now(),
                     max_attempts=settings.max_attempts,
                     actor=f"cli:{user}",
                 )
+                study_id = made.job.study_id
+                rows = [] if study_id is None else series_rows_of(session, study_id)
+                told = list(choice_lines(rows, made.before, made.choice))
         finally:
             database.close()
     except HeimdallrError as error:
         raise failure(error) from error
     say("queued")
+    for line in told:
+        out.print(line, soft_wrap=True, markup=False)

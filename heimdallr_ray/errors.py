@@ -164,6 +164,13 @@ class NotRetryable(Rejected):
     http_status = 409
 
 
+class NoTilt(Rejected):
+    """The series has no tilt of the gantry that could be taken out or left in."""
+
+    code = "no_tilt"
+    http_status = 409
+
+
 class NoResult(Rejected):
     """The study ended without a result; none comes unless a person asks for another run."""
 

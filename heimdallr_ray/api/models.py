@@ -195,10 +195,13 @@ class ChoiceView(BaseModel):
 
     series_uid: str | None = Field(description="Null: the rules choose.")
     part: int | None
-    chosen_by: str
+    chosen_by: str = Field(description="Who chose the series; where none is named, who asked about the tilt.")
     chosen_at: datetime
     reason: str
     deskew: bool | None = Field(description="Whether a tilt is taken out; null: as the site's setting says.")
+    deskew_by: str | None = Field(description="Who asked about the tilt; null: `chosen_by`.")
+    deskew_at: datetime | None
+    deskew_reason: str | None
 
 
 class StudyDetail(BaseModel):

@@ -9,7 +9,7 @@ from typing import Any, cast
 from urllib.parse import quote
 
 from heimdallr_ray.api import models
-from heimdallr_ray.catalog.choosing import chosen_in
+from heimdallr_ray.catalog.choosing import SeriesChosen, chosen_in
 from heimdallr_ray.catalog.states import StudyState, Urgency
 from heimdallr_ray.catalog.tables import ArtifactRow, EventRow, JobRow, JobStepRow, ResultRow, SeriesRow, StudyRow
 from heimdallr_ray.catalog.worklist import StudyDetail
@@ -43,7 +43,11 @@ def series(row: SeriesRow) -> models.SeriesView:
 
 def choice(row: JobRow) -> models.ChoiceView | None:
     """The person's choice that the job follows, or None."""
-    chosen = chosen_in(row.payload)
+    return choice_view(chosen_in(row.payload))
+
+
+def choice_view(chosen: SeriesChosen | None) -> models.ChoiceView | None:
+    """A person's choice, or None."""
     return None if chosen is None else models.ChoiceView.model_validate(asdict(chosen))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from sqlmodel import Session, col, func, select
@@ -11,8 +12,10 @@ from heimdallr_ray.catalog.choosing import (
     MAX_REASON,
     SeriesChosen,
     job_payload,
+    next_choice,
     record_choice,
     require_choosable,
+    require_tilt,
     standing_choice,
 )
 from heimdallr_ray.catalog.closing import manifest_sha256
@@ -29,6 +32,15 @@ RETRYABLE = frozenset({StudyState.FAILED, StudyState.NOT_APPLICABLE, StudyState.
 """States without a result in which nothing happens any more by itself."""
 CHOOSABLE = RETRYABLE | {StudyState.DONE}
 """States in which a person may choose another series."""
+
+
+@dataclass(frozen=True)
+class ChoiceMade:
+    """What a person's wish made of a study's choice, and the job that follows it."""
+
+    job: JobRow
+    before: SeriesChosen | None
+    choice: SeriesChosen | None
 
 
 def retry_study(session: Session, study_uid: str, *, now: datetime, max_attempts: int, actor: str) -> JobRow:
@@ -73,12 +85,13 @@ def choose_series(
     part: int | None = None,
     *,
     deskew: bool | None = None,
+    keep_series: bool = True,
     reason: str,
     chosen_by: str,
     now: datetime,
     max_attempts: int,
     actor: str,
-) -> JobRow:
+) -> ChoiceMade:
     """The study waits in the queue to be measured as a person says: which series, how; in the caller's transaction.
 
     Its results, if it has any, stand until the new ones are there. The history says who chose, when and why.
@@ -86,11 +99,12 @@ def choose_series(
     Args:
         session: Of `Database.write()`.
         study_uid: StudyInstanceUID.
-        series_uid: Series Instance UID; None: the rules choose again.
+        series_uid: Series Instance UID; None: the rules choose again, but see `keep_series`.
         part: of a series that was split; None: the best of its parts.
         deskew: whether a tilt is taken out before models run; None: as the site's setting says.
         reason: why, in the person's words; not blank.
-        chosen_by: the person's name, as far as known.
+        keep_series: whether a wish about the tilt alone leaves the series that a person chose earlier as it is.
+        chosen_by: the person's name; not blank.
         now: UTC.
         max_attempts: Of the fresh job.
         actor: Who asked, for the history.
@@ -98,24 +112,27 @@ def choose_series(
     Raises:
         NotFound: there is no such study, series or part.
         NotAVolume: the last selection found that the series is no volume; names the rule.
+        NoTilt: the last selection found that there is no tilt about which `deskew` could say anything.
         NotRetryable: the study is still being received or worked on; says what it is.
-        BadIdentifier: the reason is blank, or it or the name is too long.
+        BadIdentifier: the reason or the name is blank or too long.
     """
     why, who = reason.strip(), chosen_by.strip()
-    if not why or len(why) > MAX_REASON or len(who) > MAX_NAME:
-        raise BadIdentifier(f"a reason of 1 to {MAX_REASON} letters and a name of at most {MAX_NAME} are needed")
+    if not why or len(why) > MAX_REASON or not who or len(who) > MAX_NAME:
+        raise BadIdentifier(f"a reason of 1 to {MAX_REASON} letters and a name of 1 to {MAX_NAME} are needed")
     study = _locked(session, study_uid)
     state = StudyState(study.state)
     if state not in CHOOSABLE:
         raise NotRetryable(f"the study is {state.value}; a series can be chosen once it has ended")
-    choice = None
-    if series_uid is not None:
-        require_choosable(session, study, series_uid, part)
-    if series_uid is not None or deskew is not None:
-        part = None if series_uid is None else part
-        choice = SeriesChosen(series_uid, part, who or actor, now.isoformat(), why, deskew)
-    record_choice(session, study, choice, now=now, actor=actor, reason=why)
-    return _queued(session, study, choice, now=now, max_attempts=max_attempts, actor=actor)
+    before = standing_choice(session, study.id)
+    wish = SeriesChosen(series_uid, None if series_uid is None else part, who, now.isoformat(), why, deskew)
+    choice = next_choice(before, wish, keep_series=keep_series)
+    if choice is not None and choice.series_uid is not None:
+        require_choosable(session, study, choice.series_uid, choice.part)
+    if choice is not None and deskew is not None:
+        require_tilt(session, study, choice)
+    record_choice(session, study, before, choice, now=now, actor=actor, reason=why)
+    job = _queued(session, study, choice, now=now, max_attempts=max_attempts, actor=actor)
+    return ChoiceMade(job, before, choice)
 
 
 def _locked(session: Session, study_uid: str) -> StudyRow:
@@ -134,12 +151,14 @@ def _queued(
         # It was cancelled before its images were complete; what is there is what there is.
         study.manifest_sha256, study.closed_at = manifest_sha256(session, study.id), now
         session.add(study)
-    earlier = select(func.count()).where(JobRow.study_id == study.id, col(JobRow.epoch) == study.epoch)
-    number = max(1, session.exec(earlier).one())
+    # Its own first job is not counted: a study that was cancelled while it was received has none.
+    stem = f"{study.id}:{study.epoch}:r"
+    earlier = select(func.count()).where(JobRow.study_id == study.id, col(JobRow.key).startswith(stem))
+    number = session.exec(earlier).one() + 1
     return insert_job(
         session,
         STUDY_JOB,
-        f"{study.id}:{study.epoch}:r{number}",
+        f"{stem}{number}",
         now=now,
         study_id=study.id,
         epoch=study.epoch,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -198,7 +198,9 @@ def recorded_lines(one: Recorded) -> Iterator[str]:
     yield "as its last run decided and recorded; --again: what today's rules choose"
     if one.rules is not None:
         yield "rules {rules_id} version {version} ({sha256:.12}), purpose {purpose}".format(**one.rules)
-    yield from _asked(one.asked)
+    yield from _asked(
+        one.asked, {row.series_uid: _name(row.series_uid, row.series_number, row.description) for row in one.series}
+    )
     if not one.followed:
         yield "that choice has not been worked on yet: this is the run before it"
     if one.chosen is not None and one.chosen.flags:
@@ -210,12 +212,19 @@ def recorded_lines(one: Recorded) -> Iterator[str]:
         yield from _table(series)
 
 
-def _asked(asked: SeriesChosen | None) -> Iterator[str]:
+def _name(series_uid: str, number: int | None, description: str) -> str:
+    return f"{'' if number is None else f'No. {number} '}{description or BLANK} ({series_uid})"
+
+
+def _asked(asked: SeriesChosen | None, names: Mapping[str, str]) -> Iterator[str]:
     if asked is not None and asked.series_uid is not None:
-        yield f"a person chose {asked.series_uid}: {asked.chosen_by}, {asked.chosen_at}: {asked.reason}"
+        part = "" if asked.part is None else f", part {asked.part}"
+        named = names.get(asked.series_uid, asked.series_uid)
+        yield f"a person chose {named}{part}: {asked.chosen_by}, {asked.chosen_at}: {asked.reason}"
     if asked is not None and asked.deskew is not None:
         wish = "taken out" if asked.deskew else "left in"
-        yield f"a tilt is to be {wish}: {asked.chosen_by}, {asked.chosen_at}: {asked.reason}"
+        who, when, why = asked.of_tilt
+        yield f"a tilt is to be {wish}: {who}, {when}: {why}"
 
 
 def lines(explained: Explained) -> Iterator[str]:
@@ -225,7 +234,11 @@ def lines(explained: Explained) -> Iterator[str]:
     if selection.rules is not None:
         ref = asdict(selection.rules)
         yield "rules {rules_id} version {version} ({sha256:.12}), purpose {purpose}".format(**ref)
-    yield from _asked(explained.asked)
+    headers = {str(one.uid): one.header for one in selection.series}
+    yield from _asked(
+        explained.asked,
+        {uid: _name(uid, one.series_number, one.series_description) for uid, one in headers.items()},
+    )
     for part in unmeasured_regions(selection):
         reach = "" if part.outside_mm is None else f", {part.outside_mm:g} mm beyond the measured series"
         yield f"not measured: {part.region}, shown by {part.series_uid}{reach}"

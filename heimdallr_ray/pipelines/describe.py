@@ -76,7 +76,7 @@ def selection_facts(selection: Selection, choice: SeriesChosen | None = None) ->
         "override": None if selection.override is None else asdict(selection.override),
         "deskew": None
         if asked is None
-        else {key: value for key, value in asdict(asked).items() if key not in ("series_uid", "part")},
+        else {"deskew": asked.deskew, **dict(zip(("chosen_by", "chosen_at", "reason"), asked.of_tilt, strict=True))},
         "finalists": [
             {
                 "series_uid": str(one.series.uid),

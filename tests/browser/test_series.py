@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -78,9 +79,10 @@ def test_every_rule_is_shown_and_a_person_chooses_another_series(chromium: Brows
         measure = bone.get_by_role("button", name="Measure this series")
         expect(measure).to_be_disabled()
         bone.get_by_label("Why").fill("the soft one shows motion")
+        expect(measure).to_be_disabled()
         bone.get_by_label("Your name").fill("Dr. Who")
         measure.click()
-        expect(page.get_by_test_id("choice")).to_contain_text("A person chose Bone: Dr. Who")
+        expect(page.get_by_test_id("choice")).to_contain_text("A person chose No. 3 Bone: Dr. Who")
         expect(page.get_by_test_id("choice")).to_contain_text("the soft one shows motion")
         expect(page.get_by_test_id("choose")).to_have_count(0)
         expect(page.get_by_text("Another series can be chosen once the study has ended.").first).to_be_visible()
@@ -112,6 +114,33 @@ def test_a_tilt_is_taken_out_of_the_series_that_was_measured(chromium: Browser, 
         page.close()
 
 
+def test_the_tilt_of_a_refused_series_is_taken_out_in_one_run_and_a_chosen_series_keeps_its_person(
+    chromium: Browser, tmp_path: Path
+) -> None:
+    made = services(tmp_path / "data")
+    uids = _study(made)
+    with made.database.write() as session:
+        row = session.exec(select_rows(SeriesRow).where(SeriesRow.series_uid == uids["Bone"])).one()
+        kept = json.loads(json.dumps(row.selection))
+        (line,) = [one for one in kept["parts"][0]["lines"] if one["rule"] == "geometry"]
+        line["value"] += ", tilt:18.5"
+        row.selection = kept
+        session.add(row)
+    with serving(create_app(made)) as url:
+        page = chromium.new_page(viewport={"width": 1440, "height": 1200})
+        page.goto(f"{url}/studies/{ABDOMEN_UID}")
+        _open(page, uids["Soft"], "Soft")
+        expect(page.get_by_role("button", name="the tilt taken out")).to_have_count(0)
+        _open(page, uids["Bone"], "Bone")
+        page.get_by_role("button", name="Measure this series, the tilt taken out").click()
+        page.get_by_label("Why").fill("all we have")
+        page.get_by_label("Your name").fill("Dr. Who")
+        page.get_by_role("button", name="Measure this series, the tilt taken out").click()
+        choice = page.get_by_test_id("choice")
+        expect(choice).to_contain_text("A person chose No. 3 Bone and asked for the tilt to be taken out: Dr. Who")
+        page.close()
+
+
 def test_a_choice_that_comes_too_late_is_explained(chromium: Browser, tmp_path: Path) -> None:
     made = services(tmp_path / "data")
     uids = _study(made)
@@ -123,6 +152,7 @@ def test_a_choice_that_comes_too_late_is_explained(chromium: Browser, tmp_path: 
         _open(page, uids["Bone"], "Bone")
         page.get_by_test_id("choose").last.click()
         page.get_by_label("Why").fill("x")
+        page.get_by_label("Your name").fill("Dr. Who")
         page.get_by_role("button", name="Measure this series").last.click()
         expect(page.get_by_role("alert")).to_have_text("It was not queued: the study is running")
         page.close()

@@ -22,7 +22,16 @@ NOT_OF_A_STUDY = {
     # Families, never raised by themselves.
     *("error", "rejected", "retryable"),
     # Answers to a request, or to a start of the stack; explained where they are given.
-    *("unauthorized", "forbidden", "not_retryable", "no_result", "bad_setting", "bad_archive", "empty_input"),
+    *(
+        "unauthorized",
+        "forbidden",
+        "not_retryable",
+        "no_tilt",
+        "no_result",
+        "bad_setting",
+        "bad_archive",
+        "empty_input",
+    ),
     "download_failed",
     *("already_running", "draining"),
     # Inside the package only: the worker that lost its lease leaves no word; a gate's reasons stand in its place.

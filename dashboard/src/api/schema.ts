@@ -225,7 +225,7 @@ export interface paths {
          * @description A study that has ended is queued, to be measured on the series named, or deskewed; its results stand.
          *
          *     400 `not_a_volume` where the series is no volume, with the rule's name; 404 where the study has no such series;
-         *     409 `not_retryable` while the study is received or worked on.
+         *     409 `not_retryable` while the study is received or worked on, `no_tilt` where a series is known to have none.
          */
         post: operations["choose_api_v1_studies__study_uid__series_post"];
         delete?: never;
@@ -333,13 +333,25 @@ export interface components {
              * Format: date-time
              */
             chosen_at: string;
-            /** Chosen By */
+            /**
+             * Chosen By
+             * @description Who chose the series; where none is named, who asked about the tilt.
+             */
             chosen_by: string;
             /**
              * Deskew
              * @description Whether a tilt is taken out; null: as the site's setting says.
              */
             deskew: boolean | null;
+            /** Deskew At */
+            deskew_at: string | null;
+            /**
+             * Deskew By
+             * @description Who asked about the tilt; null: `chosen_by`.
+             */
+            deskew_by: string | null;
+            /** Deskew Reason */
+            deskew_reason: string | null;
             /** Part */
             part: number | null;
             /** Reason */
@@ -612,11 +624,18 @@ export interface components {
          * @description The study waits to be measured anew.
          */
         SeriesChoiceAccepted: {
+            /** @description What a person had chosen before. */
+            before: components["schemas"]["ChoiceView"] | null;
+            /** @description What a person chose, as it stands now; null: rules and settings do. */
+            choice: components["schemas"]["ChoiceView"] | null;
             /** Deskew */
             deskew: boolean | null;
             /** Part */
             part: number | null;
-            /** Series Uid */
+            /**
+             * Series Uid
+             * @description That is measured now; null: the rules choose it.
+             */
             series_uid: string | null;
             /**
              * State
@@ -706,8 +725,7 @@ export interface components {
         SeriesWanted: {
             /**
              * Chosen By
-             * @description Who; kept in the history and the results.
-             * @default
+             * @description Who, by name; kept in the history and the results.
              */
             chosen_by: string;
             /**
@@ -715,6 +733,12 @@ export interface components {
              * @description Whether a tilt of the gantry is taken out of the images before models run; null: as the site's setting says.
              */
             deskew?: boolean | null;
+            /**
+             * Keep Series
+             * @description Where `series_uid` is null and `deskew` is not: whether a series that a person chose earlier stays chosen. False: the rules choose it.
+             * @default true
+             */
+            keep_series: boolean;
             /**
              * Part
              * @description Of a series that was split; null: the best of its parts.
@@ -727,7 +751,7 @@ export interface components {
             reason: string;
             /**
              * Series Uid
-             * @description SeriesInstanceUID; null: the rules choose again.
+             * @description SeriesInstanceUID; null: the rules choose again, but see `keep_series`.
              */
             series_uid: string | null;
         };

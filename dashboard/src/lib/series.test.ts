@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { canBeChosen, choiceWords, effectTone, rulesWords, scoreWords, tiltOf } from "./series";
+import { canBeChosen, choiceWords, effectTone, isTilted, rulesWords, scoreWords, seriesName, tiltOf, wishesOf } from "./series";
 
 const part = (can_be_chosen: boolean) => ({ part: 0, code: "x", reason: "x", instances: 1, accepted: false, chosen_by: null, can_be_chosen, lines: [] });
 
@@ -24,6 +24,25 @@ describe("series", () => {
     expect(choiceWords("Bone", { part: null, deskew: null })).toBe("A person chose Bone");
     expect(choiceWords("Bone", { part: 2, deskew: true })).toBe("A person chose Bone, part 2 and asked for the tilt to be taken out");
     expect(choiceWords(null, { part: null, deskew: false })).toBe("A person asked for the tilt to be left in");
+  });
+  it("names a person's two wishes with the person of each", () => {
+    const choice = { series_uid: "1.2", part: null, chosen_by: "A", chosen_at: "t1", reason: "motion", deskew: true, deskew_by: null, deskew_at: null, deskew_reason: null };
+    expect(wishesOf("Bone", choice)).toEqual([{ what: "A person chose Bone and asked for the tilt to be taken out", who: "A", at: "t1", why: "motion" }]);
+    expect(wishesOf("Bone", { ...choice, deskew_by: "B", deskew_at: "t2", deskew_reason: "askew" })).toEqual([
+      { what: "A person chose Bone", who: "A", at: "t1", why: "motion" },
+      { what: "A person asked for the tilt to be taken out", who: "B", at: "t2", why: "askew" },
+    ]);
+  });
+  it("knows a tilt from the headers, whether the series was measured or not", () => {
+    const told = (rule: string, value: string) => isTilted({ lines: [{ rule, value, effect: "passed", score: null }] });
+    expect(told("geometry", "28 slices of 4 mm over 120 mm, tilt:18.5")).toBe(true);
+    expect(told("geometry", "28 slices of 4 mm over 120 mm")).toBe(false);
+    expect(told("projection", "tilt:18.5")).toBe(false);
+  });
+  it("names a series by number and description", () => {
+    expect(seriesName({ series_number: 2, series_description: "Head std" })).toBe("No. 2 Head std");
+    expect(seriesName({ series_number: 2, series_description: null })).toBe("No. 2 without a description");
+    expect(seriesName({ series_number: null, series_description: "Bone" })).toBe("Bone");
   });
   it("names the rules", () => {
     expect(rulesWords({ rules_id: "ward-7", version: 3, sha256: "ab".repeat(32), purpose: "volume" })).toContain("ward-7, version 3 (abababababab), for volume");

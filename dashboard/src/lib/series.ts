@@ -1,4 +1,4 @@
-import type { ChoiceView, RulesView, SeriesView } from "../api/types";
+import type { ChoiceView, RulesView, SeriesPartView, SeriesView } from "../api/types";
 
 /** Score of a thing that the headers do not name: behind every series that names it. */
 const LAST = 1e9;
@@ -24,6 +24,27 @@ export const rulesWords = ({ rules_id, version, sha256, purpose }: RulesView): s
 export function tiltOf(flags: readonly string[]): "left in" | "taken out" | null {
   if (!flags.some((flag) => flag.startsWith("tilt:"))) return null;
   return flags.includes("deskewed") ? "taken out" : "left in";
+}
+
+/** Whether the headers of a part tell of a tilt of the gantry, measured or not. */
+export const isTilted = (part: Pick<SeriesPartView, "lines">): boolean => part.lines.some((line) => line.rule === "geometry" && /\btilt:/.test(line.value));
+
+/** A series as a reader knows it; its UID is for machines. */
+export function seriesName(series: Pick<SeriesView, "series_number" | "series_description"> | undefined): string {
+  if (series === undefined) return "a series";
+  const number = series.series_number === null ? "" : `No. ${series.series_number} `;
+  return `${number}${series.series_description ?? "without a description"}`.trim();
+}
+
+/** Who chose the series, and who asked about the tilt where that was another wish: what, who, when, why. */
+export function wishesOf(named: string | null, choice: ChoiceView): { what: string; who: string; at: string; why: string }[] {
+  const { chosen_by: who, chosen_at: at, reason: why } = choice;
+  const { deskew_by, deskew_at, deskew_reason } = choice;
+  if (deskew_by === null) return [{ what: choiceWords(named, choice), who, at, why }];
+  return [
+    { what: choiceWords(named, { ...choice, deskew: null }), who, at, why },
+    { what: choiceWords(null, choice), who: deskew_by, at: deskew_at ?? at, why: deskew_reason ?? "" },
+  ];
 }
 
 /** What a person chose; `named` is the series, null where the rules choose it. */

@@ -3,7 +3,7 @@ import { Fragment, useId, useState, type FormEvent } from "react";
 import { chooseSeries } from "../api/client";
 import type { ChoiceView, SeriesPartView, SeriesView, StudyDetail } from "../api/types";
 import { clockTime, studyName } from "../lib/format";
-import { canBeChosen, choiceWords, effectTone, rulesWords, scoreWords, tiltOf } from "../lib/series";
+import { canBeChosen, effectTone, isTilted, rulesWords, scoreWords, seriesName, tiltOf, wishesOf } from "../lib/series";
 import { canChoose, noneWords } from "../lib/states";
 import { Why } from "../ui";
 
@@ -33,7 +33,9 @@ function Row({ uid, item, able, standing, choice }: { uid: string; item: SeriesV
   const [open, setOpen] = useState(false);
   const name = studyName(item.modality === null ? [] : [item.modality], item.series_description, "series without a name");
   const alone = item.selection?.parts.length === 1;
-  const tilt = item.chosen === true ? tiltOf(flagsOf(item.geometry)) : null;
+  const measuredTilt = item.chosen === true ? tiltOf(flagsOf(item.geometry)) : null;
+  // A person's series that no run has measured yet: its headers tell of the tilt, the wish what becomes of it.
+  const tilt = measuredTilt ?? (standing && item.selection?.parts.some(isTilted) === true ? (choice?.deskew === true ? "taken out" : "left in") : null);
   const byPerson = item.selection?.parts.some((part) => part.accepted && part.chosen_by === "person") === true;
   return (
     <Fragment>
@@ -61,12 +63,12 @@ function Row({ uid, item, able, standing, choice }: { uid: string; item: SeriesV
             {item.selection.parts.map((part) => (
               <Fragment key={part.part}>
                 <Lines part={part} alone={alone} />
-                {able && !alone && part.can_be_chosen && <Choose uid={uid} seriesUid={item.series_uid} part={part.part} deskew={choice?.deskew ?? null} label={`Measure part ${part.part}`} />}
+                {able && !alone && part.can_be_chosen && <Measure uid={uid} seriesUid={item.series_uid} part={part.part} tilted={isTilted(part)} choice={choice} label={`Measure part ${part.part}`} />}
               </Fragment>
             ))}
-            {able && alone && !standing && canBeChosen(item) && <Choose uid={uid} seriesUid={item.series_uid} part={null} deskew={choice?.deskew ?? null} label="Measure this series" />}
+            {able && alone && !standing && canBeChosen(item) && <Measure uid={uid} seriesUid={item.series_uid} part={null} tilted={item.selection.parts.some(isTilted)} choice={choice} label="Measure this series" offerTilt={tilt === null} />}
             {able && tilt !== null && (
-              <Choose uid={uid} seriesUid={choice?.series_uid ?? null} part={choice?.part ?? null} deskew={tilt === "left in"} label={tilt === "left in" ? "Take the tilt out" : "Leave the tilt in"} />
+              <Choose uid={uid} seriesUid={null} part={null} deskew={tilt === "left in"} label={tilt === "left in" ? "Take the tilt out" : "Leave the tilt in"} />
             )}
             {!canBeChosen(item) && <p className="hint">It is no volume and cannot be chosen.</p>}
             {!able && canBeChosen(item) && !standing && <p className="hint">Another series can be chosen once the study has ended.</p>}
@@ -96,15 +98,24 @@ function Lines({ part, alone }: { part: SeriesPartView; alone: boolean }) {
   );
 }
 
+/** Measures a series as the tilt is wished so far, or with it taken out: what has no tilt is asked neither. */
+function Measure({ uid, seriesUid, part, tilted, choice, label, offerTilt = true }: { uid: string; seriesUid: string; part: number | null; tilted: boolean; choice: ChoiceView | null; label: string; offerTilt?: boolean }) {
+  const wished = tilted ? (choice?.deskew ?? null) : null;
+  return (
+    <>
+      <Choose uid={uid} seriesUid={seriesUid} part={part} deskew={wished} label={label} />
+      {tilted && offerTilt && wished !== true && <Choose uid={uid} seriesUid={seriesUid} part={part} deskew={true} label={`${label}, the tilt taken out`} />}
+    </>
+  );
+}
+
 /** A person's standing choice, and the way back to the rules. */
 function Chosen({ uid, choice, series, able }: { uid: string; choice: ChoiceView; series: SeriesView[]; able: boolean }) {
-  const named = series.find((item) => item.series_uid === choice.series_uid)?.series_description ?? choice.series_uid;
+  const named = choice.series_uid === null ? null : seriesName(series.find((item) => item.series_uid === choice.series_uid));
   return (
     <div className="word" role="note" data-testid="choice">
-      <p>
-        {choiceWords(named, choice)}:{" "}
-        {choice.chosen_by}, {clockTime(choice.chosen_at, new Date())}: {choice.reason}
-      </p>
+      {wishesOf(named, choice).map(({ what, who, at, why }) => <p key={what}>{what}: {who}, {clockTime(at, new Date())}: {why}</p>)}
+      {choice.series_uid !== null && <p className="hint mono">{choice.series_uid}</p>}
       {able && <Choose uid={uid} seriesUid={null} part={null} label={choice.series_uid === null ? "As the settings say" : "Let the rules choose again"} />}
     </div>
   );
@@ -118,24 +129,25 @@ function Choose({ uid, seriesUid, part, deskew = null, label }: { uid: string; s
   const [by, setBy] = useState("");
   const ids = useId();
   const choose = useMutation({
-    mutationFn: () => chooseSeries(uid, { series_uid: seriesUid, part, deskew, reason: reason.trim(), chosen_by: by.trim() }),
+    mutationFn: () => chooseSeries(uid, { series_uid: seriesUid, part, deskew, keep_series: true, reason: reason.trim(), chosen_by: by.trim() }),
     onSuccess: () => setAsking(false),
     onSettled: () => {
       for (const queryKey of [["study", uid], ["studies"], ["status"]]) void client.invalidateQueries({ queryKey });
     },
   });
+  const whole = reason.trim() !== "" && by.trim() !== "";
   if (!asking) return <button type="button" data-testid="choose" onClick={() => setAsking(true)}>{label}</button>;
   const submit = (event: FormEvent) => {
     event.preventDefault();
-    if (reason.trim() !== "") choose.mutate();
+    if (whole) choose.mutate();
   };
   return (
     <form className="ask" onSubmit={submit}>
       <label htmlFor={`${ids}reason`}>Why</label>
       <input id={`${ids}reason`} type="text" required maxLength={500} autoFocus value={reason} onChange={(event) => setReason(event.target.value)} />
       <label htmlFor={`${ids}by`}>Your name</label>
-      <input id={`${ids}by`} type="text" maxLength={64} value={by} onChange={(event) => setBy(event.target.value)} />
-      <button type="submit" className="primary" disabled={choose.isPending || reason.trim() === ""}>{label}</button>
+      <input id={`${ids}by`} type="text" required maxLength={64} value={by} onChange={(event) => setBy(event.target.value)} />
+      <button type="submit" className="primary" disabled={choose.isPending || !whole}>{label}</button>
       <button type="button" onClick={() => setAsking(false)}>Cancel</button>
       {choose.error !== null && <p role="alert" className="bad">It was not queued: {choose.error.message}</p>}
     </form>

@@ -9,6 +9,9 @@ import pytest
 from fastapi.testclient import TestClient
 
 from heimdallr_ray.api.app import ApiServices, create_app
+from heimdallr_ray.catalog.jobs import cancel_jobs
+from heimdallr_ray.catalog.states import StudyState
+from heimdallr_ray.catalog.studies import study_by_uid, transition
 from heimdallr_ray.catalog.tables import SeriesRow
 from heimdallr_ray.config import load
 from tests.integration.api.conftest import TOKEN, bearer, client_of
@@ -56,10 +59,12 @@ def test_the_page_has_every_line(writable: TestClient) -> None:
 
 def test_the_choice_is_queued_and_shown_with_who_when_and_why(writable: TestClient) -> None:
     answer = writable.post(PATH, json={"series_uid": SERIES, "reason": "bone is all we have", "chosen_by": "Dr. Who"})
-    assert (answer.status_code, answer.json()) == (
-        202,
-        {"study_uid": FAILED_UID, "state": "queued", "series_uid": SERIES, "part": None, "deskew": None},
-    )
+    told = answer.json()
+    assert (answer.status_code, told["choice"]["chosen_by"], told["before"]) == (202, "Dr. Who", None)
+    assert {key: told[key] for key in ("study_uid", "state", "series_uid", "part", "deskew")} == {
+        **{"study_uid": FAILED_UID, "state": "queued", "series_uid": SERIES},
+        **{"part": None, "deskew": None},
+    }
     study = writable.get(f"/api/v1/studies/{FAILED_UID}").json()
     assert study["study"]["state"] == "queued"
     choice = study["choice"]
@@ -67,13 +72,13 @@ def test_the_choice_is_queued_and_shown_with_who_when_and_why(writable: TestClie
     assert choice["chosen_at"]
     asked = next(one for one in study["history"] if one["kind"] == "study.series")
     assert (asked["actor"], asked["old"], asked["new"], asked["reason"]) == (
-        *("api", "rules"),
+        *("api:Dr. Who", "rules"),
         *(SERIES, "bone is all we have"),
     )
 
 
 def test_the_rules_may_choose_again(writable: TestClient) -> None:
-    answer = writable.post(PATH, json={"series_uid": None, "reason": "as before"})
+    answer = writable.post(PATH, json={"series_uid": None, "reason": "as before", "chosen_by": "Dr. Who"})
     assert answer.status_code == 202
     assert writable.get(f"/api/v1/studies/{FAILED_UID}").json()["choice"] is None
 
@@ -85,22 +90,46 @@ def test_a_tilt_is_taken_out_on_request_whichever_series_the_rules_choose(writab
     assert (choice["series_uid"], choice["deskew"], choice["reason"]) == (None, True, "tilted")
 
 
+def test_the_tilt_is_taken_out_of_the_series_that_a_person_chose_earlier(
+    writable: TestClient, empty: ApiServices
+) -> None:
+    writable.post(PATH, json={"series_uid": SERIES, "reason": "all we have", "chosen_by": "Dr. Who"})
+    with empty.database.write() as session:
+        study = study_by_uid(session, FAILED_UID)
+        assert study is not None
+        cancel_jobs(session, study.id, now=empty.clock.now(), actor="test", reason="test")
+        transition(session, study.id, StudyState.CANCELLED, now=empty.clock.now(), actor="test")
+    wanted = {"series_uid": None, "deskew": True, "reason": "tilted", "chosen_by": "Dr. Where"}
+    told = writable.post(PATH, json=wanted).json()
+    assert (told["series_uid"], told["deskew"]) == (SERIES, True)
+    assert (told["choice"]["chosen_by"], told["choice"]["deskew_by"]) == ("Dr. Who", "Dr. Where")
+    assert (told["before"]["series_uid"], told["before"]["deskew"]) == (SERIES, None)
+    assert writable.get(f"/api/v1/studies/{FAILED_UID}").json()["choice"] == told["choice"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status", "code"),
     [
-        (PATH, {"series_uid": SCOUT, "reason": "x"}, 400, "not_a_volume"),
-        (PATH, {"series_uid": "1.2.3", "reason": "x"}, 404, "not_found"),
-        (PATH, {"series_uid": "1.2.x", "reason": "x"}, 400, "bad_identifier"),
-        (PATH, {"series_uid": SERIES, "part": 3, "reason": "x"}, 404, "not_found"),
-        (PATH, {"series_uid": SERIES, "part": -1, "reason": "x"}, 422, "invalid_request"),
-        (PATH, {"series_uid": SERIES, "reason": ""}, 422, "invalid_request"),
-        (PATH, {"series_uid": SERIES, "reason": "  "}, 400, "bad_identifier"),
-        (PATH, {"series_uid": SERIES, "reason": "x" * 501}, 422, "invalid_request"),
-        (PATH, {"series_uid": SERIES, "reason": "x", "more": 1}, 422, "invalid_request"),
-        (PATH, {"reason": "x"}, 422, "invalid_request"),
-        (PATH, {"series_uid": None, "deskew": "perhaps", "reason": "x"}, 422, "invalid_request"),
-        (f"/api/v1/studies/{QUEUED_UID}/series", {"series_uid": SERIES, "reason": "x"}, 409, "not_retryable"),
-        ("/api/v1/studies/1.2.3/series", {"series_uid": SERIES, "reason": "x"}, 404, "not_found"),
+        (PATH, {"series_uid": SCOUT, "reason": "x", "chosen_by": "me"}, 400, "not_a_volume"),
+        (PATH, {"series_uid": "1.2.3", "reason": "x", "chosen_by": "me"}, 404, "not_found"),
+        (PATH, {"series_uid": "1.2.x", "reason": "x", "chosen_by": "me"}, 400, "bad_identifier"),
+        (PATH, {"series_uid": SERIES, "part": 3, "reason": "x", "chosen_by": "me"}, 404, "not_found"),
+        (PATH, {"series_uid": SERIES, "part": -1, "reason": "x", "chosen_by": "me"}, 422, "invalid_request"),
+        (PATH, {"series_uid": SERIES, "reason": "", "chosen_by": "me"}, 422, "invalid_request"),
+        (PATH, {"series_uid": SERIES, "reason": "  ", "chosen_by": "me"}, 400, "bad_identifier"),
+        (PATH, {"series_uid": SERIES, "reason": "nobody says so"}, 422, "invalid_request"),
+        (PATH, {"series_uid": SERIES, "reason": "x", "chosen_by": " "}, 400, "bad_identifier"),
+        (PATH, {"series_uid": SERIES, "reason": "x" * 501, "chosen_by": "me"}, 422, "invalid_request"),
+        (PATH, {"series_uid": SERIES, "reason": "x", "chosen_by": "me", "more": 1}, 422, "invalid_request"),
+        (PATH, {"reason": "x", "chosen_by": "me"}, 422, "invalid_request"),
+        (PATH, {"series_uid": None, "deskew": "perhaps", "reason": "x", "chosen_by": "me"}, 422, "invalid_request"),
+        (
+            f"/api/v1/studies/{QUEUED_UID}/series",
+            {"series_uid": SERIES, "reason": "x", "chosen_by": "me"},
+            409,
+            "not_retryable",
+        ),
+        ("/api/v1/studies/1.2.3/series", {"series_uid": SERIES, "reason": "x", "chosen_by": "me"}, 404, "not_found"),
     ],
 )
 def test_what_cannot_be_chosen_is_refused(
@@ -112,12 +141,12 @@ def test_what_cannot_be_chosen_is_refused(
 
 
 def test_a_series_that_is_no_volume_is_refused_by_its_rule(writable: TestClient) -> None:
-    answer = writable.post(PATH, json={"series_uid": SCOUT, "reason": "x"})
+    answer = writable.post(PATH, json={"series_uid": SCOUT, "reason": "x", "chosen_by": "me"})
     assert answer.json()["error"]["detail"] == "localizer: because localizer"
 
 
 def test_it_needs_the_token_and_no_foreign_page_may_ask(writable: TestClient, empty: ApiServices) -> None:
-    body = {"series_uid": SERIES, "reason": "x"}
+    body = {"series_uid": SERIES, "reason": "x", "chosen_by": "me"}
     foreign = writable.post(PATH, json=body, headers={"Sec-Fetch-Site": "cross-site", "Origin": "http://evil.example"})
     assert foreign.status_code == 403
     settings = load({}, None, data_dir=empty.settings.data_dir, profile="demo", min_free_mib=0, api_token=TOKEN)

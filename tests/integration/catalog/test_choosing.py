@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from heimdallr_ray.catalog.choosing import MAX_NAME, MAX_REASON, chosen_in, standing_choice
+from heimdallr_ray.catalog.choosing import MAX_NAME, MAX_REASON, SeriesChosen, choice_lines, chosen_in, standing_choice
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.results import SeriesChoice, record_selection, results_of
 from heimdallr_ray.catalog.retrying import choose_series
-from heimdallr_ray.catalog.tables import JobRow
+from heimdallr_ray.catalog.tables import JobRow, SeriesRow
 from heimdallr_ray.catalog.worklist import event_history
-from heimdallr_ray.errors import BadIdentifier, NotAVolume, NotFound, NotRetryable
+from heimdallr_ray.errors import BadIdentifier, NotAVolume, NotFound, NoTilt, NotRetryable
 from tests.integration.catalog.test_retrying import UID, Site
 
 SERIES = "1.2.1.1"
@@ -26,12 +27,18 @@ class Choosing(Site):
         given: dict[str, Any] = {"reason": "the other one moved", "chosen_by": "Dr. Who", "actor": "api"} | changes
         uid = given.pop("uid", UID)
         with self.database.write() as session:
-            return choose_series(session, uid, series_uid, part, now=self.clock.now(), max_attempts=3, **given)
+            return choose_series(session, uid, series_uid, part, now=self.clock.now(), max_attempts=3, **given).job
 
     def selected(self, *parts: dict[str, Any]) -> None:
         with self.database.write() as session:
             choice = SeriesChoice(SERIES, chosen=False, selection={"rules": None, "parts": list(parts)})
             record_selection(session, self.study.id, [choice])
+
+
+def standing(site: Choosing) -> SeriesChosen:
+    choice = chosen_in(site.jobs[-1].payload)
+    assert choice is not None
+    return choice
 
 
 @pytest.fixture
@@ -156,17 +163,91 @@ def test_what_is_not_there_or_no_volume_is_refused_by_name(site: Choosing) -> No
 
 
 @pytest.mark.parametrize(
-    "changes", [{"reason": "  "}, {"reason": "x" * (MAX_REASON + 1)}, {"chosen_by": "x" * (MAX_NAME + 1)}]
+    "changes",
+    [{"reason": "  "}, {"reason": "x" * (MAX_REASON + 1)}, {"chosen_by": " "}, {"chosen_by": "x" * (MAX_NAME + 1)}],
 )
-def test_a_reason_is_needed_and_bounded(site: Choosing, changes: dict[str, Any]) -> None:
+def test_a_reason_and_a_name_are_needed_and_bounded(site: Choosing, changes: dict[str, Any]) -> None:
     site.done()
     with pytest.raises(BadIdentifier):
         site.choose(**changes)
 
 
-def test_who_gives_no_name_is_known_by_the_door(site: Choosing) -> None:
+def test_a_wish_about_the_tilt_keeps_the_series_and_who_chose_it(site: Choosing) -> None:
     site.done()
-    site.choose(chosen_by=" ")
-    choice = chosen_in(site.jobs[-1].payload)
-    assert choice is not None
-    assert choice.chosen_by == "api"
+    site.choose(part=2)
+    first = standing(site)
+    site.done()
+    site.choose(None, deskew=True, reason="askew", chosen_by="Dr. Where")
+    kept = standing(site)
+    assert replace(kept, deskew=None, deskew_by=None, deskew_at=None, deskew_reason=None) == first
+    assert (kept.deskew, kept.of_tilt[0], kept.of_tilt[2]) == (True, "Dr. Where", "askew")
+    site.done()
+    site.choose(None, deskew=False, reason="as scanned", chosen_by="Dr. When")
+    kept = standing(site)
+    assert (kept.series_uid, kept.part, kept.chosen_by) == (SERIES, 2, "Dr. Who")
+    assert (kept.deskew, kept.of_tilt[0], kept.of_tilt[2]) == (False, "Dr. When", "as scanned")
+    site.done()
+    site.choose(None, deskew=True, keep_series=False, chosen_by="Dr. Why")
+    assert (standing(site).series_uid, standing(site).of_tilt[0]) == (None, "Dr. Why")
+
+
+def test_another_series_with_the_tilt_as_before_keeps_who_asked_for_that(site: Choosing) -> None:
+    site.done()
+    site.choose(None, deskew=True, chosen_by="Dr. Where", reason="askew")
+    site.done()
+    site.choose(SERIES, deskew=True)
+    kept = standing(site)
+    assert (kept.chosen_by, kept.of_tilt[0], kept.of_tilt[2]) == ("Dr. Who", "Dr. Where", "askew")
+
+
+def test_what_is_chosen_now_and_what_it_was_is_told_in_two_lines(site: Choosing) -> None:
+    chosen = SeriesChosen(SERIES, None, "Dr. Who", "2026-01-01", "motion")
+    tilted = replace(chosen, deskew=True, deskew_by="root", deskew_at="2026-01-02", deskew_reason="askew")
+    rows = [SeriesRow(study_id="x", series_uid=SERIES, series_number=2, series_description="Head std")]
+    named = f"No. 2 Head std ({SERIES}), chosen by Dr. Who, 2026-01-01: motion"
+    assert list(choice_lines(rows, chosen, tilted)) == [
+        f"series: {named} (unchanged)",
+        "tilt: taken out, asked for by root, 2026-01-02: askew (before: as the site's setting says)",
+    ]
+    assert list(choice_lines(rows, chosen, None)) == [
+        f"series: as the rules choose (before: {named})",
+        "tilt: as the site's setting says (unchanged)",
+    ]
+
+
+def geometry(words: str, number: int = 0, **more: Any) -> dict[str, Any]:
+    line = {"rule": "geometry", "value": words, "effect": "passed", "score": None}
+    return {"part": number, "code": "x", "reason": "x", "can_be_chosen": True, "lines": [line], **more}
+
+
+@pytest.mark.parametrize("deskew", [True, False])
+def test_a_tilt_that_is_not_there_is_refused_by_name(site: Choosing, deskew: bool) -> None:
+    site.done()
+    site.selected(geometry("24 slices of 1 mm over 24 mm", accepted=True, chosen_by="rules"))
+    for series_uid in (SERIES, None):
+        with pytest.raises(NoTilt, match=f"{SERIES}.* has no tilt"):
+            site.choose(series_uid, deskew=deskew)
+    assert site.study.state == "done"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        geometry("24 slices of 1 mm over 24 mm, tilt:18.5", accepted=True, chosen_by="rules"),
+        geometry("24 slices of 1 mm over 24 mm", lines=[], accepted=True, chosen_by="rules"),
+    ],
+    ids=["tilted", "not known"],
+)
+def test_a_tilt_that_is_or_may_be_there_is_taken_out(site: Choosing, part: dict[str, Any]) -> None:
+    site.done()
+    site.selected(part)
+    site.choose(None, deskew=True)
+    assert standing(site).deskew is True
+
+
+def test_one_tilted_part_is_enough_unless_another_is_named(site: Choosing) -> None:
+    site.done()
+    site.selected(geometry("24 slices"), geometry("24 slices, tilt:18.5", 1))
+    with pytest.raises(NoTilt):
+        site.choose(part=0, deskew=True)
+    site.choose(deskew=True)

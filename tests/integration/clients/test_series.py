@@ -123,7 +123,7 @@ def test_a_study_of_the_catalog_is_explained_and_another_series_chosen(data_dir:
     status, said = invoke("choose", STUDY, BONE, "--reason", "motion", "--data-dir", str(data_dir))
     assert (status, "queued" in said) == (0, True)
     status, said = invoke("explain", STUDY, "--data-dir", str(data_dir))
-    assert f"a person chose {BONE}" in said and "motion" in said
+    assert "a person chose No. 2 " in said and f" ({BONE}): " in said and "motion" in said
     assert "overruled" in said
     database = Database(f"sqlite:///{data_dir / 'catalog.sqlite'}")
     with database.read() as session:
@@ -152,6 +152,37 @@ def test_a_tilt_is_taken_out_on_request(data_dir: Path) -> None:
     assert (status, "a person chose" in said, "a tilt is to be taken out: " in said) == (0, False, True)
     status, said = invoke("explain", STUDY, "--data-dir", str(data_dir), "--json")
     assert json.loads(said)["studies"][0]["deskew"]["reason"] == "tilted"
+
+
+def _ended(data_dir: Path) -> None:
+    database = Database(f"sqlite:///{data_dir / 'catalog.sqlite'}")
+    with database.write() as session:
+        study = study_by_uid(session, STUDY)
+        assert study is not None
+        cancel_jobs(session, study.id, now=SystemClock().now(), actor="test", reason="test")
+        transition(session, study.id, StudyState.CANCELLED, now=SystemClock().now(), actor="test")
+    database.close()
+
+
+def test_taking_the_tilt_out_keeps_the_chosen_series_and_says_what_changed(data_dir: Path) -> None:
+    status, said = invoke("choose", STUDY, BONE, "--reason", "motion", "--data-dir", str(data_dir))
+    assert (status, f"({BONE}), chosen by " in said, "(before: as the rules choose)" in said) == (0, True, True), said
+    _ended(data_dir)
+    status, said = invoke("choose", STUDY, "--deskew", "--reason", "askew", "--data-dir", str(data_dir))
+    series, tilt = said.splitlines()[-2:]
+    assert status == 0 and BONE in series and series.endswith(": motion (unchanged)"), said
+    assert tilt.startswith("tilt: taken out, asked for by ") and tilt.endswith("(before: as the site's setting says)")
+    _ended(data_dir)
+    words = ("choose", STUDY, "--no-deskew", "--by-rules", "--reason", "back", "--data-dir", str(data_dir))
+    status, said = invoke(*words)
+    assert (status, "series: as the rules choose (before: " in said) == (0, True), said
+
+
+def test_the_commands_that_help_prints_are_whole() -> None:
+    status, said = invoke("choose", "--help")
+    assert (status, "Why; needed" in said) == (0, True), said
+    for words in ("SERIES_UID --reason", "--deskew --reason"):
+        assert words in " ".join(said.split()), said
 
 
 @pytest.mark.parametrize(
