@@ -34,7 +34,7 @@ from heimdallr_ray.cli_common import (
     settings_of,
 )
 from heimdallr_ray.clock import Clock, SystemClock
-from heimdallr_ray.errors import BadSetting, HeimdallrError
+from heimdallr_ray.errors import BadSetting, DownloadFailed, HeimdallrError
 
 if TYPE_CHECKING:
     from heimdallr_ray.config import Settings
@@ -55,6 +55,12 @@ DigestOption = Annotated[
 ReplaceOption = Annotated[
     bool, typer.Option("--replace", help="A model that is there with other bytes gives way to the new one.")
 ]
+
+_OTHER_WAYS = (
+    "-> behind a proxy: HTTPS_PROXY=http://HOST:PORT, and NO_PROXY for what is not behind it",
+    "-> from a mirror of the site: --from https://HOST/FOLDER",
+    "-> without a network: download elsewhere, then heimdallr models import FILE.zip: docs/weights.md",
+)
 
 
 @models.command("list")
@@ -140,6 +146,11 @@ def models_fetch(
             partial(work.fetch, settings, archives, folder, mirror=mirror, digests=digests, replacing=replace),
             accept=accept,
         )
+    except DownloadFailed as error:
+        ended = failure(error)
+        for line in _OTHER_WAYS:
+            err.print(line, markup=False, soft_wrap=True)
+        raise ended from error
     except HeimdallrError as error:
         raise failure(error) from error
 

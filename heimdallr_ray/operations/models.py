@@ -142,6 +142,7 @@ def fetch(
                 request,
                 registry.work / archive.file_name,
                 bounds=bounds,
+                say=telling.say,
                 sleep=telling.sleep,
                 progress=lambda done, total, name=archive.file_name: telling.on_bytes(name, done, total),
             )

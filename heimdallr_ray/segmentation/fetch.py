@@ -103,10 +103,13 @@ def download(
     *,
     bounds: Bounds | None = None,
     progress: Progress = lambda _done, _total: None,
+    say: Callable[[str], None] = lambda _line: None,
     sleep: Callable[[float], None] = time.sleep,
     monotonic: Callable[[], float] = time.monotonic,
 ) -> Downloaded:
     """`target` holds the whole archive, on the disk; a part that an earlier run left beside it was continued.
+
+    `say` hears of every attempt, so that a person who waits knows what for.
 
     Raises:
         DownloadFailed: the server does not have it, or did not give it within the bounds; what arrived stays for the
@@ -126,6 +129,10 @@ def download(
     with httpx.Client(timeout=timeout, headers={"Accept-Encoding": "identity"}) as client:
         for attempt in range(1, limits.attempts + 1):
             before = part.size
+            say(
+                f"connecting to {_host(request)}, attempt {idle + 1} of {limits.idle_attempts}, "
+                f"{limits.connect_s:.0f} s at most"
+            )
             try:
                 digest = _attempt(client, request, part, limits, progress, monotonic, deadline)
             except (_TryAgain, httpx.TransportError) as error:
@@ -135,6 +142,7 @@ def download(
                 logger.info("download interrupted", extra={"attempt": attempt, "bytes": part.size, "why": reason})
                 if idle >= limits.idle_attempts:
                     raise DownloadFailed(f"{_host(request)}: {reason}; tried {attempt} times, run it again") from error
+                say(f"{_host(request)}: {reason}; again in {pause:.0f} s")
                 sleep(pause)
             except (BadArchive, TooLarge, LicenceRequired):
                 part.forget()
@@ -151,7 +159,10 @@ def download(
 
 
 def _host(request: Request) -> str:
-    return httpx.URL(request.address).host
+    try:
+        return httpx.URL(request.address).host
+    except httpx.InvalidURL as error:
+        raise DownloadFailed(f"not an address: {error}") from error
 
 
 def _finished(part: Part, target: Path, digest: str) -> Downloaded:

@@ -395,3 +395,15 @@ def test_a_file_system_that_fails_ends_an_import_by_name(
     assert code in ended.output and said in ended.output
     named = {"the folder": "brought", "the archive": archive.name, "the staging folder": "staging"}[where]
     assert f"{named}: {said}" in ended.output
+
+
+def test_a_fetch_without_a_network_tells_of_every_attempt_and_of_other_ways(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("heimdallr_ray.cli_models.time.sleep", lambda _seconds: None)
+    ended = run("fetch", "298", "--from", "http://127.0.0.1:9", "--accept-licence")
+    assert ended.exit_code == 1 and "download_failed" in ended.output
+    for attempt in range(1, 6):
+        assert f"connecting to 127.0.0.1, attempt {attempt} of 5" in ended.output
+    assert "again in 2 s" in ended.output
+    assert all(way in ended.output for way in ("HTTPS_PROXY", "--from https://", "heimdallr models import FILE.zip"))
