@@ -5,6 +5,7 @@ Unknown keys, malformed files and weak secrets stop the start.
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import json
 import os
@@ -278,8 +279,21 @@ def load(environ: Mapping[str, str] | None = None, config_file: Path | None = No
     try:
         return Settings(**values)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in error.errors())
-        raise BadSetting(problems) from error
+        raise BadSetting("; ".join(_words(cast("dict[str, Any]", one), env) for one in error.errors())) from error
+
+
+def _words(problem: Mapping[str, Any], env: Mapping[str, str]) -> str:
+    """What a person is told of one of pydantic's findings, in the names that the person wrote."""
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] != "extra_forbidden":
+        said = str(problem["msg"]).removeprefix("Value error, ")
+        return f"{name}: {said}" if name else said
+    variable = f"{ENV_PREFIX}{name.upper()}"
+    written = next((key for key in env if key.upper() == variable), None)
+    near = difflib.get_close_matches(name, Settings.model_fields, 1)
+    shown = [one if written is None else f"{ENV_PREFIX}{one.upper()}" for one in near]
+    hint = f"did you mean {shown[0]}?" if shown else "docs/settings.md has them all"
+    return f"unknown setting {written or name}; {hint}"
 
 
 def save_effective(settings: Settings, path: Path) -> None:

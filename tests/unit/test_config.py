@@ -124,3 +124,25 @@ def test_the_originals_eight_environment_names_are_understood() -> None:
     assert understood == {name: meaning for name, (_, _, meaning) in ORIGINALS.items()}
     defaults = load({})
     assert all(plain(getattr(defaults, field)) != meaning for field, _, meaning in ORIGINALS.values())
+
+
+def test_an_unknown_variable_is_named_with_the_setting_that_is_near_it(tmp_path: Path) -> None:
+    with pytest.raises(BadSetting) as caught:
+        of(dicom_prot="1")
+    assert caught.value.detail == "unknown setting HEIMDALLR_DICOM_PROT; did you mean HEIMDALLR_DICOM_PORT?"
+    with pytest.raises(BadSetting) as caught:
+        of(zzzzzz="1")
+    assert caught.value.detail == "unknown setting HEIMDALLR_ZZZZZZ; docs/settings.md has them all"
+    file = tmp_path / "heimdallr.toml"
+    file.write_text("idle_second = 3\n")
+    with pytest.raises(BadSetting) as caught:
+        load({}, file)
+    assert caught.value.detail == "unknown setting idle_second; did you mean idle_seconds?"
+
+
+def test_what_is_wrong_is_said_without_the_words_of_a_library() -> None:
+    with pytest.raises(BadSetting) as caught:
+        of(server_host="10.0.0.7")
+    assert caught.value.detail == "server_host is not loopback: set api_token first"
+    with pytest.raises(BadSetting, match=r"^server_port: Input should be a valid integer"):
+        of(server_port="web")
