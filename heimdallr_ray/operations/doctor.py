@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from shlex import quote
 from typing import Any
 
 import psutil
@@ -18,7 +17,7 @@ import psutil
 import heimdallr_ray
 from heimdallr_ray.config import Settings, is_loopback, load_effective
 from heimdallr_ray.errors import HeimdallrError
-from heimdallr_ray.operations import accelerator, lock, neighbours, ports, processes, rayhead
+from heimdallr_ray.operations import accelerator, lock, mending, neighbours, ports, processes, rayhead
 from heimdallr_ray.segmentation.notes import HOMES, read_notes, read_refusal
 
 RAY_SERIES = "2.60."
@@ -137,26 +136,23 @@ def weights_dir_of(settings: Settings) -> Path:
     return settings.resolved_weights_dir or weights_dir()
 
 
-def weights_hint(settings: Settings, folder: Path | None = None) -> str:
-    """How weights that are missing or changed are put right, in `folder` or in the registry of the settings."""
-    from heimdallr_ray.pipelines.demand import demand_of
-    from heimdallr_ray.segmentation.registry import command_for, missing_needed
-    from heimdallr_ray.segmentation.weights import is_damaged, registry_to_fill
+def ran_as(run_dir: Path) -> str:
+    """The profile of the stack that runs on a data folder or was the last to; empty where none did."""
+    try:
+        return load_effective(run_dir / "settings.json").profile
+    except HeimdallrError:
+        return ""
 
-    place = registry_to_fill(folder or weights_dir_of(settings))
-    if place is None or (settings.profile == "demo" and folder is None):
-        return "put the model folders and their manifest.json back: docs/weights.md"
-    if is_damaged(place):
-        return (
-            f"where you trust what lies there: heimdallr models manifest {quote(str(place))}; "
-            "else remove its manifest.json and fetch or import the models anew: docs/weights.md"
-        )
-    needed = missing_needed(None, demand_of(settings.measurements))
-    return (
-        f"{command_for(needed, place)} brings TotalSegmentator's; without a network "
-        "`heimdallr models import`: docs/weights.md. "
-        "To try it with the demo's weights: --profile demo (make up PROFILE=demo)"
-    )
+
+def check_profile(settings: Settings) -> Iterator[Check]:
+    """Which profile is looked at, and how to look at the other where that is the one that ran here."""
+    ran = ran_as(settings.run_dir)
+    other = "site" if settings.profile == "demo" else "demo"
+    if ran == other:
+        yield Check("profile", True, f"{settings.profile} is looked at; the stack that ran here last was {other}",
+                    f"heimdallr doctor --profile {other} looks at that")  # fmt: skip
+    else:
+        yield Check("profile", True, f"{settings.profile} is looked at; --profile {other} looks at the other")
 
 
 def check_weights(settings: Settings) -> Iterator[Check]:
@@ -172,7 +168,7 @@ def check_weights(settings: Settings) -> Iterator[Check]:
         synthetic = any_synthetic(weights)
     except HeimdallrError as error:
         yield Check("weights", False, f"{folder} (profile {settings.profile}): {error.code}: {error.detail}",
-                    weights_hint(settings))  # fmt: skip
+                    mending.hint(settings))  # fmt: skip
         return
     wrong = synthetic and settings.profile != "demo"
     kind = "DEMO WEIGHTS" if synthetic else "real weights"
@@ -247,9 +243,7 @@ def check_segmenter(settings: Settings) -> Iterator[Check]:
     refused = read_refusal(settings.run_dir)
     if refused:
         yield Check("Segmenter", False, refused, "mend what it says, then: heimdallr down, heimdallr up")
-    for words in dict.fromkeys(
-        words for one in read_notes(settings.run_dir / HOMES) for words in one.notes
-    ):
+    for words in dict.fromkeys(words for one in read_notes(settings.run_dir / HOMES) for words in one.notes):
         yield Check(
             "Segmenter", True, words, "see Exact and turbo, and A budget for the models, in docs/segmentation.md"
         )
@@ -287,6 +281,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
     check_versions,
     check_disk,
     check_database,
+    check_profile,
     check_weights,
     check_series_rules,
     check_asked,

@@ -12,6 +12,7 @@ from pynetdicom import AE  # pyright: ignore[reportUnknownVariableType]
 from heimdallr_ray.config import Settings, load_effective
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.operations import application, lock, neighbours, supervisor
+from heimdallr_ray.operations.doctor import ran_as, weights_dir_of
 from heimdallr_ray.segmentation.engine import EXACT
 from heimdallr_ray.segmentation.notes import HOMES, read_notes, read_refusal
 
@@ -39,7 +40,6 @@ def _echo(settings: Settings, dicom: str) -> str:
 
 def models_lacking(settings: Settings) -> str:
     """What the registry lacks for a Segmenter to be ready, with the command that brings it; empty where nothing."""
-    from heimdallr_ray.operations.doctor import weights_dir_of
     from heimdallr_ray.pipelines.demand import demand_of
     from heimdallr_ray.segmentation.registry import require_needed
 
@@ -72,10 +72,14 @@ def collect(settings: Settings) -> dict[str, Any]:
     holder = lock.read_holder(settings.run_dir)
     if holder is None or not lock.is_held(settings.run_dir):
         taken = {name: f"held by {other.words}" for name, other in neighbours.on_our_ports(settings)}
+        ran = ran_as(settings.run_dir)
+        if ran and "profile" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"profile": ran})
         lacking = models_lacking(settings)
         return {
             "state": "down",
             "data_dir": str(settings.data_dir),
+            "profile": settings.profile,
             **({"ports": taken} if taken else {}),
             **({"models": lacking} if lacking else {}),
         }
@@ -85,7 +89,7 @@ def collect(settings: Settings) -> dict[str, Any]:
     if holder.state == "starting":
         report["step"] = holder.step or FIRST_STEP
     noted = {name: value for name, value in supervisor.describe(holder).items() if name != "step" and value != ""}
-    report.update({"data_dir": str(settings.data_dir), **noted})
+    report.update({"data_dir": str(settings.data_dir), "profile": settings.profile, **noted})
     if holder.state == "starting":
         # Listener and API are not there yet.
         lacking = models_lacking(settings)

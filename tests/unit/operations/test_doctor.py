@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from heimdallr_ray import cli
-from heimdallr_ray.config import Settings, load
+from heimdallr_ray.config import Settings, load, save_effective
 from heimdallr_ray.dicom.rules import default_rules
 from heimdallr_ray.operations import accelerator, doctor, ports, rayhead, status
 from heimdallr_ray.operations.accelerator import Accelerators
@@ -254,3 +254,19 @@ def test_models_that_are_only_wanted_are_a_note(tmp_path: Path) -> None:
 def test_the_demo_lacks_no_model(tmp_path: Path) -> None:
     found = finding(doctor.check_weights, of(tmp_path, profile="demo"), "models")
     assert found.level == "ok"
+
+
+def test_the_profile_that_ran_here_is_named_and_status_looks_at_it(tmp_path: Path) -> None:
+    site = of(tmp_path)
+    (fresh,) = doctor.check_profile(site)
+    assert fresh.level == "ok" and "site is looked at" in fresh.detail and "--profile demo" in fresh.detail
+    assert status.collect(site)["profile"] == "site" and "models" in status.collect(site)
+    site.run_dir.mkdir(parents=True, exist_ok=True)
+    save_effective(of(tmp_path, profile="demo"), site.run_dir / "settings.json")
+    (noted,) = doctor.check_profile(site)
+    assert noted.level == "note" and noted.mend == "heimdallr doctor --profile demo looks at that"
+    down = status.collect(site)
+    assert (down["state"], down["profile"]) == ("down", "demo") and "models" not in down
+    assert status.collect(of(tmp_path, profile="site"))["profile"] == "site", "what is set is what is looked at"
+    (same,) = doctor.check_profile(of(tmp_path, profile="demo"))
+    assert same.level == "ok"
