@@ -3,11 +3,11 @@ import { useEffect, useState } from "react";
 import { getBlob, getReasons } from "./api/client";
 import { reasonOf, saysTheSame } from "./lib/reasons";
 import { stateTone, stateWords } from "./lib/states";
-import { urgencyLook } from "./lib/urgency";
+import { studyUrgencyLook, type StudyUrgency } from "./lib/urgency";
 import type { ArtifactView, StudySummary } from "./api/types";
 
-export function UrgencyPill({ study }: { study: Pick<StudySummary, "urgency" | "state"> }) {
-  const { icon, word, tone, tip } = urgencyLook(study.urgency, study.state);
+export function UrgencyPill({ study }: { study: StudyUrgency }) {
+  const { icon, word, tone, tip } = studyUrgencyLook(study);
   return (
     <span className={`pill ${tone}`} title={tip} data-urgency={study.urgency ?? "none"}>
       {icon !== "" && <span aria-hidden="true">{icon}</span>}

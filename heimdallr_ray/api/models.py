@@ -21,9 +21,14 @@ class StudySummary(BaseModel):
     step: str | None = Field(description="The running step, while `state` is running.")
     reason_code: str | None = Field(description="Why it failed or does not apply.")
     reason: str | None
-    urgency: str | None = Field(description="P0 to P3; null until the rules have run.")
+    urgency: str | None = Field(
+        description="P0 to P3; null until the rules have run, and where only an older result said P3."
+    )
     urgency_word: str | None = Field(description="CRITICAL, URGENT, SOON, ROUTINE.")
     urgency_reason: str | None
+    urgency_older: bool = Field(
+        description="True where the urgency is that of an older result: the last run has not ended well, or said less."
+    )
     ordered_priority: str | None = Field(description="What the order said: STAT, HIGH, ROUTINE, ...")
     synthetic: bool = Field(description="True where demo data or demo weights were used: not about a patient.")
     door: str = Field(description="The way it came in: dicom, upload, stow.")

@@ -21,10 +21,10 @@ def study_page(services: ApiServices, limit: int, offset: int, state: StudyState
     wanted = state.value if state else None
     with services.database.read() as session:
         rows = catalog.worklist(session, limit=limit, offset=offset, state=wanted, text=text or None)
-        epochs = catalog.result_epochs(session, [row.id for row in rows])
+        results = catalog.newest_results(session, [row.id for row in rows])
         total = catalog.worklist_count(session, state=wanted, text=text or None)
     return models.StudyPage(
-        studies=[views.summary(row, epochs.get(row.id)) for row in rows],
+        studies=[views.summary(row, results.get(row.id)) for row in rows],
         total=total,
         limit=limit,
         offset=offset,

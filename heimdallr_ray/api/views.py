@@ -20,19 +20,47 @@ def artifact_url(study_uid: str, name: str) -> str:
     return f"/api/v1/studies/{quote(study_uid, safe='')}/artifacts/{quote(name, safe='')}"
 
 
+_ENDED = frozenset(
+    state.value
+    for state in (
+        *(StudyState.DONE, StudyState.FAILED, StudyState.NOT_APPLICABLE),
+        *(StudyState.CANCELLED, StudyState.SUPERSEDED),
+    )
+)
+
+
 def is_stale(study: StudyRow, result_epoch: int | None) -> bool:
     """True where the study has a result and it is not that of its images as they are now."""
     return result_epoch is not None and (result_epoch < study.epoch or study.state != StudyState.DONE.value)
 
 
-def summary(row: StudyRow, result_epoch: int | None) -> models.StudySummary:
-    """One row of the worklist."""
-    columns = row.model_dump(include=set(models.StudySummary.model_fields) - {"urgency_word", "modalities", "stale"})
+def _urgency(row: StudyRow, newest: tuple[int, str | None] | None) -> tuple[str | None, str | None, bool]:
+    """Class, reason, and whether both are of an older result than the study's last run.
+
+    The catalog never lowers a class. A P3 of an older result is not shown as one: it raises nothing, and what a newer
+    run did not find out is no ROUTINE.
+    """
+    older = newest is not None and row.urgency is not None and (is_stale(row, newest[0]) or newest[1] != row.urgency)
+    if older and row.urgency == Urgency.P3.value:
+        ended = row.state in _ENDED
+        now = "the newer run gave no AI urgency" if ended else "the newer run has not ended"
+        return None, f"No AI urgency: an older result was P3 ROUTINE, and {now}. That is not ROUTINE.", True
+    return row.urgency, row.urgency_reason, older
+
+
+def summary(row: StudyRow, newest: tuple[int, str | None] | None) -> models.StudySummary:
+    """One row of the worklist; `newest` is epoch and urgency of the study's newest result."""
+    urgency, reason, older = _urgency(row, newest)
+    told = {"urgency", "urgency_reason", "urgency_older", "urgency_word", "modalities", "stale"}
+    columns = row.model_dump(include=set(models.StudySummary.model_fields) - told)
     return models.StudySummary(
         **columns,
-        urgency_word=Urgency(row.urgency).word if row.urgency else None,
+        urgency=urgency,
+        urgency_reason=reason,
+        urgency_older=older,
+        urgency_word=Urgency(urgency).word if urgency else None,
         modalities=[part for part in (row.modalities or "").split(",") if part],
-        stale=is_stale(row, result_epoch),
+        stale=is_stale(row, None if newest is None else newest[0]),
     )
 
 
@@ -136,7 +164,7 @@ def detail(
 ) -> models.StudyDetail:
     """One study's page; `n_images` were there when its result was made."""
     return models.StudyDetail(
-        study=summary(found.study, found.result.epoch if found.result else None),
+        study=summary(found.study, (found.result.epoch, found.result.urgency) if found.result else None),
         series=[series(row) for row in found.series],
         choice=choice(found.jobs[0]) if found.jobs else None,
         job=job(found.jobs[0]) if found.jobs else None,

@@ -122,14 +122,14 @@ def artifact_named(session: Session, result_id: str, name: str) -> ArtifactRow |
     return session.exec(statement).one_or_none()
 
 
-def result_epochs(session: Session, study_ids: Sequence[str]) -> dict[str, int]:
-    """The epoch of the newest result of each of at most `MAX_ROWS` studies; studies without one are absent."""
+def newest_results(session: Session, study_ids: Sequence[str]) -> dict[str, tuple[int, str | None]]:
+    """Epoch and urgency of the newest result of each of at most `MAX_ROWS` studies; studies without one are absent."""
     statement = (
-        select(ResultRow.study_id, func.max(ResultRow.epoch))
-        .where(col(ResultRow.study_id).in_(study_ids[:MAX_ROWS]))
-        .group_by(col(ResultRow.study_id))
+        select(ResultRow.study_id, ResultRow.epoch, ResultRow.urgency)
+        .where(col(ResultRow.study_id).in_(study_ids[:MAX_ROWS]), col(ResultRow.superseded_by).is_(None))
+        .order_by(col(ResultRow.version))
     )
-    return dict(session.exec(statement).all())
+    return {study_id: (epoch, urgency) for study_id, epoch, urgency in session.exec(statement).all()}
 
 
 def images_until(session: Session, study_id: str, epoch: int) -> int:

@@ -980,9 +980,14 @@ export interface components {
             uid_generated: boolean;
             /**
              * Urgency
-             * @description P0 to P3; null until the rules have run.
+             * @description P0 to P3; null until the rules have run, and where only an older result said P3.
              */
             urgency: string | null;
+            /**
+             * Urgency Older
+             * @description True where the urgency is that of an older result: the last run has not ended well, or said less.
+             */
+            urgency_older: boolean;
             /** Urgency Reason */
             urgency_reason: string | null;
             /**

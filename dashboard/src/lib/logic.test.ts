@@ -8,7 +8,7 @@ import { hasOverlay, keyPictures, shownOf } from "./images";
 import { reasonOf, saysTheSame } from "./reasons";
 import { findingsOf, hasBleed, leftOutOf, measurementsOf, statusWord } from "./results";
 import { canChoose, canRetry, noneWords, olderResultWords, retriedWords, STATES, stateSentence, stateWords } from "./states";
-import { NO_AI_URGENCY, urgencyLook } from "./urgency";
+import { NO_AI_URGENCY, studyUrgencyLook, urgencyLook, urgencyWords } from "./urgency";
 
 const study = (state: string, reason: string | null = null) => ({ state, step: state === "running" ? "segment" : null, reason, reason_code: null });
 
@@ -67,12 +67,30 @@ describe("states", () => {
   it("is silent where the results speak", () => expect(stateSentence(study("done"))).toBeNull());
 });
 
+describe("an urgency that is older than the last run", () => {
+  const older = (urgency: string | null, state = "not_applicable") => ({ urgency, state, urgency_older: true, urgency_reason: "because" });
+  it("stays on top and says that it is older, in the pill and in the words", () => {
+    expect(studyUrgencyLook(older("P0"))).toMatchObject({ icon: "!!", word: "CRITICAL, older result", tone: "crit" });
+    expect(urgencyWords(older("P0"))).toBe("Of an older result, not of the study's last run: because");
+  });
+  it("is no ROUTINE where the newer run gave nothing", () => {
+    expect(studyUrgencyLook(older(null))).toMatchObject({ word: "no AI urgency", tip: "because" });
+    expect(urgencyWords(older(null))).toBe("because");
+    expect(studyUrgencyLook(older(null, "running")).word).toBe("pending");
+  });
+  it("is not claimed of the present one", () => {
+    const now = { ...older("P3", "done"), urgency_older: false };
+    expect([studyUrgencyLook(now).word, urgencyWords(now)]).toEqual(["ROUTINE", "because"]);
+  });
+});
+
 describe("a result that is older than its study", () => {
   const older = (state: string, n_instances: number) => olderResultWords({ state, n_instances }, { stale: true, n_images: 100 });
   it("says what happened and how many images the numbers are from", () => {
     expect(older("queued", 104)).toBe("Older result: new images arrived. These numbers are from 100 of 104 images.");
     expect(older("failed", 104)).toBe("Older result: new images arrived and the newer run failed. These numbers are from 100 of 104 images.");
     expect(older("running", 100)).toContain("a newer run has begun");
+    expect(older("not_applicable", 100)).toBe("Older result: the newer run did not apply. These numbers are from an earlier run on the same images.");
     for (const state of ["receiving", "settling", "not_applicable", "cancelled", "superseded"]) expect(older(state, 104)).toMatch(/^Older result: /);
   });
   it("is not claimed where the result is current or there is none", () => {

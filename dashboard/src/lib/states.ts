@@ -33,7 +33,8 @@ export function olderResultWords(
   else if (study.state === "cancelled") parts.push("the newer run was cancelled");
   else if (study.state === "superseded") parts.push("a newer version of the study replaces this one");
   else if (parts.length === 0) parts.push("a newer run has begun");
-  return `Older result: ${parts.join(" and ")}. These numbers are from ${result.n_images} of ${counted(study.n_instances, "image")}.`;
+  const from = study.n_instances > result.n_images ? `${result.n_images} of ${counted(study.n_instances, "image")}` : "an earlier run on the same images";
+  return `Older result: ${parts.join(" and ")}. These numbers are from ${from}.`;
 }
 
 /** One sentence or two that tell the reader what to expect of this study now; null where its results speak. */

@@ -7,7 +7,7 @@ import { useKeys } from "../keys";
 import { counted, dicomDate, dicomTime, personName, sexAndAge, studyName } from "../lib/format";
 import { hasOverlay, keyPictures } from "../lib/images";
 import { findingsOf, hasBleed, leftOutOf, measurementsOf } from "../lib/results";
-import { urgencyLook } from "../lib/urgency";
+import { urgencyWords } from "../lib/urgency";
 import { canRetry, noneWords, olderResultWords, retriedWords, stateSentence } from "../lib/states";
 import { Link, navigate } from "../router";
 import { DEMO_INSTALLATION, Failure, StatePill, UrgencyPill, Why } from "../ui";
@@ -86,8 +86,9 @@ export function StudyPage({ uid }: { uid: string }) {
             <h2>Urgency</h2>
             <div className="urgency-box">
               <UrgencyPill study={study} />
-              <span>{study.urgency_reason ?? (study.urgency === null ? (urgencyLook(null, study.state).tip ?? "No rule has judged this study.") : "No reason was recorded.")}</span>
+              <span>{urgencyWords(study)}</span>
             </div>
+            {findings.some((finding) => finding.text !== study.urgency_reason) && older !== null && <p className="hint">Findings of the older result:</p>}
             {findings.some((finding) => finding.text !== study.urgency_reason) && (
               <ul>{findings.map((finding) => <li key={finding.id}>{finding.text}</li>)}</ul>
             )}

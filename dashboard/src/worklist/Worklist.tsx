@@ -8,6 +8,7 @@ import { clockTime, personName, sexAndAge, zoneName } from "../lib/format";
 import { canRetry, STATES } from "../lib/states";
 import { Link, navigate } from "../router";
 import { reasonOf } from "../lib/reasons";
+import { urgencyWords } from "../lib/urgency";
 import { Failure, StatePill, UrgencyPill, useSentences } from "../ui";
 import { UploadZone } from "./UploadZone";
 
@@ -113,7 +114,10 @@ function Row({ row, selected, onOpen }: { row: StudySummary; selected: boolean; 
   const sentence = row.reason_code === null ? "" : reasonOf(row.reason_code, sentences).sentence;
   // The detail of this one is a list of codes, one for each series.
   const detail = row.reason_code === "no_usable_series" ? sentence : (row.reason ?? sentence);
-  const reason = ended ? detail || "no reason was recorded" : (row.urgency_reason ?? "");
+  const ending = detail || "no reason was recorded";
+  // Urgency and reason are of one run; where that is an older one, the last run's own reason follows.
+  const raised = row.urgency_older && row.urgency !== null;
+  const reason = ended ? (raised ? `${urgencyWords(row)} Last run: ${ending}` : ending) : row.urgency_older ? urgencyWords(row) : (row.urgency_reason ?? "");
   return (
     <tr id={`row-${row.study_uid}`} aria-selected={selected} data-study={row.study_uid} onClick={onOpen}>
       <td><UrgencyPill study={row} /></td>

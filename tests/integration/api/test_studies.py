@@ -7,6 +7,7 @@ import json
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -26,6 +27,7 @@ from tests.support.seeded import (
     QUEUED_UID,
     RECEIVING_UID,
     RUNNING_UID,
+    add_study,
 )
 
 STUDY = f"/api/v1/studies/{ABDOMEN_UID}"
@@ -151,6 +153,49 @@ def test_numbers_of_an_older_epoch_are_never_shown_as_current(empty: ApiServices
         study.state, study.epoch = "queued", 1  # The same images once more.
         session.add(study)
     assert seen()[:3] == (True, True, True)
+
+
+@pytest.mark.parametrize("state", ["not_applicable", "failed", "running", "done"])
+@pytest.mark.parametrize(("urgency", "shown"), [("P0", "P0"), ("P2", "P2"), ("P3", None)])
+def test_an_urgency_of_an_older_result_says_so_and_an_older_p3_is_no_routine(
+    empty: ApiServices, state: str, urgency: str, shown: str | None
+):
+    client = client_of(create_app(empty))
+    with empty.database.write() as session:
+        study = add_study(session, "1.2.9", empty.clock.now(), state="done", urgency=urgency, urgency_reason="why")
+        first = ResultRow(
+            study_id=study.id, job_id=1, fence=1, created_at=empty.clock.now(), document={}, urgency=urgency
+        )
+        session.add(first)
+
+    def seen() -> dict[str, Any]:
+        detail = client.get("/api/v1/studies/1.2.9").json()["study"]
+        (row,) = client.get("/api/v1/studies").json()["studies"]
+        assert detail == row
+        return row
+
+    now = seen()
+    assert (now["urgency"], now["urgency_older"], now["urgency_reason"]) == (urgency, False, "why")
+    with empty.database.write() as session:
+        study = session.exec(select(StudyRow)).one()
+        study.state = state
+        session.add(study)
+        if state == "done":
+            # The newer run ended well and ruled nothing; the catalog keeps the class that was raised.
+            newer = ResultRow(
+                study_id=study.id, job_id=2, fence=1, version=2, created_at=empty.clock.now(), document={}, urgency=None
+            )
+            session.add(newer)
+            session.flush()
+            old = session.exec(select(ResultRow).where(ResultRow.version == 1)).one()
+            old.superseded_by = newer.id
+            session.add(old)
+    now = seen()
+    assert (now["urgency"], now["urgency_older"]) == (shown, True)
+    if shown is None:
+        assert now["urgency_word"] is None and "No AI urgency: an older result was P3" in now["urgency_reason"]
+    else:
+        assert now["urgency_reason"] == "why"
 
 
 def test_a_study_without_a_result_is_not_stale(client: TestClient):
