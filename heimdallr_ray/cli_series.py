@@ -68,7 +68,7 @@ def explain(
                 # What a sender wrote is no markup.
                 out.print(line, soft_wrap=True, markup=False)
         if skipped:
-            say(f"{skipped} files hold no DICOM object")
+            say(f"{skipped} file{'' if skipped == 1 else 's'} without a DICOM object")
     raise typer.Exit(0 if all(one.selection.chosen is not None for one in studies) else 3)
 
 

@@ -218,7 +218,9 @@ def _send_batch(
             failures += 1
         if waiting:
             if failures >= attempts:
-                raise NotReady(f"{host}:{port} does not take images; {len(waiting)} are left")
+                raise NotReady(
+                    f"{host}:{port} does not take images; {len(waiting)} {'is' if len(waiting) == 1 else 'are'} left"
+                )
             logger.warning("send.again", extra={"left": len(waiting), "failures": failures})
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_LAST_S)

@@ -36,6 +36,10 @@ from heimdallr_ray.storage.blobs import LocalBlobStore
 
 BLANK: Final = "(blank)"
 _SHOWN: Final = 60
+_LEGEND: Final = (
+    "*: measured. Series that may be measured are compared by their scores, from the top; at the first that differs "
+    "the lowest wins"
+)
 
 
 @dataclass(frozen=True)
@@ -207,6 +211,7 @@ def recorded_lines(one: Recorded) -> Iterator[str]:
         yield f"flags of the image: {', '.join(one.chosen.flags)}"
     for uid in one.unjudged:
         yield f"not judged yet: {uid}"
+    yield _LEGEND
     for series in sorted(one.series, key=lambda series: not series.decision.get("accepted")):
         yield ""
         yield from _table(series)
@@ -242,6 +247,7 @@ def lines(explained: Explained) -> Iterator[str]:
     for part in unmeasured_regions(selection):
         reach = "" if part.outside_mm is None else f", {part.outside_mm:g} mm beyond the measured series"
         yield f"not measured: {part.region}, shown by {part.series_uid}{reach}"
+    yield _LEGEND
     for series, decision in sorted(_pairs(explained), key=lambda pair: not pair[1].accepted):
         yield ""
         shown = RecordedSeries(
@@ -269,10 +275,13 @@ def _table(series: RecordedSeries) -> Iterator[str]:
     number = "-" if series.series_number is None else str(series.series_number)
     part = f", part {decision['part']}" if series.parts > 1 else ""
     yield f"{'*' if decision['accepted'] else ' '} No. {number}  {series.modality}  {series.description or BLANK}"
-    yield f"  {series.series_uid}{part}, {decision['instances']} objects"
+    count = decision["instances"]
+    yield f"  {series.series_uid}{part}, {count} object{'' if count == 1 else 's'}"
     yield f"  {decision['code']}: {decision['reason']}"
     told = decision["lines"]
-    width = max((len(line["rule"]) for line in told), default=0)
+    width = max(len(line["rule"]) for line in (*told, {"rule": "rule"}))
+    if told:
+        yield f"    {'rule':<{width}}  {'value':<{_SHOWN}}  {'effect':<9}  score"
     for line in told:
         value = line["value"] if len(line["value"]) <= _SHOWN else f"{line['value'][: _SHOWN - 3]}..."
         score = "" if line["score"] is None else f"{line['score']:g}"

@@ -67,7 +67,10 @@ def test_a_folder_is_explained_line_by_line(folder: Path, tmp_path: Path) -> Non
     assert status == 0
     assert f"study {STUDY}" in said
     assert f"rules heimdallr-series version {default_rules().file.version} (" in said and "purpose volume" in said
-    assert "1 files hold no DICOM object" in said
+    assert "1 file without a DICOM object" in said
+    assert "at the first that differs the lowest wins" in said
+    heads = [line.split() for line in said.splitlines() if line.startswith("    rule ")]
+    assert heads == [["rule", "value", "effect", "score"]] * 2
     chosen, refused = said.index("* No. 2  CT  Test series"), said.index("  No. 2  CT  [red]bone")
     assert chosen < refused
     profile = default_rules().profiles("volume")[0]
@@ -105,7 +108,7 @@ def test_a_dicomdir_is_no_study_of_its_own(folder: Path, tmp_path: Path) -> None
     directory.SOPClassUID, directory.StudyInstanceUID = MediaStorageDirectoryStorage, ""
     (folder / "DICOMDIR").write_bytes(to_bytes(directory))
     status, said = invoke("explain", str(folder), "--data-dir", str(tmp_path))
-    assert (status, said.count("study "), "2 files hold no DICOM object" in said) == (0, 1, True)
+    assert (status, said.count("study "), "2 files without a DICOM object" in said) == (0, 1, True)
 
 
 def test_a_site_explains_by_its_own_rules(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
