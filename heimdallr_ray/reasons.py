@@ -208,7 +208,7 @@ _SERIES_ROWS = (
     _row("too_few_slices", "Too few slices for a volume.", _SERIES),
     _row(
         "too_thick",
-        "The slices are too thick to measure. Send a thinner reconstruction if there is one.",
+        "The slices are too thick, or too far apart, to measure. Send a thinner reconstruction if there is one.",
         _SERIES,
     ),
     _row(

@@ -129,7 +129,7 @@ def _judge(series: Series, study: Study, fallback: Callable[[str], bool]) -> _Ju
             lines.append(Line("geometry", f"{refusals[-1][0]}: {refusals[-1][1]}", "refused"))
         else:
             lines.append(Line("geometry", _geometry_words(facts), "passed"))
-            thick = too_thick(facts.thickness_mm, profile) if "too_thick" in profile.refuse else None
+            thick = too_thick(facts.thickness_mm, profile, apart=facts.apart) if "too_thick" in profile.refuse else None
             if thick is not None and thick.refused and "too_thick" not in (code for code, _ in refusals):
                 lines.append(Line("too_thick", thick.value, "refused"))
                 refusals.append(("too_thick", thick.refused))
@@ -148,7 +148,9 @@ def _judge(series: Series, study: Study, fallback: Callable[[str], bool]) -> _Ju
 
 def _geometry_words(facts: Facts) -> str:
     flags = f", {', '.join(facts.flags)}" if facts.flags else ""
-    return f"{facts.slices} slices of {facts.thickness_mm:g} mm over {facts.extent_mm:.0f} mm{flags}"
+    of = "up to" if facts.apart else "of"
+    apart = " apart" if facts.apart else ""
+    return f"{facts.slices} slices {of} {facts.thickness_mm:g} mm{apart} over {facts.extent_mm:.0f} mm{flags}"
 
 
 def _fallbacks(judged: Sequence[_Judged], study: Study, wanted: set[int], override: Override | None) -> list[int]:

@@ -70,6 +70,8 @@ class Facts:
     field_mm: float
     axial: float
     flags: tuple[str, ...]
+    apart: bool = False
+    """`thickness_mm` is the distance of the slices, which are thinner themselves."""
 
 
 @dataclass(frozen=True)
@@ -166,14 +168,14 @@ def _too_thick(series: Series, profile: Profile, _study: Study) -> Seen:
     thickness = header.slice_thickness_mm or header.spacing_between_slices_mm
     if thickness is None:
         return Seen("thickness not named")
-    return too_thick(thickness, profile)
+    return too_thick(thickness, profile, apart=not header.slice_thickness_mm)
 
 
-def too_thick(thickness_mm: float, profile: Profile) -> Seen:
-    """The refusal `too_thick`, also asked once the slice distance is known."""
+def too_thick(thickness_mm: float, profile: Profile, *, apart: bool = False) -> Seen:
+    """The refusal `too_thick`; `apart`: of the slice distance, asked once that is known."""
     most = profile.max_thickness_mm
-    reason = f"slices {thickness_mm:g} mm thick, at most {most:g} mm can be measured" if thickness_mm > most else ""
-    return Seen(f"{thickness_mm:g} mm", reason)
+    said = f"up to {thickness_mm:g} mm apart" if apart else f"{thickness_mm:g} mm thick"
+    return Seen(said, f"slices {said}, at most {most:g} mm can be measured" if thickness_mm > most else "")
 
 
 def _sharp_kernel(series: Series, _profile: Profile, study: Study) -> Seen:
@@ -221,7 +223,7 @@ def facts_of(series: Series) -> Facts:
     geometry.affine_ras(found, iop, spacing)
     header = series.header
     rows, columns = header.rows or 0, header.columns or 0
-    thickness = header.slice_thickness_mm if (header.slice_thickness_mm or 0) > 0 else None
+    thickness = named = header.slice_thickness_mm if (header.slice_thickness_mm or 0) > 0 else None
     if found.places:
         # Where slices are blended, what lies between them is as blurred as a slice of that width.
         thickness = max(thickness or 0.0, found.gaps_mm[1])
@@ -236,4 +238,5 @@ def facts_of(series: Series) -> Facts:
         field_mm=min(rows * spacing[0], columns * spacing[1]),
         axial=abs(float(geometry.axes_of(iop)[2][2])),
         flags=found.flags,
+        apart=named is None or thickness != named,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -117,15 +118,22 @@ def _choice(
     """A series that was split into parts is one row: chosen where any part is, the reasons of all parts kept."""
     accepted = next((part for part in parts if part.accepted), None)
     leading = accepted or max(parts, key=lambda part: part.instances)
-    others = [f"part of {part.instances}: {part.code}: {part.reason}" for part in parts if part is not leading]
+    same = [part for part in parts if (part.code, part.reason) == (leading.code, leading.reason)]
+    counted = Counter((part.code, part.reason) for part in parts if part not in same)
+    others = [f"{_parts(count)}: {code}: {reason}" for (code, reason), count in counted.items()]
+    own = leading.reason if len(same) == 1 else f"{leading.reason} ({_parts(len(same))})"
     return SeriesChoice(
         series_uid=series_uid,
         chosen=accepted is not None,
         reject_code=None if accepted else leading.code,
-        reason="; ".join([leading.reason, *others]),
+        reason="; ".join([own, *others]),
         geometry=geometry if accepted else None,
         selection={"rules": rules, "parts": [explained(part) for part in parts]},
     )
+
+
+def _parts(count: int) -> str:
+    return "1 part" if count == 1 else f"{count} parts"
 
 
 def series_decisions(selection: Selection, rows: Sequence[SeriesRow]) -> tuple[SeriesDecision, ...]:

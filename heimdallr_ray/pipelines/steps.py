@@ -158,9 +158,19 @@ def require_readable(selection: Selection, modalities: Collection[str], readable
 
 
 def require_chosen(decisions: Sequence[SeriesDecision]) -> NoUsableSeries:
-    """The error that says of every series why it cannot be measured."""
-    reasons = "; ".join(f"{decision.code}: {decision.reason}" for decision in decisions)
+    """The error that says why no series can be measured: each sentence once, with how many it is of."""
+    said: dict[str, list[str]] = {}
+    for decision in decisions:
+        said.setdefault(f"{decision.code}: {decision.reason}", []).append(str(decision.series_uid))
+    reasons = "; ".join(f"{words}{_counted(uids)}" for words, uids in said.items())
     return NoUsableSeries(reasons or "the study holds no image series")
+
+
+def _counted(series_uids: Sequence[str]) -> str:
+    several = len(set(series_uids))
+    if several > 1:
+        return f" ({several} series)"
+    return "" if len(series_uids) == 1 else f" ({len(series_uids)} parts of one series)"
 
 
 def prepare(selection: Selection, read_bytes: Callable[[str], bytes]) -> Volume:

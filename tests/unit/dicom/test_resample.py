@@ -113,7 +113,12 @@ def test_a_study_of_uneven_thin_slices_is_chosen_flagged_and_of_wide_ones_too_th
     for k, dataset in enumerate(made):
         dataset.ImagePositionPatient = [-180, -180, float(-150 + 3 * k + max(k - 20, 0) * 4)]
     index, _ = indexed(to_bytes(dataset) for dataset in made)
-    assert [one.code for one in select(group(index)).decisions] == ["too_thick"]
+    (wide,) = select(group(index)).decisions
+    assert (wide.code, wide.reason) == ("too_thick", "slices up to 7 mm apart, at most 5 mm can be measured")
+    # The slices themselves are thin enough: both lines say what they are about.
+    told = [(line.value, line.effect) for line in wide.lines if line.rule == "too_thick"]
+    assert told == [("1 mm thick", "passed"), ("up to 7 mm apart", "refused")]
+    assert "slices up to 7 mm apart over" in next(line.value for line in wide.lines if line.rule == "geometry")
 
 
 def test_a_grid_that_would_not_fit_is_refused_before_it_is_made() -> None:

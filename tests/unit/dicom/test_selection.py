@@ -198,7 +198,9 @@ def test_few_images_in_several_planes_are_planning_images():
 
 
 def test_thickness_that_no_header_names_is_the_distance_of_the_slices():
-    assert selected(series("only", 1, spacing_mm=7.0, SliceThickness=None))[1] == {"only": "too_thick"}
+    selection, codes = selected(series("only", 1, spacing_mm=7.0, SliceThickness=None))
+    assert codes == {"only": "too_thick"}
+    assert selection.decisions[0].reason == "slices up to 7 mm apart, at most 5 mm can be measured"
 
 
 def test_thin_slices_far_apart_are_as_thick_as_their_distance():

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from pydicom import dcmread
 
+from heimdallr_ray.dicom.series import Selection, SeriesDecision
 from heimdallr_ray.errors import EmptyImage, EngineUnavailable, HeimdallrError, NotAVolume, WeightsMissing
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.metrics.catalogue import asked_for
 from heimdallr_ray.metrics.result import Status
-from heimdallr_ray.pipelines.describe import failure_words, selection_facts
+from heimdallr_ray.pipelines.describe import failure_words, selection_facts, series_choices
 from heimdallr_ray.pipelines.steps import (
     TIE_TASKS,
     Prepared,
@@ -26,6 +27,7 @@ from heimdallr_ray.pipelines.steps import (
     label_maps,
     measure,
     prepare,
+    require_chosen,
     segment,
     settle_tie,
     shown_label_maps,
@@ -326,3 +328,26 @@ def test_the_image_says_what_only_another_series_shows(tmp_path: Path) -> None:
 )
 def test_a_failed_study_names_the_rule_that_its_slices_broke(error: HeimdallrError, words: str) -> None:
     assert failure_words(error) == words
+
+
+def refused(uid: str, reason: str, part: int = 0, code: str = "four_d") -> SeriesDecision:
+    return SeriesDecision(Uid.parse(uid), part, False, code, reason, instances=15 + part)
+
+
+def test_each_sentence_of_a_refused_study_is_said_once_with_the_series_that_it_is_of() -> None:
+    phases = [refused("1.2.3", "one of 3 phases", part) for part in range(3)]
+    two = [refused(uid, "no frame says where it lies", code="multiframe_without_groups") for uid in ("1.2.4", "1.2.5")]
+    error = require_chosen([*phases, *two, refused("1.2.6", "2 slices", code="too_few_slices")])
+    assert error.detail == (
+        "four_d: one of 3 phases (3 parts of one series); "
+        "multiframe_without_groups: no frame says where it lies (2 series); too_few_slices: 2 slices"
+    )
+
+
+def test_each_sentence_of_a_split_series_is_said_once_with_its_parts() -> None:
+    parts = [refused("1.2.3", "one of 3 phases", part) for part in range(3)]
+    (row,) = series_choices(Selection(None, tuple(parts), ()), None)
+    assert row.reason == "one of 3 phases (3 parts)"
+    scout = [refused("1.2.3", "planning image", 3, "localizer"), refused("1.2.3", "planning image", 4, "localizer")]
+    (row,) = series_choices(Selection(None, (*parts, *scout), ()), None)
+    assert row.reason == "planning image (2 parts); 3 parts: four_d: one of 3 phases"
