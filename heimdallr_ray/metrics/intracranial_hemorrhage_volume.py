@@ -75,8 +75,8 @@ def measure(context: MetricContext) -> tuple[Measurement, ...]:
 
     No brain in the field of view is `not_applicable`, whether the model ran or not. Where the `total` label map is
     missing, found blood is measured and noted, but an empty mask is not called 0 mL; nor is it where the scan ends
-    inside the brain on any side but the lower one, on which every head scan ends, or leaves gaps. Blood cut by the edge of the scan
-    has no volume; its components stay in the evidence, so that triage still sees them.
+    inside the brain on any side but the lower one, on which every head scan ends, or leaves gaps. Blood cut by the edge
+    of the scan has no volume; its components stay in the evidence, so that triage still sees them.
     """
 
     def read() -> Reading:
