@@ -48,12 +48,12 @@ class Handle:
         self.answers = list(answers)
         self.responses: list[Response] = []
         self.tickets: list[Ticket | None] = []
-        self.untils: list[float] = []
+        self.moments: list[float] = []
         self.run = self
 
     def remote(self, reference: object, ticket: Ticket | None, until: float) -> Response:
         assert reference == ("ref", REQUEST)
-        self.untils.append(until)
+        self.moments.append(until)
         self.tickets.append(ticket)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         self.responses.append(Response(answer))
@@ -129,7 +129,7 @@ def test_no_answer_within_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_call_of_a_study_says_until_when_it_is_waited_for() -> None:
     handle, began = Handle(raising(RayActorError()), lambda _: "labels"), time.time()
     assert call(handle) == "labels"
-    assert handle.untils == pytest.approx([began + remote.CALL_TIMEOUT_S] * 2, abs=5.0)
+    assert handle.moments == pytest.approx([began + remote.CALL_TIMEOUT_S] * 2, abs=5.0)
 
 
 def test_a_volume_that_does_not_fit_into_the_object_store_may_be_tried_later(monkeypatch: pytest.MonkeyPatch) -> None:
