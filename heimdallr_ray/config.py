@@ -136,7 +136,7 @@ class Settings(BaseSettings):
         False,
         description="A model at 1.5 mm that does not fit into memory in any way, or not into the memory budget, gives "
         "place to the one at 3 mm, which every number then names; otherwise the study fails with oom, or goes on "
-        "without. All of today's measurements are allowed at 3 mm, so none is lost by it.",
+        "without. All of today's measurements are allowed at 3 mm, so none is left out by it.",
     )
     segmenter_mode: Literal["exact", "turbo"] = Field(
         "exact",

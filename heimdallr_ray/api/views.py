@@ -38,10 +38,13 @@ def _urgency(row: StudyRow, newest: tuple[int, str | None] | None) -> tuple[str 
     """Class, reason, and whether both are of an older result than the study's last run.
 
     The catalog never lowers a class. A P3 of an older result is not shown as one: it raises nothing, and what a newer
-    run did not find out is no ROUTINE.
+    run did not find out is no ROUTINE; the reason is then the newer run's.
     """
-    older = newest is not None and row.urgency is not None and (is_stale(row, newest[0]) or newest[1] != row.urgency)
+    stale = newest is not None and is_stale(row, newest[0])
+    older = newest is not None and row.urgency is not None and (stale or newest[1] != row.urgency)
     if older and row.urgency == Urgency.P3.value:
+        if row.state == StudyState.DONE.value and not stale:
+            return None, f"{row.urgency_reason} (An older result was P3 ROUTINE.)", True
         ended = row.state in _ENDED
         now = "the newer run gave no AI urgency" if ended else "the newer run has not ended"
         return None, f"No AI urgency: an older result was P3 ROUTINE, and {now}. That is not ROUTINE.", True

@@ -109,8 +109,8 @@ def commit_result(
     session.add(study)
     if urgency is not None:
         set_urgency(session, study.id, urgency, urgency_reason, now=now, actor=lease.owner)
-    elif study.urgency is None:
-        # No class from AI is an answer too, and the reader is told why.
+    elif study.urgency in (None, Urgency.P3.value):
+        # No class from AI is an answer too, and the reader is told why. An older P3 raised nothing.
         study.urgency_reason = bounded_reason(urgency_reason)
         session.add(study)
     transition(session, study.id, StudyState.DONE, now=now, actor=lease.owner)

@@ -24,7 +24,7 @@ REFORMATS: Final = ("reformatted", "mpr", "csa mpr", "csaparallel", "resampled")
 AXIAL_MIN: Final = 0.8
 """|normal . z| of what a CT acquires: a gantry tilts by 30 degrees at most (0.87)."""
 TALL: Final = 1.1
-"""Reformats are padded until they are square; what is taller than wide by this was scanned."""
+"""Reformats are padded until they are square; what is taller by this, than wide or than the scan, was scanned."""
 
 _WHOLE: Final = "whole body, wholebody"
 _TRUNK: Final = f"cap, tap, trunk, torso, body, partialbody, {_WHOLE}"
@@ -76,8 +76,8 @@ def unmeasured_regions(selection: Selection) -> tuple[Unmeasured, ...]:
     where one names none, along the patient all the same: one sitting at the scanner mostly keeps its coordinates.
 
     The images of a reformat reach as far as its padding, which shows nothing: it counts only where the middles of its
-    images lie outside, where it is taller than wide, or where it names another region than the chosen one does. A
-    sagittal or coronal MR that was acquired is no reformat.
+    images lie outside, where it is taller than wide or than the chosen scan, or where it names another region than the
+    chosen one does. A sagittal or coronal MR that was acquired is no reformat.
     """
     chosen = selection.chosen
     if chosen is None:
@@ -113,7 +113,7 @@ def _beyond(series: Series, chosen: Series) -> list[Unmeasured]:
     if outside <= OUTSIDE_MM:
         return []
     others = [region for region in named if region not in measured]
-    if not (measured and others) and _may_be_padding(series, its):
+    if not (measured and others) and _may_be_padding(series, chosen, its):
         return []
     # A longer scan of what is measured shows more than its name tells.
     regions = others or [UNNAMED]
@@ -138,13 +138,15 @@ def _outside(mine: Range, its: Range) -> float:
     return max(its[0] - mine[0], 0.0) + max(mine[1] - its[1], 0.0)
 
 
-def _may_be_padding(series: Series, measured: Range) -> bool:
+def _may_be_padding(series: Series, chosen: Series, measured: Range) -> bool:
     """True where what lies outside `measured` may be empty margins of images that were computed from those slices."""
     images = _images(series)
     if not any(_reformatted(series, image) for image in images):
         return False
     middles = [image.middle for image in images]
-    tall = any(image.height > TALL * image.width for image in images if image.normal < AXIAL_MIN)
+    # Square images are as large as the scan is long or wide, whichever is more.
+    field = max([measured[1] - measured[0], *(max(one.height, one.width) for one in _images(chosen))])
+    tall = any(image.height > TALL * min(image.width, field) for image in images if image.normal < AXIAL_MIN)
     return not tall and _outside((min(middles), max(middles)), measured) <= OUTSIDE_MM
 
 

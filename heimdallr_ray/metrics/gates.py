@@ -29,8 +29,9 @@ class Quantity:
         unit: UCUM.
         tasks: the label maps it is made from, the one that holds the measured structure first.
         coarsest_mm: models that saw the image at a coarser spacing than this are not measured from. 3 mm does for
-            volumes and attenuation of large organs (within 2 % and 0.5 HU of 1.5 mm), for regions and for the level of
-            a vertebra; not for diameters, vessels, the pancreas or samples inside a vertebra.
+            volumes and attenuation of large organs (within 2 % and 0.5 HU of 1.5 mm on the one CT that was compared),
+            for regions and for the level of a vertebra; not for diameters, vessels, the pancreas or samples inside a
+            vertebra.
     """
 
     id: str

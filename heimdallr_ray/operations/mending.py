@@ -8,6 +8,7 @@ from shlex import quote
 from typing import Any, Final
 
 from heimdallr_ray.config import Settings
+from heimdallr_ray.errors import WeightsMissing, WeightsTampered
 from heimdallr_ray.pipelines.demand import demand_of
 from heimdallr_ray.segmentation.archives import archive_named, fetch_command
 from heimdallr_ray.segmentation.demo import weights_dir
@@ -64,7 +65,9 @@ def changed_models(weights: WeightsSet, *, hashed: bool = True) -> tuple[str, ..
 
 
 def _packaged(place: Path, *, hashed: bool) -> str:
-    root = next((parent for parent in place.parents if (parent / ".git").exists()), None)
+    # What pip copied into an environment inside a checkout is not the checkout's.
+    own = "site-packages" not in place.parts
+    root = next((parent for parent in place.parents if own and (parent / ".git").exists()), None)
     what = "the demo's weights are a part of the package and are not fetched: "
     if root is None:
         return f"{what}install it anew (pip install --force-reinstall --no-deps, with the file it came from)"
@@ -78,12 +81,15 @@ def _packaged(place: Path, *, hashed: bool) -> str:
 def _anew(weights: WeightsSet, changed: Iterable[str]) -> list[str]:
     """The commands that bring `changed`: from the package what is its own, from TotalSegmentator what is theirs."""
     pins: dict[str, Any] = read_document(weights.folder)[PINS_KEY]
-    packaged = read_manifest(weights_dir())
+    try:
+        packaged = read_manifest(weights_dir())
+    except (WeightsMissing, WeightsTampered):
+        packaged = None  # the package's own copy is no help
     copied: list[str] = []
     fetched: list[str] = []
     unknown: list[str] = []
     for name in changed:
-        if _entries(packaged, name) == _entries(weights, name):
+        if packaged is not None and _entries(packaged, name) == _entries(weights, name):
             copied.append(name)
         else:
             (fetched if archive_named(name) else unknown).append(name)

@@ -7,7 +7,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -428,7 +428,7 @@ class ResidentEngine:
             EmptyImage: all voxels are 0 at the model's spacing.
             Broken: a model gave a label that its table does not hold.
             OutOfMemory: a model does not fit in any way.
-            OutOfTime: the study's deadline is past before a model has begun.
+            OutOfTime: the study's deadline is past before the last tile of the last model.
         """
         if not image.zyx.any():
             raise EmptyImage("all voxels of the image are 0 at the model's spacing")
@@ -440,8 +440,11 @@ class ResidentEngine:
         for one in spec.models:
 
             def attempt(road: Road, one: ModelSpec = one) -> tuple[list[NDArray[np.uint8]], Timings]:
-                study.deadline.require(one.model_id)
-                return self._run(one, spec, image, parts if road.in_parts else pieces, road)
+                def go_on() -> None:
+                    study.deadline.require(one.model_id)
+
+                go_on()
+                return self._run(one, spec, image, parts if road.in_parts else pieces, road, go_on)
 
             (labels, timings), taken = memory.first_that_fits(one.model_id, order, attempt, self._store.release)
             for step in taken:
@@ -456,14 +459,20 @@ class ResidentEngine:
         return merged.transpose(2, 1, 0), spent
 
     def _run(
-        self, one: ModelSpec, row: TaskSpec, image: ModelImage, pieces: tuple[split.Piece, ...], road: Road
+        self,
+        one: ModelSpec,
+        row: TaskSpec,
+        image: ModelImage,
+        pieces: tuple[split.Piece, ...],
+        road: Road,
+        go_on: Callable[[], None],
     ) -> tuple[list[NDArray[np.uint8]], Timings]:
         """`[z, y, x]` labels of what each piece keeps."""
         model = self._store.for_road(one, row, road)
         found: list[NDArray[np.uint8]] = []
         spent = Timings()
         for piece in pieces:
-            labels, timings = self._store.predict(model, image, piece.shown, road)
+            labels, timings = self._store.predict(model, image, piece.shown, road, go_on)
             found.append(labels.transpose(2, 1, 0)[piece.inner])
             spent += timings
         return found, spent

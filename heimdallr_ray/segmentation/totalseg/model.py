@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, cast
 
@@ -28,6 +28,10 @@ from heimdallr_ray.segmentation.totalseg.study import ModelImage
 from heimdallr_ray.segmentation.weights import DATASET_NAME, WeightsSet, demo_checkpoints, is_marked
 
 _HOST = torch.device("cpu")
+
+
+def always() -> None:
+    """Nothing stands in the way of the next tile."""
 
 
 def is_synthetic(weights: WeightsSet, spec: ModelSpec) -> bool:
@@ -81,6 +85,7 @@ class ResidentModel:
         self._tensors = TensorWindow(self.patch, self.heads, tile_step, device)
         self.clock = ForwardClock(self.network, device)
         self._call = Caller(self.network, device, PLAIN)
+        self._go_on: Callable[[], None] = always
         self._ct = proven_normaliser(list(self._configuration.normalization_schemes), self._intensities, device)
         self.load_s = time.perf_counter() - began
 
@@ -147,6 +152,7 @@ class ResidentModel:
         affine: NDArray[np.float64],
         sums: Sums = Sums.DEVICE,
         uploaded: torch.Tensor | None = None,
+        go_on: Callable[[], None] = always,
     ) -> tuple[NDArray[np.uint8], Timings]:
         """Labels of an image in canonical axes.
 
@@ -155,6 +161,7 @@ class ResidentModel:
             affine: of the same image as `[x, y, z]`, RAS millimetres.
             sums: where the logits of the tiles are added up.
             uploaded: `zyx` on the device, where the model `takes_uploads`; not changed.
+            go_on: called before each tile; what it raises ends the prediction.
 
         Returns:
             `[x, y, z]` uint8 (a view), and the parts preprocess, forward and assemble.
@@ -163,8 +170,12 @@ class ResidentModel:
             OutOfMemory: the device or the host has too little memory for this.
             Broken: the network gave values that are not finite.
         """
-        with named(f"{self.spec.model_id} on {self.device}"):
-            return self._predicted(zyx, affine, sums, uploaded)
+        self._go_on = go_on
+        try:
+            with named(f"{self.spec.model_id} on {self.device}"):
+                return self._predicted(zyx, affine, sums, uploaded)
+        finally:
+            self._go_on = always
 
     def _predicted(
         self, zyx: NDArray[np.float32], affine: NDArray[np.float64], sums: Sums, uploaded: torch.Tensor | None
@@ -244,13 +255,17 @@ class ResidentModel:
 
     def _tile(self, tile: torch.Tensor) -> torch.Tensor:
         """A tile of the host through the network and back, in float32."""
-        return self._call(tile.to(self.device)).float().cpu()
+        return self._forward(tile.to(self.device)).float().cpu()
+
+    def _forward(self, tiles: torch.Tensor) -> torch.Tensor:
+        self._go_on()
+        return self._call(tiles)
 
     def _logits(self, image: torch.Tensor, ring: SlidingWindow | None, sums: Sums) -> torch.Tensor:
         if ring is not None:
             return ring.logits(image, self._tile)
         where = self.device if sums is Sums.DEVICE else _HOST
-        return self._tensors.logits(image, self._call, where, self.recipe.tiles)
+        return self._tensors.logits(image, self._forward, where, self.recipe.tiles)
 
     def _averaged(self, image: torch.Tensor, ring: SlidingWindow | None, sums: Sums) -> torch.Tensor:
         """The mean of the folds' float16 logits, summed and divided on the host as nnU-Net does."""

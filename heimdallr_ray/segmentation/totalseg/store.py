@@ -20,7 +20,7 @@ from heimdallr_ray.segmentation.totalseg import kernels
 from heimdallr_ray.segmentation.totalseg.budget import MIB, Need, leaving
 from heimdallr_ray.segmentation.totalseg.device import require_computing
 from heimdallr_ray.segmentation.totalseg.memory import Road, named
-from heimdallr_ray.segmentation.totalseg.model import ResidentModel
+from heimdallr_ray.segmentation.totalseg.model import ResidentModel, always
 from heimdallr_ray.segmentation.totalseg.ondevice import Uploads
 from heimdallr_ray.segmentation.totalseg.recipe import PLAIN
 from heimdallr_ray.segmentation.totalseg.study import ModelImage
@@ -172,7 +172,7 @@ class ModelStore:
         return self._built(spec, row, _HOST)
 
     def predict(
-        self, model: ResidentModel, image: ModelImage, planes: slice, road: Road
+        self, model: ResidentModel, image: ModelImage, planes: slice, road: Road, go_on: Callable[[], None] = always
     ) -> tuple[NDArray[np.uint8], Timings]:
         """As `ResidentModel.predict`; before another road is taken, all other models leave the device.
 
@@ -181,6 +181,7 @@ class ModelStore:
             image: what the study shows to models of this spacing.
             planes: the part of it along z.
             road: how the model is run.
+            go_on: called before each tile; what it raises ends the prediction.
 
         Raises:
             As `ResidentModel.predict`.
@@ -189,7 +190,7 @@ class ModelStore:
             self._uploads.forget()
         others = [other.spec for other in self.loaded if other.spec != model.spec]
         try:
-            return self._predicted(model, image, planes, road)
+            return self._predicted(model, image, planes, road, go_on)
         except OutOfMemory:
             if not others or model.device != self._device:
                 raise
@@ -197,16 +198,16 @@ class ModelStore:
             self._taken(other)
         logger.warning("models given up for want of memory", extra={"models": len(others)})
         self.release()
-        return self._predicted(model, image, planes, road)
+        return self._predicted(model, image, planes, road, go_on)
 
     def _predicted(
-        self, model: ResidentModel, image: ModelImage, planes: slice, road: Road
+        self, model: ResidentModel, image: ModelImage, planes: slice, road: Road, go_on: Callable[[], None]
     ) -> tuple[NDArray[np.uint8], Timings]:
         uploaded: torch.Tensor | None = None
         if self._uploading and road is Road.WHOLE and model.takes_uploads(image):
             with named(f"the image of {model.spec.model_id} does not fit on {self._device}"):
                 uploaded = self._uploads.of(image)[planes]
-        return model.predict(image.zyx[planes], image.affine, road.sums, uploaded)
+        return model.predict(image.zyx[planes], image.affine, road.sums, uploaded, go_on)
 
     def give_up_all(self) -> bool:
         """No model is on the device any more; False where none was."""

@@ -175,3 +175,13 @@ def test_no_ruling_is_not_routine(site: Site) -> None:
     result = site.commit(site.claim(), None)
     assert (result.urgency, site.study.urgency, site.study.state) == (None, None, StudyState.DONE)
     assert site.study.urgency_reason == "rule for None"
+
+
+@pytest.mark.parametrize(("first", "told"), [(Urgency.P3, "rule for None"), (Urgency.P1, "rule for P1")])
+def test_a_newer_run_without_a_ruling_says_why_beside_an_older_p3_and_leaves_what_was_raised(
+    site: Site, first: Urgency, told: str
+) -> None:
+    site.commit(site.claim(), first)
+    site.images_arrive_and_close(10)
+    assert site.commit(site.claim(), None).urgency is None
+    assert (site.study.urgency, site.study.urgency_reason) == (first.value, told)

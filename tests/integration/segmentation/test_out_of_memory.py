@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from heimdallr_ray.errors import OutOfMemory
+from heimdallr_ray.errors import OutOfMemory, OutOfTime
 from heimdallr_ray.metrics.catalogue import Metric
 from heimdallr_ray.metrics.context import MetricContext
 from heimdallr_ray.metrics.gates import Quantity, Reading, measured
 from heimdallr_ray.metrics.result import Measurement, Status
 from heimdallr_ray.pipelines.describe import memory_steps
 from heimdallr_ray.pipelines.steps import measure
+from heimdallr_ray.segmentation.deadline import STUDY_S, Deadline
 from heimdallr_ray.segmentation.engine import MemoryStep
 from heimdallr_ray.segmentation.tasks import FIRST_PASS, TASKS, TOTAL_FAST
 from heimdallr_ray.segmentation.totalseg import memory
@@ -269,3 +270,27 @@ def test_otherwise_no_resolution_is_lowered(two_resolutions: Path) -> None:
     image = Volume(identity_nets.body((24, 22, 20), AFFINE), AFFINE, VolumeSource("CT", synthetic=True))
     with pytest.raises(OutOfMemory, match="291"):
         ResidentEngine(two_resolutions, threads=1).segment(image, "total")
+
+
+def test_a_network_that_is_slower_than_its_study_may_take_ends_between_two_tiles_and_the_next_study_is_done(
+    engine: ResidentEngine, image: Volume, whole: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A tile takes more than all that the study has: the second is not begun."""
+    at, tiles = [0.0], [0]
+    build = ResidentModel.__init__
+
+    def slow(_network: torch.nn.Module, _inputs: object) -> None:
+        at[0] += STUDY_S + 1.0
+        tiles[0] += 1
+
+    def built(self: ResidentModel, *args: object) -> None:
+        build(self, *args)  # type: ignore[arg-type]
+        self.network.register_forward_pre_hook(slow)
+
+    monkeypatch.setattr(ResidentModel, "__init__", built)
+    engine.warm_up()
+    warm, at[0] = tiles[0], 0.0
+    with pytest.raises(OutOfTime, match=f"{MODEL}"):
+        engine.run_plan(image, deadline=Deadline(STUDY_S, lambda: at[0]))
+    assert tiles[0] - warm == 1
+    np.testing.assert_array_equal(engine.segment(image, FIRST_PASS).label_map.array, whole)

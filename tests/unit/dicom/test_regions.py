@@ -153,6 +153,7 @@ def test_a_reformat_of_what_nobody_sent_still_tells_of_it() -> None:
     for other, region in (
         (upright("cor", (450, 650), width_mm=200), UNNAMED),
         (upright("cor", (-400, 350)), UNNAMED),
+        (upright("cor", (-300, 300), width_mm=600), UNNAMED),
         (upright("Abdomen cor", (-100, 300)), "abdomen"),
         (upright("Chest cor", (-50, 350)), ""),
     ):
