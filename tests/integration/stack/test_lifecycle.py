@@ -181,7 +181,7 @@ def test_unknown_setting_stops_the_start(own: Stack) -> None:
     own.overrides = {"HEIMDALLR_IDLE_SECOND": "3"}
     refused = own.run("up", timeout_s=60)
     assert refused.returncode == 1
-    assert "idle_second" in refused.stderr
+    assert "HEIMDALLR_IDLE_SECOND;" in refused.stderr and "HEIMDALLR_IDLE_SECONDS?" in refused.stderr
 
 
 def test_open_bind_without_a_rule_is_refused(own: Stack) -> None:
