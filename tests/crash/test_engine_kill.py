@@ -158,6 +158,7 @@ def test_a_replica_killed_by_somebody_else_costs_a_study_nothing(site: Site, tmp
     assert (job.attempt, job.lost) == (1, 0)
 
 
+@pytest.mark.slow
 def test_a_stack_that_is_stopped_or_killed_counts_no_death(site: Site, tmp_path: Path) -> None:
     study = site.send(tmp_path / "study", "stopped", stands=True)
     site.stack.wait_for(lambda: site.began(study), 90, "the study to begin")

@@ -73,7 +73,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     ("task", "image", "seed"),
     [
         (TOTAL_FAST, torso, 7),
-        (TOTAL_FAST, other_phantom, 0),
+        pytest.param(TOTAL_FAST, other_phantom, 0, marks=pytest.mark.slow),
         (TISSUE_TYPES, torso, 4099),
         (CEREBRAL_BLEED, head, 31),
     ],
@@ -205,6 +205,7 @@ def test_a_step_that_saves_nothing_is_not_taken(registry: Path, monkeypatch: pyt
     assert "channels_last_3d: saves nothing" in engine.info().notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("saves_time", "compiled")
 def test_a_compiled_model_gives_the_same_labels(registry: Path, image: Volume, exact: LabelMap, tmp_path: Path) -> None:
     torch.compiler.reset()

@@ -23,7 +23,7 @@ STARTED_S = 0.5
 """CPU seconds after which a new decoder has begun to decode."""
 WAIT_S = 120.0
 USUAL = min(len(os.sched_getaffinity(0)), 4)
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
 
 
 def command(process: psutil.Process) -> str:

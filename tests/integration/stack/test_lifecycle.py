@@ -124,7 +124,10 @@ def stopped_without_a_trace(own: Stack, number: signal.Signals = signal.SIGTERM)
     assert [one for one in ports.listeners() if one.port in listening] == []
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.slow)],
+)
 def test_stop_leaves_no_process_and_no_port(own: Stack, number: signal.Signals) -> None:
     own.start()
     stopped_without_a_trace(own, number)

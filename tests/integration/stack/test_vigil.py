@@ -74,6 +74,7 @@ def write_study(folder: Path, seed: str, slices: int = 40) -> None:
         (folder / f"{index}.dcm").write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_listener_that_does_not_come_back_is_told_and_made_anew(own: Stack) -> None:
     own.start()
     assert components(own) == {
