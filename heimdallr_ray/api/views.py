@@ -44,7 +44,7 @@ def _urgency(row: StudyRow, newest: tuple[int, str | None] | None) -> tuple[str 
     older = newest is not None and row.urgency is not None and (stale or newest[1] != row.urgency)
     if older and row.urgency == Urgency.P3.value:
         if row.state == StudyState.DONE.value and not stale:
-            return None, f"{row.urgency_reason} (An older result was P3 ROUTINE.)", True
+            return None, f"{row.urgency_reason or 'No AI urgency.'} (An older result was P3 ROUTINE.)", True
         ended = row.state in _ENDED
         now = "the newer run gave no AI urgency" if ended else "the newer run has not ended"
         return None, f"No AI urgency: an older result was P3 ROUTINE, and {now}. That is not ROUTINE.", True

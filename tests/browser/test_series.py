@@ -53,6 +53,14 @@ def _open(page: Page, uid: str, name: str) -> None:
     page.locator(f'[data-series="{uid}"]').get_by_role("button", name=f"CT {name}").click()
 
 
+def _ask(page: Page, button: str, why: str) -> None:
+    """The button opens the form, and sends it once reason and name are there."""
+    page.get_by_role("button", name=button).click()
+    page.get_by_label("Why").fill(why)
+    page.get_by_label("Your name").fill("Dr. Who")
+    page.get_by_role("button", name=button).click()
+
+
 def test_every_rule_is_shown_and_a_person_chooses_another_series(chromium: Browser, tmp_path: Path) -> None:
     made = services(tmp_path / "data")
     uids = _study(made)
@@ -104,10 +112,7 @@ def test_a_tilt_is_taken_out_of_the_series_that_was_measured(chromium: Browser, 
         _open(page, uids["Bone"], "Bone")
         expect(page.get_by_role("button", name="Take the tilt out")).to_have_count(0)
         _open(page, uids["Soft"], "Soft")
-        page.get_by_role("button", name="Take the tilt out").click()
-        page.get_by_label("Why").fill("the head lies askew")
-        page.get_by_label("Your name").fill("Dr. Who")
-        page.get_by_role("button", name="Take the tilt out").click()
+        _ask(page, "Take the tilt out", "the head lies askew")
         choice = page.get_by_test_id("choice")
         expect(choice).to_contain_text("A person asked for the tilt to be taken out: Dr. Who")
         expect(choice).to_contain_text("the head lies askew")
@@ -132,10 +137,7 @@ def test_the_tilt_of_a_refused_series_is_taken_out_in_one_run_and_a_chosen_serie
         _open(page, uids["Soft"], "Soft")
         expect(page.get_by_role("button", name="the tilt taken out")).to_have_count(0)
         _open(page, uids["Bone"], "Bone")
-        page.get_by_role("button", name="Measure this series, the tilt taken out").click()
-        page.get_by_label("Why").fill("all we have")
-        page.get_by_label("Your name").fill("Dr. Who")
-        page.get_by_role("button", name="Measure this series, the tilt taken out").click()
+        _ask(page, "Measure this series, the tilt taken out", "all we have")
         choice = page.get_by_test_id("choice")
         expect(choice).to_contain_text("A person chose No. 3 Bone and asked for the tilt to be taken out: Dr. Who")
         page.close()

@@ -247,9 +247,9 @@ class ResidentEngine:
         deadline = deadline or Deadline()
         with deadline.holding(self._places, "the study"):
             study = self._study_for(volume)
-            study.deadline = deadline
             try:
                 with study.lock:
+                    study.deadline = deadline
                     spent = Timings()
                     if earlier is not None:
                         self._take_over(study, earlier)
