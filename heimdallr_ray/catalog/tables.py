@@ -1,4 +1,4 @@
-"""The tables: instance, series, study, job, job_step, engine_call, event, artifact, result.
+"""The tables: instance, series, study, association, job, job_step, engine_call, event, artifact, result.
 
 Rows point at blobs by sha256, never the other way. Times are UTC. Text that came from outside is data, never a name.
 """
@@ -40,6 +40,15 @@ class StudyRow(SQLModel, table=True):
     first_received_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
     last_received_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
     closed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    n_expected: int | None = None
+    """Number of Study Related Instances (0020,1208), where a header carries it."""
+    epoch_opened_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    """When the first image of the present epoch came; None until the watcher has seen the epoch."""
+    closes_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    """When the study will be closed if nothing more comes; None while that cannot be said."""
+    close_code: str | None = Field(default=None, max_length=32)
+    """CloseCode: why it was closed, or will be."""
+    close_reason: str | None = Field(default=None, sa_column=Column(Text))
     done_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
     urgency: str | None = Field(default=None, max_length=2, index=True)
     urgency_reason: str | None = Field(default=None, sa_column=Column(Text))
@@ -87,10 +96,13 @@ class InstanceRow(SQLModel, table=True):
     """One stored DICOM object. `blob_sha256` names the Part 10 file exactly as written to the spool."""
 
     __tablename__ = "instance"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (UniqueConstraint("study_id", "sop_uid", "dataset_sha256"),)
+    __table_args__ = (
+        UniqueConstraint("study_id", "sop_uid", "dataset_sha256"),
+        Index("ix_instance_sender", "study_id", "epoch", "association_id"),
+    )
 
     id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
-    study_id: str = Field(foreign_key="study.id", index=True, max_length=32)
+    study_id: str = Field(foreign_key="study.id", max_length=32)
     series_id: str = Field(foreign_key="series.id", index=True, max_length=32)
     sop_uid: str = Field(index=True, max_length=64)
     sop_class_uid: str = Field(max_length=64)
@@ -107,6 +119,29 @@ class InstanceRow(SQLModel, table=True):
     calling_ae: str | None = Field(default=None, max_length=16)
     address: str | None = Field(default=None, max_length=64)
     sop_uid_conflict: bool = False
+
+
+class AssociationRow(SQLModel, table=True):
+    """One intake: a DICOM association, an upload or a STOW request. A column is None where it is not known."""
+
+    __tablename__ = "association"  # pyright: ignore[reportAssignmentType]
+
+    id: str = Field(primary_key=True, max_length=64)
+    """What `instance.association_id` holds."""
+    door: str | None = Field(default=None, max_length=8)
+    calling_ae: str | None = Field(default=None, max_length=16)
+    called_ae: str | None = Field(default=None, max_length=16)
+    address: str | None = Field(default=None, max_length=64)
+    implementation: str | None = Field(default=None, max_length=64)
+    opened_at: datetime | None = Field(default=None, index=True, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    closed_at: datetime | None = Field(default=None, index=True, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    how: str | None = Field(default=None, max_length=8)
+    """`How` it ended."""
+    reason: str | None = Field(default=None, sa_column=Column(Text))
+    stored: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    n_bytes: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, default=0))
 
 
 class JobRow(SQLModel, table=True):
@@ -212,6 +247,10 @@ class ResultRow(SQLModel, table=True):
     fence: int
     created_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
     superseded_by: str | None = Field(default=None, max_length=32)
+    inputs_sha256: str | None = Field(default=None, max_length=64)
+    """Of everything that the result was made from: equal inputs are not worked on again."""
+    kept_epoch: int | None = None
+    """The latest epoch that this result stands for unchanged; None: its own."""
     urgency: str | None = Field(default=None, max_length=2)
     synthetic: bool = False
     document: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))

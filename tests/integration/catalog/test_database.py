@@ -21,7 +21,7 @@ from heimdallr_ray.catalog.worklist import events_after
 from heimdallr_ray.errors import BadSetting, DatabaseBusy, DatabaseUnusable, SchemaMismatch
 from tests.support.clock import EPOCH
 
-TABLES = {"study", "series", "instance", "job", "job_step", "engine_call", "event", "result", "artifact"}
+TABLES = {"study", "series", "instance", "job", "job_step", "engine_call", "event", "result", "artifact", "association"}
 
 
 def _event(database: Database, kind: str) -> None:
@@ -153,13 +153,15 @@ def test_the_migrated_schema_is_the_models(empty_url: str) -> None:
     assert [item for item in differences if getattr(item[1], "name", "") in TABLES or item[0] != "add_table"] == []
 
 
-def test_migrating_again_changes_nothing_and_one_step_back_works(empty_url: str) -> None:
+def test_migrating_again_changes_nothing_and_steps_back_work(empty_url: str) -> None:
     database = Database(empty_url)
     database.migrate()
     _event(database, "kept")
     database.migrate()
     assert _kinds(database) == ["kept"]
     with database.engine.begin() as connection:
+        migrate.downgrade(connection, "0004")
+        assert {"engine_call", "association"} & set(inspect(connection).get_table_names()) == {"engine_call"}
         migrate.downgrade(connection, "-1")
         assert "engine_call" not in inspect(connection).get_table_names()
         assert connection.execute(text("SELECT kind FROM event")).scalars().all() == ["kept"]

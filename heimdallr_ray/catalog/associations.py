@@ -1,0 +1,245 @@
+"""Who sent, when, and how it ended: one row for each intake, that is a DICOM association, an upload or a STOW request.
+
+A door tells of the opening and of the end, each as often and in whichever order it likes: a listener that dies tells of
+no end, and what a spool replays may come before the row. A row says what is known, and later words complete it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, cast
+
+from sqlalchemy import Table, case
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlmodel import Session, col, func, or_, select, update
+
+from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.catalog.tables import AssociationRow, InstanceRow
+
+AE_LIMIT = 16
+TEXT_LIMIT = 64
+REASON_LIMIT = 500
+_CHUNK = 500
+"""Values per IN list: below SQLite's 999 of old builds."""
+_DIED = "the listener that had it open does not run any more"
+
+
+class How(StrEnum):
+    """How an association ended."""
+
+    RELEASED = "released"
+    """As both sides wanted: A-RELEASE (PS3.8 section 7.2), or an answered request."""
+    ABORTED = "aborted"
+    """By either side, or the connection broke."""
+    LOST = "lost"
+    """Nobody saw it end. A guess, which gives way to a later word of the door."""
+
+
+@dataclass(frozen=True)
+class AssociationOpened:
+    """A door has begun to take something in. `id` is what the instances' `association_id` holds."""
+
+    id: str
+    door: Door
+    calling_ae: str | None
+    called_ae: str | None
+    address: str | None
+    opened_at: datetime
+    implementation: str = ""
+    """Implementation version name or class UID of the peer; the user agent of an HTTP client."""
+
+
+@dataclass(frozen=True)
+class AssociationClosed:
+    """It has ended. Counts are of the whole association."""
+
+    id: str
+    closed_at: datetime
+    how: How
+    stored: int = 0
+    duplicates: int = 0
+    refused: int = 0
+    n_bytes: int = 0
+    reason: str = ""
+    """Why, where it did not end as it should: for an operator, without patient data."""
+
+
+@dataclass(frozen=True)
+class LastSeen:
+    """What is known of one sender: calling AE and address as sent, empty where it gave none."""
+
+    calling_ae: str
+    address: str
+    door: str
+    opened_at: datetime | None
+    """Of its newest association."""
+    stored_at: datetime | None
+    """End of its newest association that brought an image, new or known."""
+    open: int
+    """Associations without an end."""
+    associations: int
+    unclean: int
+    """Of these, aborted or lost."""
+    stored: int
+    duplicates: int
+    refused: int
+    n_bytes: int
+
+
+def record_opened(session: Session, items: Sequence[AssociationOpened]) -> None:
+    """Each association has its row with who sends; what is known of its end stays. Doing it twice changes nothing."""
+    if not items:
+        return
+    rows = [
+        {
+            "id": bounded(item.id, TEXT_LIMIT) or "",
+            "door": item.door.value,
+            "calling_ae": bounded(item.calling_ae, AE_LIMIT),
+            "called_ae": bounded(item.called_ae, AE_LIMIT),
+            "address": bounded(item.address, TEXT_LIMIT),
+            "implementation": bounded(item.implementation, TEXT_LIMIT),
+            "opened_at": item.opened_at,
+        }
+        for item in items
+    ]
+    _upsert(session, rows, ("door", "calling_ae", "called_ae", "address", "implementation", "opened_at"))
+
+
+def record_closed(session: Session, items: Sequence[AssociationClosed]) -> None:
+    """Each association has its row with how it ended. The first end that a door tells of stands; `lost` gives way."""
+    if not items:
+        return
+    rows = [
+        {
+            "id": bounded(item.id, TEXT_LIMIT) or "",
+            "closed_at": item.closed_at,
+            "how": item.how.value,
+            "reason": bounded(item.reason, REASON_LIMIT),
+            "stored": max(0, item.stored),
+            "duplicates": max(0, item.duplicates),
+            "refused": max(0, item.refused),
+            "n_bytes": max(0, item.n_bytes),
+        }
+        for item in items
+    ]
+    names = ("closed_at", "how", "reason", "stored", "duplicates", "refused", "n_bytes")
+    _upsert(session, rows, names, only_open=True)
+
+
+def mark_lost(
+    session: Session,
+    alive_ids: Collection[str],
+    now: datetime,
+    *,
+    doors: Collection[Door] = (Door.DICOM,),
+    opened_before: datetime | None = None,
+) -> int:
+    """Associations of `doors` that have no end and are not among `alive_ids` are lost; returns how many there were.
+
+    Args:
+        session: Of `Database.write()`.
+        alive_ids: those that some living process has open.
+        now: UTC; the end of what nobody saw end.
+        doors: whose associations the caller knows all of.
+        opened_before: only those that are older; None: all.
+    """
+    statement = select(AssociationRow.id).where(
+        col(AssociationRow.closed_at).is_(None),
+        or_(
+            col(AssociationRow.door).in_([door.value for door in doors]),
+            # Only an end tells of nothing but itself, so a row without a door has none to wait for.
+            col(AssociationRow.door).is_(None),
+        ),
+    )
+    if opened_before is not None:
+        statement = statement.where(col(AssociationRow.opened_at) < opened_before)
+    alive = frozenset(alive_ids)
+    lost = [id_ for id_ in session.exec(statement).all() if id_ not in alive]
+    for start in range(0, len(lost), _CHUNK):
+        session.connection().execute(
+            update(AssociationRow)
+            .where(
+                col(AssociationRow.id).in_(lost[start : start + _CHUNK]),
+                col(AssociationRow.closed_at).is_(None),
+            )
+            .values(closed_at=now, how=How.LOST.value, reason=_DIED)
+        )
+    return len(lost)
+
+
+def last_seen(session: Session, limit: int, since: datetime | None = None) -> list[LastSeen]:
+    """One entry for each calling AE and address, the newest first, at most `limit`.
+
+    Args:
+        session: Of `Database.read()`.
+        limit: entries.
+        since: only associations opened then or later count; None: all that are kept.
+    """
+    opened_at = func.max(AssociationRow.opened_at)
+    brought = or_(col(AssociationRow.stored) > 0, col(AssociationRow.duplicates) > 0)
+    statement = (
+        select(
+            AssociationRow.calling_ae,
+            AssociationRow.address,
+            func.max(AssociationRow.door),
+            opened_at,
+            func.max(case((brought, col(AssociationRow.closed_at)))),
+            func.sum(case((col(AssociationRow.closed_at).is_(None), 1), else_=0)),
+            func.count(),
+            func.sum(case((col(AssociationRow.how).in_((How.ABORTED.value, How.LOST.value)), 1), else_=0)),
+            func.sum(AssociationRow.stored),
+            func.sum(AssociationRow.duplicates),
+            func.sum(AssociationRow.refused),
+            func.sum(AssociationRow.n_bytes),
+        )
+        .where(col(AssociationRow.door).is_not(None))
+        .group_by(col(AssociationRow.calling_ae), col(AssociationRow.address))
+        .order_by(opened_at.desc(), col(AssociationRow.calling_ae), col(AssociationRow.address))
+        .limit(max(0, limit))
+    )
+    if since is not None:
+        statement = statement.where(col(AssociationRow.opened_at) >= since)
+    return [
+        LastSeen(row[0] or "", row[1] or "", row[2] or "", row[3], row[4], *(int(value or 0) for value in row[5:]))
+        for row in session.execute(statement).all()
+    ]
+
+
+def last_sender(session: Session, study_id: str, epoch: int) -> AssociationRow | None:
+    """Of the associations that sent to this epoch of the study one that is open, else the last to end; or None."""
+    senders = (
+        select(InstanceRow.association_id)
+        .where(InstanceRow.study_id == study_id, InstanceRow.epoch == epoch)
+        .distinct()
+    )
+    statement = (
+        select(AssociationRow)
+        .where(col(AssociationRow.id).in_(senders))
+        .order_by(col(AssociationRow.closed_at).is_(None).desc(), col(AssociationRow.closed_at).desc())
+        .limit(1)
+    )
+    return session.exec(statement, execution_options={"populate_existing": True}).one_or_none()
+
+
+def bounded(value: str | None, limit: int) -> str | None:
+    """`value` as a column of this width can hold it: PostgreSQL refuses NUL, both databases refuse lone surrogates."""
+    if value is None:
+        return None
+    storable = value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+    return storable[:limit] or None
+
+
+def _upsert(session: Session, rows: list[dict[str, Any]], names: Iterable[str], *, only_open: bool = False) -> None:
+    table = cast(Table, cast(Any, AssociationRow).__table__)
+    insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    counts = {"stored": 0, "duplicates": 0, "refused": 0, "n_bytes": 0}
+    statement = insert(table)
+    changes = {name: getattr(statement.excluded, name) for name in names}
+    where = or_(table.c.closed_at.is_(None), table.c.how == How.LOST.value) if only_open else None
+    session.connection().execute(
+        statement.on_conflict_do_update(index_elements=["id"], set_=changes, where=where),
+        [{**counts, **row} for row in rows],
+    )
