@@ -177,6 +177,11 @@ class Settings(BaseSettings):
     ray_num_cpus: int = Field(0, ge=0, description="Logical CPUs of the Ray head; 0: enough for all deployments.")
     object_store_mib: int = Field(1024, ge=100, description="Ray's object store on this host.")
 
+    audit_key_file: Path | None = Field(
+        None,
+        description="File with the key of the audit chain, mode 0600, made by the first start; empty: `audit.key` in "
+        "`data_dir`. Keep a copy elsewhere; hosts that share a database share it.",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
 
     @classmethod
@@ -197,7 +202,7 @@ class Settings(BaseSettings):
         """An empty part of a list names nobody and is dropped."""
         return tuple(part.strip() for part in parts if part.strip())
 
-    @field_validator("series_rules")
+    @field_validator("series_rules", "audit_key_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
         """The replicas work in other folders than the one in which the stack is started."""
@@ -228,6 +233,11 @@ class Settings(BaseSettings):
     def resolved_database_url(self) -> str:
         """The database to use."""
         return self.database_url or f"sqlite:///{self.data_dir / 'catalog.sqlite'}"
+
+    @property
+    def resolved_audit_key_file(self) -> Path:
+        """Where the key of the audit chain lies."""
+        return self.audit_key_file or self.data_dir / "audit.key"
 
     @property
     def spool_dir(self) -> Path:

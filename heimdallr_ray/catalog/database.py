@@ -24,6 +24,7 @@ from sqlmodel import Session
 
 from heimdallr_ray.catalog import faults, migrate
 from heimdallr_ray.catalog.events import PENDING_EVENTS, flush_events
+from heimdallr_ray.catalog.lastly import LAST, run_last
 from heimdallr_ray.errors import BadSetting, DatabaseBusy, DatabaseUnusable
 
 BUSY_TIMEOUT_S = 30.0
@@ -71,7 +72,8 @@ class Database:
     def write(self, timeout_s: float | None = None) -> Generator[Session]:
         """One transaction: committed and durable when the block ends, rolled back where it raises.
 
-        Events recorded inside get their ids last, so that their order is the order of commits.
+        Events and entries of the audit chain that are recorded inside get their ids last, so that their order is the
+        order of commits.
 
         Args:
             timeout_s: How long to wait for locks; None for 30 s.
@@ -90,10 +92,12 @@ class Database:
             writer = self._writer if timeout_s is None else self._writer.execution_options(**{_TIMEOUT: timeout_s})
             with self._translated(), Session(writer, expire_on_commit=False) as session:
                 session.info[PENDING_EVENTS] = []
+                session.info[LAST] = []
                 # SQLite's BEGIN IMMEDIATE is where the lock is taken: what the block reads first is already protected.
                 session.connection()
                 yield session
                 flush_events(session)
+                run_last(session)
                 session.commit()
         finally:
             self._writing.active = False

@@ -1,4 +1,4 @@
-"""The tables: instance, series, study, association, job, job_step, engine_call, event, artifact, result.
+"""The tables, a class each: studies and their images, who sent them, the queue, history, results, the audit chain.
 
 Rows point at blobs by sha256, never the other way. Times are UTC. Text that came from outside is data, never a name.
 """
@@ -274,3 +274,40 @@ class ArtifactRow(SQLModel, table=True):
     size: int = Field(sa_column=Column(BigInteger, nullable=False))
     synthetic: bool = False
     meta: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+
+
+class AuditRow(SQLModel, table=True):
+    """One entry of the audit chain; written by security/audit.py only, never changed, never deleted."""
+
+    __tablename__ = "audit"  # pyright: ignore[reportAssignmentType]
+
+    id: int = Field(sa_column=Column(_BIG_ID, primary_key=True, autoincrement=False))
+    """1, 2, 3, ... without a gap: given under the chain's lock and not by the database."""
+    at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    action: str = Field(max_length=64)
+    outcome: str = Field(max_length=16)
+    actor_kind: str = Field(max_length=16)
+    actor_name: str = Field(index=True, max_length=64)
+    actor_address: str = Field(default="", max_length=64)
+    study_id: str | None = Field(default=None, index=True, max_length=32)
+    """`study.id`, without a foreign key: the entry outlives the study."""
+    detail: str = Field(sa_column=Column(Text, nullable=False))
+    """Canonical JSON, as text, because the MAC is of these very characters. No patient data."""
+    key_id: str = Field(max_length=16)
+    """Of the key that `mac` was made with."""
+    prev_mac: str = Field(max_length=64)
+    mac: str = Field(max_length=64)
+
+
+class AuditHeadRow(SQLModel, table=True):
+    """The one row that says how long the audit chain is, so that a cut tail is seen."""
+
+    __tablename__ = "audit_head"  # pyright: ignore[reportAssignmentType]
+
+    id: int = Field(default=1, sa_column=Column(_BIG_ID, primary_key=True, autoincrement=False))
+    entries: int = Field(sa_column=Column(BigInteger, nullable=False))
+    mac: str = Field(max_length=64)
+    """Of the last entry."""
+    key_id: str = Field(max_length=16)
+    seal: str = Field(max_length=64)
+    """HMAC of the columns before."""
