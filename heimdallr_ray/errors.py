@@ -188,6 +188,35 @@ class NoResult(Rejected):
         return type(self), (self.state, self.reason_code, self.reason)
 
 
+class StudyMismatch(Rejected):
+    """The object belongs to another study than the one that the request names."""
+
+    code = "study_mismatch"
+    http_status = 409
+    dimse_status = 0xA900
+
+
+class SlowSender(Rejected):
+    """The sender paused for too long, or sends too slowly to be waited for."""
+
+    code = "slow_sender"
+    http_status = 408
+
+
+class UnsupportedMedia(Rejected):
+    """The body is of a media type that is not taken here."""
+
+    code = "unsupported_media"
+    http_status = 415
+
+
+class NotAcceptable(Rejected):
+    """None of the media types that the client accepts can be made here."""
+
+    code = "not_acceptable"
+    http_status = 406
+
+
 class BadSetting(Rejected):
     """A setting is unknown, malformed or insecure."""
 

@@ -7,7 +7,7 @@ import asyncio
 from fastapi import FastAPI
 
 from heimdallr_ray import __version__
-from heimdallr_ray.api import choose, events, explain, failures, health, pages, retry, studies, uploads
+from heimdallr_ray.api import choose, dicomweb, events, explain, failures, health, pages, retry, studies, uploads
 from heimdallr_ray.api.access import ANYONE
 from heimdallr_ray.api.guard import Guard
 from heimdallr_ray.api.services import ApiServices
@@ -42,6 +42,7 @@ def create_app(services: ApiServices) -> FastAPI:
         explain.build_router(),
         events.build_router(feed),
         uploads.build_router(),
+        dicomweb.build_router(),
         health.build_router(),
         pages.build_router(services.static_dir),
     ):

@@ -1,0 +1,64 @@
+"""A real PACS as the sender: Orthanc's DICOMweb plugin stores its studies here by STOW-RS."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from heimdallr_ray.api.app import create_app
+from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.listener.receive import Receiver
+from tests.support.intake import Intake, ct_slice, file_bytes
+from tests.support.orthanc import DICOMWEB, orthanc
+from tests.support.server import serving
+
+TOKEN = "a token for the PACS alone"
+STUDY = "1.2.826.0.1.3680043.9.9.1"
+
+pytestmark = [
+    pytest.mark.peers("Orthanc"),
+    pytest.mark.skipif(not DICOMWEB.exists(), reason="not installed: orthanc-dicomweb"),
+]
+
+
+def test_a_pacs_sends_a_study_and_hears_that_it_is_stored(tmp_path: Path) -> None:
+    intake = Intake(tmp_path / "data", upload_token=TOKEN)
+    services = ApiServices(
+        settings=intake.settings,
+        database=intake.database,
+        blobs=intake.blobs,
+        receiver=Receiver(intake.settings, intake.database, intake.blobs, intake.clock),
+        clock=intake.clock,
+        static_dir=None,
+        build="test",
+    )
+    images = [file_bytes(ct_slice(index, STUDY, f"{STUDY}.7", size=128)) for index in range(1, 41)]
+    with serving(create_app(services)) as base:
+        servers = {
+            "heimdallr": {"Url": f"{base}/dicomweb/", "HttpHeaders": {"Authorization": f"Bearer {TOKEN}"}},
+            "nobody": {"Url": f"{base}/dicomweb/"},
+        }
+        with orthanc(tmp_path / "pacs", DicomWeb={"Enable": True, "Servers": servers}) as pacs:
+            for image in images:
+                pacs.store(image)
+            (study,) = pacs.studies()
+            with pacs.client() as client:
+                # Synchronous: the job has ended when it answers, and has failed where we refused.
+                refused = client.post(
+                    "/dicom-web/servers/nobody/stow", json={"Resources": [study], "Synchronous": True}
+                )
+                assert refused.status_code >= 400
+                assert intake.instances() == []
+                sent = client.post(
+                    "/dicom-web/servers/heimdallr/stow", json={"Resources": [study], "Synchronous": True}
+                )
+                assert sent.status_code == 200, (tmp_path / "pacs" / "orthanc.log").read_text(errors="replace")
+                again = client.post(
+                    "/dicom-web/servers/heimdallr/stow", json={"Resources": [study], "Synchronous": True}
+                )
+                assert again.status_code == 200
+    assert len(intake.instances()) == len(images)
+    assert {row.door for row in intake.instances()} == {"stow"}
+    assert [row.n_instances for row in intake.studies()] == [len(images)]
+    assert intake.spooled() == []
