@@ -9,8 +9,11 @@ import difflib
 import ipaddress
 import json
 import os
+import re
 import tomllib
+import typing
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, cast
 
@@ -45,6 +48,37 @@ def _let_everybody_in(networks: Iterable[IPNetwork]) -> bool:
     v6 = [network for network in found if isinstance(network, ipaddress.IPv6Network)]
     whole = [*ipaddress.collapse_addresses(v4), *ipaddress.collapse_addresses(v6)]
     return any(network.prefixlen == 0 for network in whole)
+
+
+@dataclass(frozen=True)
+class Peer:
+    """Where an application entity listens."""
+
+    ae_title: str
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Peer:
+        """The peer of `AE=host:port`; an IPv6 address stands in brackets.
+
+        Raises:
+            ValueError: not of this form, no AE title (PS3.5 table 6.2-1), or no port.
+        """
+        title, _, place = text.rpartition("=")
+        host, _, port = place.rpartition(":")
+        title, host = title.strip(), host.strip()
+        if host.startswith("[") and host.endswith("]"):
+            host = str(ipaddress.IPv6Address(host[1:-1]))
+        elif ":" in host:
+            raise ValueError("an IPv6 address stands in brackets: AE=[::1]:104")
+        if not 1 <= len(title) <= 16 or not title.isascii() or not title.isprintable() or "\\" in title:
+            raise ValueError("is not AE=host:port with an AE title of 1 to 16 characters")
+        if not re.fullmatch(r"[A-Za-z0-9._:-]{1,253}", host):
+            raise ValueError("is not AE=host:port with a host name or an address")
+        if not re.fullmatch(r"[0-9]{1,5}", port.strip()) or not 1 <= int(port) <= 65535:
+            raise ValueError("is not AE=host:port with a port from 1 to 65535")
+        return cls(title, host, int(port))
 
 
 class Settings(BaseSettings):
@@ -84,6 +118,17 @@ class Settings(BaseSettings):
     max_instance_mib: int = Field(512, ge=1, description="Largest single DICOM object.")
     idle_seconds: float = Field(30.0, gt=0, description="A study is closed after this long without a new image.")
     scan_seconds: float = Field(1.0, gt=0, le=60, description="How often the listener looks for idle studies.")
+    commitment_peers: tuple[str, ...] = Field(
+        (),
+        description="Who may ask for storage commitment, and where the report goes: `AE=host:port` each (IPv6 in "
+        "brackets). An AE title that is not named is refused with status 0x0124.",
+    )
+    commitment_days: float = Field(
+        7.0,
+        gt=0,
+        le=60,
+        description="A commitment report that could not be delivered for this long is given up.",
+    )
     min_free_mib: int = Field(1024, ge=0, description="Intake is refused while less than this is free in `data_dir`.")
 
     series_rules: Path | None = Field(
@@ -202,6 +247,21 @@ class Settings(BaseSettings):
         """An empty part of a list names nobody and is dropped."""
         return tuple(part.strip() for part in parts if part.strip())
 
+    @field_validator("commitment_peers")
+    @classmethod
+    def _peers_that_can_be_called(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
+        named = tuple(part.strip() for part in parts if part.strip())
+        titles: set[str] = set()
+        for part in named:
+            try:
+                peer = Peer.parse(part)
+            except ValueError as error:
+                raise ValueError(f"{part}: {error}") from error
+            if peer.ae_title in titles:
+                raise ValueError(f"{peer.ae_title} is named twice")
+            titles.add(peer.ae_title)
+        return named
+
     @field_validator("series_rules", "audit_key_file")
     @classmethod
     def _absolute(cls, path: Path | None) -> Path | None:
@@ -228,6 +288,12 @@ class Settings(BaseSettings):
         if self.renew_seconds * 2 > self.lease_seconds:
             raise ValueError("renew_seconds must be at most half of lease_seconds")
         return self
+
+    @property
+    def peers(self) -> Mapping[str, Peer]:
+        """Those of `commitment_peers`, by AE title."""
+        found = [Peer.parse(part) for part in self.commitment_peers]
+        return {peer.ae_title: peer for peer in found}
 
     @property
     def resolved_database_url(self) -> str:
@@ -284,12 +350,17 @@ def load(environ: Mapping[str, str] | None = None, config_file: Path | None = No
     for key, text in env.items():
         if key.startswith(ENV_PREFIX) and key not in NOT_SETTINGS and text != "":
             name = key.removeprefix(ENV_PREFIX).lower()
-            values[name] = tuple(part.strip() for part in text.split(",")) if name.startswith("allowed_") else text
+            values[name] = tuple(part.strip() for part in text.split(",")) if _is_list(name) else text
     values.update({key: value for key, value in overrides.items() if value is not None})
     try:
         return Settings(**values)
     except ValidationError as error:
         raise BadSetting("; ".join(_words(cast("dict[str, Any]", one), env) for one in error.errors())) from error
+
+
+def _is_list(name: str) -> bool:
+    field = Settings.model_fields.get(name)
+    return field is not None and typing.get_origin(field.annotation) is tuple
 
 
 def _words(problem: Mapping[str, Any], env: Mapping[str, str]) -> str:

@@ -230,6 +230,20 @@ class VertebraeJoined(Rejected):
     http_status = 422
 
 
+class CommitmentRefused(Rejected):
+    """A request for storage commitment that is not taken on; `status` is its N-ACTION response."""
+
+    code = "commitment_refused"
+
+    def __init__(self, status: int, detail: str = "") -> None:
+        super().__init__(detail)
+        self.status = status
+
+    def __reduce__(self) -> tuple[type[HeimdallrError], tuple[int | str, ...]]:
+        """Errors cross process boundaries with status and detail."""
+        return type(self), (self.status, self.detail)
+
+
 # Retryable -----------------------------------------------------------------------------------------------------------
 
 

@@ -311,3 +311,41 @@ class AuditHeadRow(SQLModel, table=True):
     key_id: str = Field(max_length=16)
     seal: str = Field(max_length=64)
     """HMAC of the columns before."""
+
+
+class CommitmentRow(SQLModel, table=True):
+    """One request for storage commitment (PS3.4 annex J), and what has become of its report."""
+
+    __tablename__ = "commitment"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (UniqueConstraint("calling_ae", "transaction_uid"), Index("ix_commitment_due", "state", "run_at"))
+
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
+    transaction_uid: str = Field(max_length=64)
+    calling_ae: str = Field(max_length=16)
+    address: str | None = Field(default=None, max_length=64)
+    association_id: str | None = Field(default=None, max_length=64)
+    state: str = Field(max_length=12)
+    """CommitmentState."""
+    items: list[list[str]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    """JSON: SOP Class UID and SOP Instance UID of each reference, in the order of the request."""
+    items_sha256: str = Field(max_length=64)
+    n_items: int
+    failures: list[list[int]] = Field(default_factory=list, sa_column=Column(JSON, nullable=False))
+    """JSON: position in `items` and Failure Reason (0008,1197) of each reference that cannot be committed."""
+    n_failed: int | None = None
+    """None until the instances have been looked at."""
+    first_asked_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    asked_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    times_asked: int = 1
+    checked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    run_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    attempt: int = 0
+    """Reports that did not get through since it was last asked."""
+    refusals: int = 0
+    """Of these, how many the peer answered with a failure."""
+    fence: int = 0
+    owner: str | None = Field(default=None, max_length=64)
+    lease_until: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    ended_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    error_code: str | None = Field(default=None, max_length=64)
+    error: str | None = Field(default=None, sa_column=Column(Text))

@@ -25,6 +25,7 @@ from heimdallr_ray.errors import BadSetting, HeimdallrError
 from heimdallr_ray.ids import NewId, new_id
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.arrival import Arrival
+from heimdallr_ray.listener.commitment import PUSH_MODEL, TRANSFER_SYNTAXES, Action, ActionStatus, CommitmentDesk
 from heimdallr_ray.listener.gate import (
     ASSOCIATE_TIMEOUT_S,
     MAX_PDU_BYTES,
@@ -61,8 +62,16 @@ class OpenAssociation:
 class StoreScp:
     """The listening server. State here is only about what is open; everything that counts is on the disk."""
 
-    def __init__(self, rules: GateRules, receiver: Receiver, clock: Clock, make_id: NewId = new_id) -> None:
+    def __init__(
+        self,
+        rules: GateRules,
+        receiver: Receiver,
+        clock: Clock,
+        make_id: NewId = new_id,
+        desk: CommitmentDesk | None = None,
+    ) -> None:
         self._rules = rules
+        self._desk = desk
         self._receiver = receiver
         self._clock = clock
         self._make_id = make_id
@@ -87,6 +96,8 @@ class StoreScp:
         _config.LOG_HANDLER_LEVEL = "none"
         entity = ApplicationEntity(self._rules.ae_title)
         entity.add_supported_context(VERIFICATION)
+        if self._desk is not None:
+            entity.add_supported_context(PUSH_MODEL, list(TRANSFER_SYNTAXES))
         entity.implementation_class_uid = part10.IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = part10.IMPLEMENTATION_VERSION
         entity.maximum_pdu_size = MAX_PDU_BYTES
@@ -122,6 +133,7 @@ class StoreScp:
                 (evt.EVT_CONN_CLOSE, self._on_closed, ["connection closed"]),
                 (evt.EVT_C_ECHO, self._on_echo),
                 (evt.EVT_C_STORE, self._on_store),
+                (evt.EVT_N_ACTION, self._on_action),
             ],
             server_class=GatedServer,
             rules=self._rules,
@@ -268,6 +280,25 @@ class StoreScp:
         opened.study_uids.add(str(accepted.identity.study_uid))
         self._receiver.enqueue(accepted)
         self.tally.add("bytes", accepted.entry.size)
+
+    def _on_action(self, event: Event) -> tuple[int, None]:
+        with self._lock:
+            opened = self._open.get(event.assoc)
+        if opened is None or self._desk is None:
+            return ActionStatus.PROCESSING_FAILURE, None
+        request = cast(Any, event.request)
+        information = cast("BytesIO | None", request.ActionInformation) or BytesIO()
+        action = Action(
+            str(request.RequestedSOPClassUID or ""),
+            str(request.RequestedSOPInstanceUID or ""),
+            int(request.ActionTypeID),
+        )
+        syntax = str(event.context.transfer_syntax)
+        status = self._desk.ask(
+            information.getvalue(), syntax, opened.calling_ae, opened.address or None, opened.id, action
+        )
+        self.tally.add("commitment.asked" if status == ActionStatus.SUCCESS else "commitment.refused")
+        return status, None
 
     def _has_room(self) -> bool:
         try:

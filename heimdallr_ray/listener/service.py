@@ -9,6 +9,9 @@ from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import Retryable
+from heimdallr_ray.listener.commitment import CommitmentDesk
+from heimdallr_ray.listener.commitment_report import ReportSender
+from heimdallr_ray.listener.commitment_worker import CommitmentWorker
 from heimdallr_ray.listener.completion import CompletionWatcher
 from heimdallr_ray.listener.draining import DrainMark
 from heimdallr_ray.listener.gate import GateRules
@@ -43,7 +46,17 @@ class ListenerService:
         self._started = clock.monotonic()
         self._draining = False
         self.receiver = Receiver(settings, database, blobs, clock)
-        self.scp = StoreScp(GateRules.of(settings), self.receiver, clock)
+        self.commitments = CommitmentWorker(
+            database,
+            blobs,
+            clock,
+            settings.peers,
+            ReportSender(settings.ae_title),
+            self.receiver.flush,
+            max_age_s=settings.commitment_days * 86400,
+        )
+        desk = CommitmentDesk(database, clock, settings.peers, self.commitments.wake)
+        self.scp = StoreScp(GateRules.of(settings), self.receiver, clock, desk=desk)
         self.watcher = CompletionWatcher(
             self.receiver,
             self.scp.busy_study_uids,
@@ -73,6 +86,7 @@ class ListenerService:
         else:
             self._open(bind_timeout_s)
         self.watcher.start()
+        self.commitments.start()
 
     def _open(self, bind_timeout_s: float) -> None:
         try:
@@ -94,6 +108,7 @@ class ListenerService:
         """The port is free, associations have ended, and what was acknowledged is committed or safe in the spool."""
         self.watcher.stop()
         self.scp.stop(grace_s)
+        self.commitments.stop()
         self.receiver.stop()
         self.receiver.spool.close()
 
@@ -102,7 +117,10 @@ class ListenerService:
         counts = self.receiver.counts()
         return ListenerStatus(
             port=self.scp.port,
-            healthy=(self._draining or self.scp.alive) and self.receiver.alive and self.watcher.alive,
+            healthy=(self._draining or self.scp.alive)
+            and self.receiver.alive
+            and self.watcher.alive
+            and self.commitments.alive,
             open_associations=len(self.scp.open_associations()),
             spool_depth=self.receiver.spool.depth(),
             quarantined=self.receiver.spool.quarantine_depth(),

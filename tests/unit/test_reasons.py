@@ -33,6 +33,8 @@ NOT_OF_A_STUDY = {
         "empty_input",
     ),
     "download_failed",
+    # The answer to a request for storage commitment is a status; the log has the words.
+    "commitment_refused",
     *("already_running", "draining"),
     # Inside the package only: the worker that lost its lease leaves no word; a gate's reasons stand in its place.
     *("stale_lease", "not_measured"),

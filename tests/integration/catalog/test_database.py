@@ -34,6 +34,7 @@ TABLES = {
     "association",
     "audit",
     "audit_head",
+    "commitment",
 }
 
 

@@ -1,0 +1,311 @@
+"""Answers requests for commitment: looks at catalog and disk, then tells the peer, as often as it takes.
+
+All state is in the database: a worker that dies at any point leaves a request that another one takes up when its lease
+ends. A report may so be sent twice, never by two workers at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Final, Protocol, cast
+
+from sqlmodel import Session
+
+from heimdallr_ray.catalog import commitments
+from heimdallr_ray.catalog.commitments import CommitmentLease, Failure, Reference, StoredCopy
+from heimdallr_ray.catalog.database import Database
+from heimdallr_ray.clock import Clock
+from heimdallr_ray.config import Peer
+from heimdallr_ray.errors import HeimdallrError, StaleLease
+from heimdallr_ray.listener.commitment_report import (
+    LONGEST_S,
+    Delivery,
+    DeliveryOutcome,
+    FailureReason,
+    Report,
+    SendReport,
+    failures_of,
+)
+from heimdallr_ray.queue.owners import is_dead_here, owner_name
+from heimdallr_ray.queue.statements import DATABASE_TIME
+from heimdallr_ray.storage.blobs import BlobStore
+
+logger = logging.getLogger(__name__)
+
+SCAN_S: Final = 1.0
+LEASE_S: Final = 2 * LONGEST_S
+RENEW_EVERY_S: Final = 20.0
+FLUSH_TIMEOUT_S: Final = 10.0
+MISSING_GRACE_S: Final = 15.0
+"""An instance may have been acknowledged by another listener process a moment ago and not be a row yet."""
+FLUSH_PATIENCE_S: Final = 600.0
+"""How long missing instances are waited for while the spool cannot be committed (no database, no room)."""
+MISSING_PAUSE_S: Final = 2.0
+RECHECK_S: Final = 900.0
+"""What was found is told for this long; a later attempt looks at the disk again."""
+MAX_REFUSALS: Final = 10
+"""Failures that a peer may answer to one report; with the waits between them this is an hour and a half."""
+MAX_PER_SCAN: Final = 1000
+
+
+class Flush(Protocol):
+    """Makes rows of what was acknowledged."""
+
+    def __call__(self, timeout_s: float) -> bool:
+        """True once all that this process acknowledged is a row."""
+        ...
+
+
+class _NotYet(Exception):
+    """Instances may still become rows; a signal inside this module."""
+
+
+class CommitmentWorker:
+    """Scans for requests that are due and answers them one by one. `step` can be called directly."""
+
+    def __init__(
+        self,
+        database: Database,
+        blobs: BlobStore,
+        clock: Clock,
+        peers: Mapping[str, Peer],
+        send: SendReport,
+        flush: Flush,
+        *,
+        max_age_s: float,
+        lease_s: float = LEASE_S,
+        missing_grace_s: float = MISSING_GRACE_S,
+        scan_s: float = SCAN_S,
+    ) -> None:
+        """A worker over a migrated `database`.
+
+        Args:
+            database: Where requests are kept.
+            blobs: Where the bytes of instances lie.
+            clock: Wall clock for what is kept, monotonic clock for how long work takes.
+            peers: Where reports go, by AE title.
+            send: Tells a peer.
+            flush: The receiver's.
+            max_age_s: A request that was last asked for longer ago is given up.
+            lease_s: How long a request belongs to a worker without renewal; more than a report may take.
+            missing_grace_s: How long an instance that is not a row is waited for.
+            scan_s: How often the database is asked.
+        """
+        self._database = database
+        self._blobs = blobs
+        self._clock = clock
+        self._peers = peers
+        self._send = send
+        self._flush = flush
+        self._max_age_s = max_age_s
+        self._lease_s = lease_s
+        self._missing_grace_s = missing_grace_s
+        self._scan_s = scan_s
+        self._owner = owner_name()
+        self._stopping = threading.Event()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    # Life ------------------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Requests are answered in a thread."""
+        self._stopping.clear()
+        self._thread = threading.Thread(target=self._run, name="commitment", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 10.0) -> None:
+        """No request is begun any more; one that is being told may take longer than `timeout_s` and is then left."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+
+    @property
+    def alive(self) -> bool:
+        """True while requests are answered."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def wake(self) -> None:
+        """A request has come: the database is asked sooner than the scan would."""
+        self._wake.set()
+
+    def _run(self) -> None:
+        freed = False
+        while not self._stopping.is_set():
+            try:
+                if not freed:
+                    self.free_dead()
+                    freed = True
+                for _ in range(MAX_PER_SCAN):
+                    if self._stopping.is_set() or not self.step():
+                        break
+            except HeimdallrError as error:
+                logger.warning("commitment.scan_failed", extra={"code": error.code, "reason": error.detail})
+            except Exception:
+                # A process loop: the request stays leased, and is taken up again when the lease ends.
+                logger.exception("commitment.scan_failed")
+            self._wake.wait(self._scan_s)
+            self._wake.clear()
+
+    # Work ------------------------------------------------------------------------------------------------------------
+
+    def free_dead(self) -> int:
+        """Requests that a killed process of this host held are due again; returns how many."""
+        with self._database.write() as session:
+            freed = commitments.free_dead_owners(session, is_dead_here)
+        if freed:
+            logger.info("commitment.taken_over", extra={"requests": freed})
+        return freed
+
+    def step(self) -> bool:
+        """One request that was due has been worked on; False where none was.
+
+        Raises:
+            Retryable: the database does not answer now.
+        """
+        with self._database.read() as session:
+            if not commitments.anything_due(session, self._now(session)):
+                return False
+        with self._database.write() as session:
+            lease = commitments.claim(session, self._owner, self._now(session), self._lease_s)
+        if lease is None:
+            return False
+        try:
+            self._answer(lease)
+        except StaleLease:
+            logger.warning("commitment.lease_lost", extra={"commitment": lease.id})
+        return True
+
+    def _answer(self, lease: CommitmentLease) -> None:
+        with self._database.read() as session:
+            now = self._now(session)
+        if (now - lease.asked_at).total_seconds() > self._max_age_s:
+            self._give_up(lease, "too_old", "no report got through in the time of the setting commitment_days")
+            return
+        peer = self._peers.get(lease.calling_ae)
+        if peer is None:
+            detail = "the AE title is not in the setting commitment_peers any more"
+            self._failed(lease, DeliveryOutcome(Delivery.UNREACHABLE, detail=detail))
+            return
+        failures, looked = lease.failures, False
+        checked_at = lease.checked_at
+        if checked_at is None or not 0 <= (now - checked_at).total_seconds() <= RECHECK_S:
+            try:
+                failures, looked = self._check(lease, now), True
+            except _NotYet:
+                with self._database.write() as session:
+                    run_at = self._now(session) + timedelta(seconds=MISSING_PAUSE_S)
+                    commitments.postpone(session, lease, run_at)
+                return
+        with self._database.write() as session:
+            if looked:
+                commitments.record_check(session, lease, failures, self._now(session))
+            commitments.renew(session, lease, self._now(session), self._lease_s)
+        outcome = self._send(peer, Report(lease.transaction_uid, lease.references, failures))
+        if outcome.delivery is Delivery.TOLD:
+            with self._database.write() as session:
+                commitments.record_told(session, lease, self._now(session), len(failures), outcome.detail or None)
+            logger.info(
+                "commitment.told",
+                extra={
+                    "commitment": lease.id,
+                    "peer": lease.calling_ae,
+                    "references": len(lease.references),
+                    "failed": len(failures),
+                },
+            )
+        elif outcome.delivery is Delivery.REFUSED and lease.refusals + 1 >= MAX_REFUSALS:
+            self._give_up(lease, outcome.delivery.value, f"{outcome.detail}, for the {MAX_REFUSALS}th time")
+        else:
+            self._failed(lease, outcome)
+
+    def _failed(self, lease: CommitmentLease, outcome: DeliveryOutcome) -> None:
+        with self._database.write() as session:
+            now = self._now(session)
+            refused = outcome.delivery is Delivery.REFUSED
+            run_at = commitments.record_failure(
+                session, lease, now, outcome.delivery.value, outcome.detail, refused=refused
+            )
+        logger.warning(
+            "commitment.not_told",
+            extra={
+                "commitment": lease.id,
+                "peer": lease.calling_ae,
+                "code": outcome.delivery.value,
+                "reason": outcome.detail,
+                "attempt": lease.attempt + 1,
+                "again_in_s": round((run_at - now).total_seconds()),
+            },
+        )
+
+    def _give_up(self, lease: CommitmentLease, code: str, detail: str) -> None:
+        with self._database.write() as session:
+            commitments.give_up(session, lease, self._now(session), code, detail)
+        logger.error(
+            "commitment.given_up",
+            extra={"commitment": lease.id, "peer": lease.calling_ae, "code": code, "reason": detail},
+        )
+
+    # What is there ---------------------------------------------------------------------------------------------------
+
+    def _check(self, lease: CommitmentLease, now: datetime) -> tuple[Failure, ...]:
+        """What each reference is found to be.
+
+        Raises:
+            _NotYet: an instance is missing that may become a row soon.
+            StaleLease: the request was lost while the disk was read.
+        """
+        uids = sorted({reference.sop_instance_uid for reference in lease.references})
+        copies = self._copies(uids)
+        if len(copies) < len(uids):
+            flushed = self._flush(FLUSH_TIMEOUT_S)
+            copies = self._copies(uids)
+            age_s = abs((now - lease.asked_at).total_seconds())
+            if len(copies) < len(uids) and age_s < (self._missing_grace_s if flushed else FLUSH_PATIENCE_S):
+                raise _NotYet
+        renewed = self._clock.monotonic()
+        verified: dict[str, bool] = {}
+        reasons: list[FailureReason | None] = []
+        for reference in lease.references:
+            reasons.append(self._judge(reference, copies.get(reference.sop_instance_uid, ()), verified))
+            if self._clock.monotonic() - renewed > RENEW_EVERY_S:
+                renewed = self._clock.monotonic()
+                with self._database.write() as session:
+                    commitments.renew(session, lease, self._now(session), self._lease_s)
+        return failures_of(reasons)
+
+    def _copies(self, uids: Sequence[str]) -> Mapping[str, list[StoredCopy]]:
+        with self._database.read() as session:
+            return commitments.stored_copies(session, uids)
+
+    def _judge(
+        self, reference: Reference, copies: Sequence[StoredCopy], verified: dict[str, bool]
+    ) -> FailureReason | None:
+        """None where every copy of the reference is whole: which one was meant is not known."""
+        if not copies:
+            return FailureReason.NO_SUCH_INSTANCE
+        meant = [copy for copy in copies if copy.sop_class_uid == reference.sop_class_uid]
+        if not meant:
+            return FailureReason.CLASS_INSTANCE_CONFLICT
+        for copy in meant:
+            if copy.blob_sha256 not in verified:
+                verified[copy.blob_sha256] = self._is_whole(copy.blob_sha256)
+        return None if all(verified[copy.blob_sha256] for copy in meant) else FailureReason.PROCESSING_FAILURE
+
+    def _is_whole(self, blob_sha256: str) -> bool:
+        try:
+            self._blobs.verify(blob_sha256)
+        except HeimdallrError as error:
+            logger.error("commitment.damaged", extra={"blob": blob_sha256[:12], "code": error.code})  # noqa: TRY400
+            return False
+        return True
+
+    def _now(self, session: Session) -> datetime:
+        """The server's time on PostgreSQL, where several hosts share the requests; the host's on SQLite."""
+        if self._database.dialect != "postgresql":
+            return self._clock.now()
+        return cast(datetime, session.connection().execute(DATABASE_TIME).scalar_one())
