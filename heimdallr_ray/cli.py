@@ -16,6 +16,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import heimdallr_ray
+from heimdallr_ray.cli_audit import audit
 from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, err, failure, out, say, settings_of
 from heimdallr_ray.cli_models import models
 from heimdallr_ray.cli_series import series
@@ -32,6 +33,7 @@ app = typer.Typer(
 )
 app.add_typer(models, name="models")
 app.add_typer(series, name="series")
+app.add_typer(audit, name="audit")
 DOWN_S = 20.0
 
 
