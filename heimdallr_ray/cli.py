@@ -20,6 +20,7 @@ from heimdallr_ray.cli_audit import audit
 from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, err, failure, out, say, settings_of
 from heimdallr_ray.cli_models import models
 from heimdallr_ray.cli_series import series
+from heimdallr_ray.cli_tokens import tokens
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.errors import HeimdallrError, NotReady, WeightsMissing, WeightsTampered
 
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.add_typer(models, name="models")
 app.add_typer(series, name="series")
 app.add_typer(audit, name="audit")
+app.add_typer(tokens, name="tokens")
 DOWN_S = 20.0
 
 

@@ -188,6 +188,13 @@ class NoResult(Rejected):
         return type(self), (self.state, self.reason_code, self.reason)
 
 
+class TokenExists(Rejected):
+    """A token of that name was made before; names are used once, because the audit chain knows them."""
+
+    code = "token_exists"
+    http_status = 409
+
+
 class StudyMismatch(Rejected):
     """The object belongs to another study than the one that the request names."""
 

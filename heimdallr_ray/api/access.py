@@ -1,4 +1,8 @@
-"""Who may call a route. Every route names one of these three; a test walks all routes."""
+"""Who may call a route. Every route names one of these rules; a test walks all routes.
+
+A rule asks for a scope of a token. Where no token is configured, this machine may do everything and no other may do
+anything. Who asked is `request.state.actor` afterwards, for the audit chain.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,13 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.config import is_loopback
-from heimdallr_ray.errors import Unauthorized
+from heimdallr_ray.errors import Forbidden, Unauthorized
 from heimdallr_ray.security import tokens
+from heimdallr_ray.security.audit import Actor, ActorKind
+from heimdallr_ray.security.grants import Grant, TokenBook
+from heimdallr_ray.security.tokens import Scope
 
-_BEARER: Any = Security(HTTPBearer(auto_error=False, description="The API token, where one is configured."))
+_BEARER: Any = Security(HTTPBearer(auto_error=False, description="A token, where one is configured."))
 """For the OpenAPI document; the rules below decide."""
 
 
@@ -22,10 +29,66 @@ def services_of(request: Request) -> ApiServices:
     return services
 
 
-def _open_to(request: Request, services: ApiServices) -> bool:
-    """True where nobody configured a token and the request comes from this machine."""
+def actor_of(request: Request) -> Actor:
+    """Who asked, once an access rule let the request in; nobody before."""
+    actor: Actor | None = getattr(request.state, "actor", None)
+    return actor or Actor(ActorKind.ANONYMOUS, "", _address(request))
+
+
+def _address(request: Request) -> str:
+    return request.client.host if request.client else ""
+
+
+def _open_to(request: Request, services: ApiServices, scope: Scope) -> bool:
+    """True where nobody configured a token for this and the request comes from this machine."""
+    settings = services.settings
+    configured = [settings.api_token, *([settings.upload_token] if scope is Scope.INGEST else [])]
+    if any(secret.get_secret_value() for secret in configured):
+        return False
     local = request.client is None or is_loopback(request.client.host)
-    return local and is_loopback(services.settings.server_host)
+    return local and is_loopback(settings.server_host)
+
+
+def _admit(request: Request, scope: Scope) -> None:
+    """The request may go on, and its actor is known.
+
+    Raises:
+        Unauthorized: no token, or none that is valid.
+        Forbidden: a valid token without `scope`.
+        Retryable: the database does not answer.
+    """
+    request.state.actor = Actor(ActorKind.ANONYMOUS, "", _address(request))
+    request.state.actor = _found(request, scope)
+
+
+def _found(request: Request, scope: Scope) -> Actor:
+    services, address = services_of(request), _address(request)
+    grants: list[Grant] = []
+    expired: Unauthorized | None = None
+    book: TokenBook = request.app.state.tokens
+    presented = [tokens.bearer(request.headers.get("authorization"))]
+    if scope is Scope.INGEST:
+        presented.append(request.headers.get("x-upload-token"))
+    for token in presented:
+        try:
+            grant = book.grant_of(token)
+        except Unauthorized as error:
+            expired = error
+            continue
+        if grant is not None:
+            grants.append(grant)
+    named = next((grant for grant in grants if scope in grant.scopes), None)
+    if named is not None:
+        return Actor(ActorKind.TOKEN, named.name, address)
+    if _open_to(request, services, scope):
+        return Actor(ActorKind.LOCAL, tokens.LOCAL, address)
+    if expired is not None:
+        raise expired
+    if grants:
+        raise Forbidden(f"the token {grants[0].name} has no scope {scope}")
+    if any(presented):
+        raise Unauthorized("this token is not known here")
+    raise Unauthorized(f"send a token with the scope {scope} as bearer")
 
 
 def anyone() -> None:
@@ -33,44 +96,45 @@ def anyone() -> None:
 
 
 def reader(request: Request, _documented: HTTPAuthorizationCredentials | None = _BEARER) -> None:
-    """Patient data: the API token, or this machine where none is configured.
+    """Patient data: scope `read`.
 
     Raises:
-        Unauthorized: no token, a wrong one, or another machine although no token is configured.
+        Unauthorized, Forbidden: as `_admit`.
     """
-    services = services_of(request)
-    api_token = services.settings.api_token.get_secret_value()
-    if not api_token:
-        if _open_to(request, services):
-            return
-        raise Unauthorized("no token is configured: only this machine may ask")
-    if not tokens.matches(tokens.bearer(request.headers.get("authorization")), (api_token,)):
-        raise Unauthorized("send the API token as bearer")
+    _admit(request, Scope.READ)
 
 
 def uploader(request: Request, _documented: HTTPAuthorizationCredentials | None = _BEARER) -> None:
-    """Uploads: the API token or the upload token, the latter also as X-Upload-Token.
+    """Images: scope `ingest`; its token may also come as X-Upload-Token.
 
     Raises:
-        Unauthorized: a token is configured and neither was sent, or another machine although none is configured.
+        Unauthorized, Forbidden: as `_admit`.
     """
-    services = services_of(request)
-    accepted = [
-        secret.get_secret_value()
-        for secret in (services.settings.api_token, services.settings.upload_token)
-        if secret.get_secret_value()
-    ]
-    if not accepted:
-        if _open_to(request, services):
-            return
-        raise Unauthorized("no token is configured: only this machine may upload")
-    presented = (tokens.bearer(request.headers.get("authorization")), request.headers.get("x-upload-token"))
-    if not any(tokens.matches(token, accepted) for token in presented):
-        raise Unauthorized("send the upload token as bearer or X-Upload-Token")
+    _admit(request, Scope.INGEST)
 
 
-ACCESS_RULES = (anyone, reader, uploader)
+def operator(request: Request, _documented: HTTPAuthorizationCredentials | None = _BEARER) -> None:
+    """What becomes of a study: scope `admin`.
+
+    Raises:
+        Unauthorized, Forbidden: as `_admit`.
+    """
+    _admit(request, Scope.ADMIN)
+
+
+def scraper(request: Request, _documented: HTTPAuthorizationCredentials | None = _BEARER) -> None:
+    """The figures of operation: scope `metrics`.
+
+    Raises:
+        Unauthorized, Forbidden: as `_admit`.
+    """
+    _admit(request, Scope.METRICS)
+
+
+ACCESS_RULES = (anyone, reader, uploader, operator, scraper)
 ANYONE: Any = Depends(anyone)
 READER: Any = Depends(reader)
 UPLOADER: Any = Depends(uploader)
+OPERATOR: Any = Depends(operator)
+SCRAPER: Any = Depends(scraper)
 SERVICES: Any = Depends(services_of)

@@ -13,6 +13,7 @@ from heimdallr_ray.api.guard import Guard
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.events.reader import CatalogEvents
 from heimdallr_ray.events.stream import Feed
+from heimdallr_ray.security.grants import TokenBook
 
 __all__ = ["ApiServices", "create_app"]
 
@@ -33,6 +34,7 @@ def create_app(services: ApiServices) -> FastAPI:
         openapi_url=None,
     )
     app.state.services = services
+    app.state.tokens = TokenBook(services.settings, services.database, services.clock)
     failures.install(app, pages.unknown_page(services.static_dir))
     feed = Feed(CatalogEvents(services.database), services.clock, asyncio.to_thread)
     for router in (

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path
 from pydantic import BaseModel, ConfigDict, Field
 
 from heimdallr_ray.api import views
-from heimdallr_ray.api.access import READER, SERVICES
+from heimdallr_ray.api.access import OPERATOR, SERVICES
 from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.models import ChoiceView
 from heimdallr_ray.api.services import ApiServices
@@ -58,7 +58,7 @@ class SeriesChoiceAccepted(BaseModel):
 
 def build_router() -> APIRouter:
     """POST /api/v1/studies/{study_uid}/series."""
-    router = APIRouter(prefix="/api/v1/studies", tags=["studies"], dependencies=[READER])
+    router = APIRouter(prefix="/api/v1/studies", tags=["studies"], dependencies=[OPERATOR])
 
     @router.post(
         "/{study_uid}/series",

@@ -33,7 +33,10 @@ def build_router(feed: Feed, max_streams: int = MAX_STREAMS) -> APIRouter:
     @router.get(
         "/events",
         dependencies=[READER],
-        responses={**documented(401, 503), 200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}},
+        responses={
+            **documented(401, 403, 503),
+            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        },
         response_class=StreamingResponse,
         summary="Changes as they happen (Server-Sent Events)",
     )

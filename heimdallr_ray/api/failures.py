@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from heimdallr_ray.api.guard import SAFE_METHODS
 from heimdallr_ray.errors import Broken, HeimdallrError, NoResult, Retryable
 
 _log = logging.getLogger(__name__)
@@ -80,6 +81,17 @@ async def _heimdallr(request: Request, error: Exception, unknown_page: UnknownPa
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if isinstance(error, Broken):
         _log.error("request failed", exc_info=error, extra={"code": error.code, "route": _route(request)})
+    elif request.method not in SAFE_METHODS or error.http_status in (401, 403):
+        _log.warning(
+            "request.refused",
+            extra={
+                "code": error.code,
+                "reason": error.detail,
+                "status": error.http_status,
+                "route": _route(request),
+                "address": request.client.host if request.client else None,
+            },
+        )
     facts: dict[str, str | None] = {}
     if isinstance(error, NoResult):
         facts = {"state": error.state, "reason_code": error.reason_code, "reason": error.reason}

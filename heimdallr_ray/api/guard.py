@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from heimdallr_ray.config import Settings, is_loopback
 from heimdallr_ray.errors import Forbidden, HeimdallrError
 
+_log = logging.getLogger(__name__)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 CONTENT_SECURITY_POLICY = "; ".join(
     (
@@ -119,6 +121,11 @@ class Guard:
         if error is None:
             await self._app(scope, receive, send_guarded)
             return
+        client = scope.get("client")
+        _log.warning(
+            "request.refused",
+            extra={"code": error.code, "reason": error.detail, "address": client[0] if client else None},
+        )
         body = json.dumps({"error": {"code": error.code, "detail": error.detail}}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send_guarded({"type": "http.response.start", "status": error.http_status, "headers": headers})

@@ -163,7 +163,7 @@ def build_router() -> APIRouter:
         return found
 
     @router.get(
-        "/status", dependencies=[READER], responses=documented(401, 503), summary="The installation at a glance"
+        "/status", dependencies=[READER], responses=documented(401, 403, 503), summary="The installation at a glance"
     )
     def status(services: ApiServices = SERVICES) -> models.StatusView:
         """Studies by state, queue, versions."""

@@ -140,7 +140,7 @@ class RelatedReader:
     def _closed(self) -> bool:
         """True behind the last delimiter; otherwise its line is taken off."""
         self._require(2)
-        if self._buffer[:2] == b"--":
+        if self._buffer.startswith(b"--"):
             del self._buffer[:2]
             return True
         self._line_end()
@@ -150,10 +150,10 @@ class RelatedReader:
         """RFC 2046 allows blanks between a delimiter and the end of its line."""
         for _ in range(MAX_HEADER_BYTES):
             self._require(2)
-            if self._buffer[:2] == b"\r\n":
+            if self._buffer.startswith(b"\r\n"):
                 del self._buffer[:2]
                 return
-            if self._buffer[:1] not in (b" ", b"\t"):
+            if not self._buffer.startswith((b" ", b"\t")):
                 break
             del self._buffer[:1]
         raise Rejected("malformed multipart body")

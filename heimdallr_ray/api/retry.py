@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Path
 from pydantic import BaseModel, Field
 
-from heimdallr_ray.api.access import READER, SERVICES
+from heimdallr_ray.api.access import OPERATOR, SERVICES
 from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.catalog.retrying import retry_study
@@ -23,7 +23,7 @@ class RetryAccepted(BaseModel):
 
 def build_router() -> APIRouter:
     """POST /api/v1/studies/{study_uid}/retry."""
-    router = APIRouter(prefix="/api/v1/studies", tags=["studies"], dependencies=[READER])
+    router = APIRouter(prefix="/api/v1/studies", tags=["studies"], dependencies=[OPERATOR])
 
     @router.post(
         "/{study_uid}/retry",

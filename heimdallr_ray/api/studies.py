@@ -52,7 +52,7 @@ def build_router() -> APIRouter:
     """Routes under /api/v1/studies."""
     router = APIRouter(prefix="/api/v1/studies", tags=["studies"], dependencies=[READER])
 
-    @router.get("", responses=documented(401, 422, 503), summary="The worklist")
+    @router.get("", responses=documented(401, 403, 422, 503), summary="The worklist")
     def studies(
         services: ApiServices = SERVICES,
         limit: int = Query(100, ge=1, le=MAX_ROWS, description="Rows of the page."),
@@ -63,7 +63,7 @@ def build_router() -> APIRouter:
         """Most urgent first (the higher of our urgency and the ordered priority), then first come first."""
         return reading.study_page(services, limit, offset, state, q)
 
-    @router.get("/{study_uid}", responses=documented(400, 401, 404, 503), summary="One study")
+    @router.get("/{study_uid}", responses=documented(400, 401, 403, 404, 503), summary="One study")
     def study(study_uid: str = _UID, services: ApiServices = SERVICES) -> models.StudyDetail:
         """State, series with the reason for their choice, step times, history and files of one study."""
         return reading.study_detail(services, study_uid)
@@ -71,7 +71,7 @@ def build_router() -> APIRouter:
     @router.get(
         "/{study_uid}/results",
         responses={
-            **documented(400, 401, 404, 503),
+            **documented(400, 401, 403, 404, 503),
             200: {"headers": _STALE},
             409: {"model": NoResultResponse, "description": "There is none yet (`not_ready`), or none comes."},
         },
@@ -91,7 +91,7 @@ def build_router() -> APIRouter:
     @router.get(
         "/{study_uid}/artifacts/{name}",
         responses={
-            **documented(400, 401, 404, 503),
+            **documented(400, 401, 403, 404, 503),
             200: {"content": {"application/octet-stream": {}}, "headers": _STALE},
             304: {"headers": _STALE},
         },

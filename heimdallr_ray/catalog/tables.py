@@ -144,6 +144,24 @@ class AssociationRow(SQLModel, table=True):
     n_bytes: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, default=0))
 
 
+class ApiTokenRow(SQLModel, table=True):
+    """One bearer token of a machine or person. The token itself is shown once and kept nowhere."""
+
+    __tablename__ = "api_token"  # pyright: ignore[reportAssignmentType]
+
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
+    name: str = Field(unique=True, max_length=32)
+    """Of who holds it; never given to another token, because the audit chain knows it."""
+    sha256: str = Field(unique=True, max_length=64)
+    scopes: str = Field(max_length=64)
+    """Comma-separated, sorted."""
+    created_by: str = Field(max_length=64)
+    created_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    last_used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+
+
 class JobRow(SQLModel, table=True):
     """One row of the lease table. `fence` grows with each claim; who holds an older fence changes nothing."""
 

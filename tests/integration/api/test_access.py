@@ -10,7 +10,7 @@ import pytest
 from fastapi.routing import iter_route_contexts
 from fastapi.testclient import TestClient
 
-from heimdallr_ray.api.access import ACCESS_RULES, anyone, reader, uploader
+from heimdallr_ray.api.access import ACCESS_RULES, anyone, operator, reader, uploader
 from heimdallr_ray.api.app import ApiServices, create_app
 from heimdallr_ray.config import load
 from tests.integration.api.conftest import TOKEN, UPLOAD_TOKEN, bearer, client_of
@@ -38,6 +38,7 @@ OPEN_TO_ALL = {
     "/api/v1/ready",
     "/api/v1/reasons",
 }
+CHANGES = ("/retry", "/series", "/complete")
 INTAKE = {"/upload", "/api/v1/upload", "/dicomweb/studies", "/dicomweb/studies/{study_uid}"}
 ZIP = {"file": ("study.zip", b"PK", "application/zip")}
 
@@ -58,7 +59,10 @@ def test_every_route_names_exactly_one_access_rule(seeded: ApiServices):
     assert [path for path, named in rules.items() if len(named) != 1] == []
     assert {path for path, named in rules.items() if named == [anyone]} == OPEN_TO_ALL
     assert {path for path, named in rules.items() if named == [uploader]} == INTAKE
-    assert all(named == [reader] for path, named in rules.items() if path.startswith("/api/v1/studies"))
+    changing = {path for path in rules if path.startswith("/api/v1/studies/") and path.endswith(CHANGES)}
+    assert {path for path, named in rules.items() if named == [operator]} == changing
+    studies = {path for path in rules if path.startswith("/api/v1/studies")}
+    assert all(rules[path] == [reader] for path in studies - changing)
 
 
 @pytest.mark.parametrize("path", [path for path in GUARDED if path != "/api/v1/events"])
@@ -81,8 +85,9 @@ def test_with_an_api_token_everybody_needs_it(seeded: ApiServices, path: str):
     refused = client.get(path)
     assert refused.status_code == 401
     assert refused.headers["www-authenticate"].startswith("Bearer")
-    for wrong in ("", TOKEN[:-1], UPLOAD_TOKEN):
+    for wrong in ("", TOKEN[:-1]):
         assert client.get(path, headers=bearer(wrong)).status_code == 401
+    assert client.get(path, headers=bearer(UPLOAD_TOKEN)).status_code == 403
     assert client.get(path, headers={"X-Upload-Token": TOKEN}).status_code == 401
     if path != "/api/v1/events":  # an endless answer; its rule is the same dependency
         assert client.get(path, headers=bearer(TOKEN)).status_code == 200

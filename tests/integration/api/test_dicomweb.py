@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from httpx import Response
 from sqlmodel import select
 
 from heimdallr_ray.api.app import ApiServices, create_app
@@ -33,16 +32,16 @@ def image(index: int, study: str = UID, **changes: Any) -> bytes:
     return file_bytes(dataset)
 
 
-def stow(client: TestClient, objects: list[bytes], study: str = "", **headers: str) -> Response:
+def stow(client: TestClient, objects: list[bytes], study: str = "", **headers: str) -> Any:
     path = f"/dicomweb/studies/{study}" if study else "/dicomweb/studies"
     return client.post(path, content=related(objects), headers={"Content-Type": TYPE, **headers})
 
 
-def uids(answer: Response, tag: str) -> list[str]:
+def uids(answer: Any, tag: str) -> list[str]:
     return [item["00081155"]["Value"][0] for item in answer.json().get(tag, {}).get("Value", [])]
 
 
-def reasons(answer: Response, tag: str = "00081198") -> list[int]:
+def reasons(answer: Any, tag: str = "00081198") -> list[int]:
     return [item["00081197"]["Value"][0] for item in answer.json().get(tag, {}).get("Value", [])]
 
 

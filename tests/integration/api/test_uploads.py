@@ -232,3 +232,23 @@ def test_files_of_dead_uploads_are_swept_and_living_ones_are_not(tmp_path: Path)
     os.utime(tmp_path / "new.zip", (modified + STALE_S, modified + STALE_S))
     assert sweep(tmp_path, modified + STALE_S + 1) == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.zip", "note.txt"]
+
+
+def test_every_refusal_is_logged_with_its_reason(
+    client: TestClient, study_zip: bytes, caplog: pytest.LogCaptureFixture
+):
+    ways = {
+        "bad_archive": lambda: client.post("/api/v1/upload", files={"file": ("a.zip", b"no archive")}),
+        "empty_input": lambda: client.post("/api/v1/upload", files={"other": ("a.zip", b"PK")}),
+        "rejected": lambda: client.post("/api/v1/upload", content=b"PK", headers={"Content-Type": "text/plain"}),
+        "unsupported_media": lambda: client.post("/dicomweb/studies", content=b"x"),
+        "forbidden": lambda: client.post("/api/v1/upload", headers={"Origin": "http://evil.example"}),
+    }
+    for code, way in ways.items():
+        caplog.clear()
+        with caplog.at_level("WARNING", "heimdallr_ray"):
+            assert way().json()["error"]["code"] == code
+        refused = [vars(record) for record in caplog.records if record.getMessage() == "request.refused"]
+        assert [(facts["code"], facts["address"], bool(facts["reason"])) for facts in refused] == [
+            (code, "127.0.0.1", True)
+        ]

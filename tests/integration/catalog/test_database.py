@@ -35,6 +35,7 @@ TABLES = {
     "audit",
     "audit_head",
     "commitment",
+    "api_token",
 }
 
 
