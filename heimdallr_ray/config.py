@@ -57,16 +57,19 @@ class Peer:
     ae_title: str
     host: str
     port: int
+    tls: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Peer:
-        """The peer of `AE=host:port`; an IPv6 address stands in brackets.
+        """The peer of `AE=host:port` or `AE=tls:host:port`; an IPv6 address stands in brackets.
 
         Raises:
             ValueError: not of this form, no AE title (PS3.5 table 6.2-1), or no port.
         """
         title, _, place = text.rpartition("=")
-        host, _, port = place.rpartition(":")
+        place = place.strip()
+        tls = place.startswith("tls:") and ":" in place[4:]
+        host, _, port = place.removeprefix("tls:" if tls else "").rpartition(":")
         title, host = title.strip(), host.strip()
         if host.startswith("[") and host.endswith("]"):
             host = str(ipaddress.IPv6Address(host[1:-1]))
@@ -78,7 +81,7 @@ class Peer:
             raise ValueError("is not AE=host:port with a host name or an address")
         if not re.fullmatch(r"[0-9]{1,5}", port.strip()) or not 1 <= int(port) <= 65535:
             raise ValueError("is not AE=host:port with a port from 1 to 65535")
-        return cls(title, host, int(port))
+        return cls(title, host, int(port), tls)
 
 
 class Settings(BaseSettings):
@@ -120,8 +123,8 @@ class Settings(BaseSettings):
     scan_seconds: float = Field(1.0, gt=0, le=60, description="How often the listener looks for idle studies.")
     commitment_peers: tuple[str, ...] = Field(
         (),
-        description="Who may ask for storage commitment, and where the report goes: `AE=host:port` each (IPv6 in "
-        "brackets). An AE title that is not named is refused with status 0x0124.",
+        description="Who may ask for storage commitment, and where the report goes: `AE=host:port` each, or "
+        "`AE=tls:host:port` (IPv6 in brackets). An AE title that is not named is refused with status 0x0124.",
     )
     commitment_days: float = Field(
         7.0,

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple, cast
 
-from sqlalchemy import CursorResult, and_, func, or_, text, update
+from sqlalchemy import ColumnElement, CursorResult, and_, func, or_, text, update
 from sqlmodel import Session, col, select
 
 from heimdallr_ray.catalog.events import record_event
@@ -24,6 +24,8 @@ from heimdallr_ray.errors import StaleLease
 BACKOFF_FIRST_S = 5.0
 BACKOFF_LAST_S = 3600.0
 """Between two attempts to reach a peer; the wait doubles from the first to the last."""
+CLOCK_SLACK_S = 5.0
+"""A time that was written later than this from now was written before somebody set the clock back."""
 _CHUNK = 500
 """Values per IN list: below SQLite's 999 of old builds."""
 _DETAIL_LIMIT = 500
@@ -166,6 +168,7 @@ def record_request(session: Session, request: CommitmentRequest, now: datetime, 
             first_asked_at=now,
             asked_at=now,
             run_at=run_at,
+            set_at=now,
         )
         session.add(row)
         asked = Asked.NEW
@@ -174,7 +177,7 @@ def record_request(session: Session, request: CommitmentRequest, now: datetime, 
     else:
         row.times_asked += 1
         row.asked_at = now
-        row.run_at = run_at
+        row.run_at, row.set_at = run_at, now
         row.attempt = row.refusals = 0
         row.address, row.association_id = _bounded(request.address), _bounded(request.association_id)
         if row.state != CommitmentState.WAITING.value:
@@ -191,18 +194,15 @@ def record_request(session: Session, request: CommitmentRequest, now: datetime, 
 def claim(session: Session, owner: str, now: datetime, lease_s: float) -> CommitmentLease | None:
     """The request that has been due longest and whose peer no other worker talks to, now `owner`'s; None: nothing due.
 
-    Times far in the future were written before somebody set the clock back, and count as past.
+    Waits and leases that were written before somebody set the clock back have ended.
     """
     _lock(session)
-    live = and_(
-        col(CommitmentRow.lease_until) > now, col(CommitmentRow.lease_until) <= now + timedelta(seconds=2 * lease_s)
-    )
-    late = now + timedelta(seconds=BACKOFF_LAST_S + 60)
+    longest = now + timedelta(seconds=lease_s + CLOCK_SLACK_S)
+    live = and_(col(CommitmentRow.lease_until) > now, col(CommitmentRow.lease_until) <= longest)
     due = (
         select(CommitmentRow)
         .where(
-            CommitmentRow.state == CommitmentState.WAITING.value,
-            or_(col(CommitmentRow.run_at) <= now, col(CommitmentRow.run_at) > late),
+            _due(now),
             col(CommitmentRow.calling_ae).not_in(select(CommitmentRow.calling_ae).where(live)),
         )
         .order_by(col(CommitmentRow.run_at), col(CommitmentRow.asked_at), col(CommitmentRow.id))
@@ -233,11 +233,7 @@ def claim(session: Session, owner: str, now: datetime, lease_s: float) -> Commit
 
 def anything_due(session: Session, now: datetime) -> bool:
     """True where a claim may find something; a look that takes no lock."""
-    late = now + timedelta(seconds=BACKOFF_LAST_S + 60)
-    waiting = select(CommitmentRow.id).where(
-        CommitmentRow.state == CommitmentState.WAITING.value,
-        or_(col(CommitmentRow.run_at) <= now, col(CommitmentRow.run_at) > late),
-    )
+    waiting = select(CommitmentRow.id).where(_due(now))
     return session.exec(waiting.limit(1)).first() is not None
 
 
@@ -260,13 +256,14 @@ def record_check(session: Session, lease: CommitmentLease, failures: Sequence[Fa
     _fenced(session, lease, {"failures": found, "n_failed": len(failures), "checked_at": now})
 
 
-def postpone(session: Session, lease: CommitmentLease, run_at: datetime) -> None:
-    """The request waits until `run_at`, without having failed.
+def postpone(session: Session, lease: CommitmentLease, now: datetime, pause_s: float) -> None:
+    """The request waits `pause_s` more, without having failed.
 
     Raises:
         StaleLease: another worker holds the request.
     """
-    _fenced(session, lease, {"run_at": run_at, "owner": None, "lease_until": None})
+    run_at = now + timedelta(seconds=pause_s)
+    _fenced(session, lease, {"run_at": run_at, "set_at": now, "owner": None, "lease_until": None})
 
 
 def record_failure(
@@ -283,6 +280,7 @@ def record_failure(
     run_at = now + timedelta(seconds=backoff_s(lease.attempt + 1))
     values: dict[str, Any] = {
         "run_at": run_at,
+        "set_at": now,
         "attempt": lease.attempt + 1,
         "refusals": lease.refusals + refused,
         "owner": None,
@@ -297,7 +295,7 @@ def record_failure(
             col(CommitmentRow.state) == CommitmentState.WAITING.value,
             col(CommitmentRow.run_at) < run_at,
         )
-        session.connection().execute(others.values(run_at=run_at))
+        session.connection().execute(others.values(run_at=run_at, set_at=now))
     return run_at
 
 
@@ -314,7 +312,7 @@ def record_told(session: Session, lease: CommitmentLease, now: datetime, n_faile
         col(CommitmentRow.refusals) == 0,
         col(CommitmentRow.run_at) > now + timedelta(seconds=BACKOFF_FIRST_S),
     )
-    session.connection().execute(waiting.values(run_at=now))
+    session.connection().execute(waiting.values(run_at=now, set_at=now))
     counts = {"n_items": len(lease.references), "n_failed": n_failed}
     _event(session, "commitment.told", lease.id, now, lease.calling_ae, **counts)
 
@@ -426,6 +424,13 @@ def _fenced(session: Session, lease: CommitmentLease, values: Mapping[str, Any])
     changed = cast("CursorResult[Any]", session.connection().execute(statement))
     if changed.rowcount != 1:
         raise StaleLease("another worker answers this commitment request")
+
+
+def _due(now: datetime) -> ColumnElement[bool]:
+    return and_(
+        col(CommitmentRow.state) == CommitmentState.WAITING.value,
+        or_(col(CommitmentRow.run_at) <= now, col(CommitmentRow.set_at) > now + timedelta(seconds=CLOCK_SLACK_S)),
+    )
 
 
 def _lock(session: Session) -> None:

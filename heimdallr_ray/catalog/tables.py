@@ -357,6 +357,8 @@ class CommitmentRow(SQLModel, table=True):
     times_asked: int = 1
     checked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
     run_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    set_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    """When `run_at` was decided: a time in the future says that the clock was set back since."""
     attempt: int = 0
     """Reports that did not get through since it was last asked."""
     refusals: int = 0

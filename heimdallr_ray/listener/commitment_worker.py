@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final, Protocol, cast
 
 from sqlmodel import Session
@@ -39,7 +39,7 @@ SCAN_S: Final = 1.0
 LEASE_S: Final = 2 * LONGEST_S
 RENEW_EVERY_S: Final = 20.0
 FLUSH_TIMEOUT_S: Final = 10.0
-MISSING_GRACE_S: Final = 15.0
+MISSING_GRACE_S: Final = 5.0
 """An instance may have been acknowledged by another listener process a moment ago and not be a row yet."""
 FLUSH_PATIENCE_S: Final = 600.0
 """How long missing instances are waited for while the spool cannot be committed (no database, no room)."""
@@ -117,7 +117,7 @@ class CommitmentWorker:
         self._thread = threading.Thread(target=self._run, name="commitment", daemon=True)
         self._thread.start()
 
-    def stop(self, timeout_s: float = 10.0) -> None:
+    def stop(self, timeout_s: float = 3.0) -> None:
         """No request is begun any more; one that is being told may take longer than `timeout_s` and is then left."""
         self._stopping.set()
         self._wake.set()
@@ -198,8 +198,7 @@ class CommitmentWorker:
                 failures, looked = self._check(lease, now), True
             except _NotYet:
                 with self._database.write() as session:
-                    run_at = self._now(session) + timedelta(seconds=MISSING_PAUSE_S)
-                    commitments.postpone(session, lease, run_at)
+                    commitments.postpone(session, lease, self._now(session), MISSING_PAUSE_S)
                 return
         with self._database.write() as session:
             if looked:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator
 from pathlib import Path
 
 import pytest
 
-from tests.support.commitment import CT, ReportPeer, ask, report_peer, request_dataset, rows
+from heimdallr_ray.catalog.commitments import outbox
+from heimdallr_ray.listener.commitment import MAX_REFERENCES
+from tests.support.commitment import (
+    CT,
+    MR,
+    PEER_AE,
+    ReportPeer,
+    ask,
+    report_peer,
+    request_dataset,
+    rows,
+)
 from tests.support.intake import Intake, storescu, wait_for, write_study
 
 STUDY = "1.2.826.0.1.3680043.9.9.16"
@@ -28,6 +40,16 @@ def references(count: int, sop_class: str = CT) -> list[tuple[str, str]]:
     return [(sop_class, f"{STUDY}.7.{index}") for index in range(1, count + 1)]
 
 
+def flip_a_bit(intake: Intake, sop_uid: str) -> None:
+    """One bit in the middle of the blob of the instance has changed on the disk."""
+    blob = next(row.blob_sha256 for row in intake.instances() if row.sop_uid == sop_uid)
+    path = intake.blobs.path(blob)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.chmod(0o600)
+    path.write_bytes(content)
+
+
 @pytest.mark.peers("storescu")
 def test_what_was_stored_is_committed_on_an_association_of_our_own(tmp_path: Path, peer: ReportPeer) -> None:
     intake = intake_of(tmp_path, peer)
@@ -36,6 +58,115 @@ def test_what_was_stored_is_committed_on_an_association_of_our_own(tmp_path: Pat
         assert ask(service.scp.port, request_dataset(TRANSACTION, references(5))) == 0x0000
         told = wait_for(lambda: peer.told, 20, "a report")[0]
         wait_for(lambda: rows(intake.database)[0].state == "told", 10, "the row says so")
+        assert service.status().healthy
     assert (told.event_type, told.transaction_uid, told.calling) == (1, TRANSACTION, "HEIMDALLR")
     assert sorted(told.committed) == sorted(uid for _, uid in references(5)) and told.failed == {}
-    assert (rows(intake.database)[0].n_items, rows(intake.database)[0].n_failed) == (5, 0)
+    row = rows(intake.database)[0]
+    assert (row.n_items, row.n_failed, row.times_asked, row.calling_ae) == (5, 0, 1, PEER_AE)
+    assert row.address == "127.0.0.1" and row.association_id
+
+
+@pytest.mark.peers("storescu")
+def test_of_a_hundred_ninety_six_are_good_three_missing_and_one_damaged(tmp_path: Path, peer: ReportPeer) -> None:
+    """And one of another SOP class than it was stored with, in a request of its own."""
+    intake = intake_of(tmp_path, peer)
+    damaged = f"{STUDY}.7.50"
+    missing = {f"{STUDY}.7.{index}" for index in (98, 99, 100)}
+    with intake.listening() as service:
+        storescu(service.scp.port, write_study(tmp_path / "files", 97, STUDY, size=16), "+sd")
+        wait_for(lambda: len(intake.instances()) == 97, 20, "all rows")
+        flip_a_bit(intake, damaged)
+        assert ask(service.scp.port, request_dataset(TRANSACTION, references(100))) == 0x0000
+        told = wait_for(lambda: peer.told, 40, "a report")[0]
+        other = request_dataset(f"{TRANSACTION}.1", [references(1, MR)[0], references(2)[1]])
+        assert ask(service.scp.port, other) == 0x0000
+        second = wait_for(lambda: peer.told[1:], 20, "a second report")[0]
+    assert told.event_type == 2 and len(told.committed) == 96
+    assert told.failed == {damaged: 0x0110, **dict.fromkeys(missing, 0x0112)}
+    assert set(told.committed) | set(told.failed) == {uid for _, uid in references(100)}
+    assert (second.event_type, second.committed, second.failed) == (2, [f"{STUDY}.7.2"], {f"{STUDY}.7.1": 0x0119})
+
+
+def test_requests_that_cannot_be_answered_are_refused_with_their_status(
+    tmp_path: Path, peer: ReportPeer, caplog: pytest.LogCaptureFixture
+) -> None:
+    intake = intake_of(tmp_path, peer)
+    good = request_dataset(TRANSACTION, references(1))
+    with intake.listening() as service, caplog.at_level("WARNING"):
+        port = service.scp.port
+        assert ask(port, good, calling="STRANGER") == 0x0124
+        assert ask(port, good, action_type=2) == 0x0123
+        assert ask(port, good, instance_uid="1.2.840.10008.1.20.1.9") == 0x0112
+        assert ask(port, request_dataset(TRANSACTION, [])) == 0x0115
+        assert ask(port, request_dataset(TRANSACTION, references(MAX_REFERENCES + 1))) == 0x0213
+    assert rows(intake.database) == []
+    refused = [record for record in caplog.records if record.message == "commitment.refused"]
+    assert "commitment_peers" in refused[0].__dict__["reason"]
+    assert [record.__dict__["status"] for record in refused] == ["0x0124", "0x0123", "0x0112", "0x0115", "0x0213"]
+
+
+@pytest.mark.peers("storescu")
+def test_a_transaction_that_is_repeated_is_one_request(tmp_path: Path, peer: ReportPeer) -> None:
+    intake = intake_of(tmp_path, peer)
+    good = request_dataset(TRANSACTION, references(3))
+    with intake.listening() as service:
+        port = service.scp.port
+        storescu(port, write_study(tmp_path / "files", 3, STUDY))
+        assert [ask(port, good) for _ in range(3)] == [0x0000] * 3
+        wait_for(lambda: rows(intake.database)[0].state == "told", 20, "a report")
+        before = len(peer.told)
+        assert ask(port, request_dataset(TRANSACTION, references(2))) == 0x0115
+        assert ask(port, good) == 0x0000
+        wait_for(lambda: len(peer.told) > before, 20, "who asks again is told again")
+        wait_for(lambda: rows(intake.database)[0].state == "told", 20, "and that is the end")
+    assert len(rows(intake.database)) == 1 and rows(intake.database)[0].times_asked == 4
+    assert {(told.transaction_uid, len(told.committed)) for told in peer.told} == {(TRANSACTION, 3)}
+    assert before <= 3 and len(peer.told) <= 4
+
+
+@pytest.mark.peers("storescu")
+def test_a_peer_that_was_down_is_told_when_it_is_back(tmp_path: Path) -> None:
+    peer = ReportPeer()
+    peer.start()
+    peer.stop()
+    intake = intake_of(tmp_path, peer)
+    try:
+        with intake.listening() as service:
+            storescu(service.scp.port, write_study(tmp_path / "files", 1, STUDY))
+            assert ask(service.scp.port, request_dataset(TRANSACTION, references(1))) == 0x0000
+            wait_for(lambda: rows(intake.database)[0].attempt == 1, 30, "a failure")
+            assert rows(intake.database)[0].error_code == "unreachable"
+            with intake.database.read() as session:
+                assert (outbox(session).depth, outbox(session).failing) == (1, 1)
+            peer.start(peer.port)
+            told = wait_for(lambda: peer.told, 30, "a report")[0]
+            wait_for(lambda: rows(intake.database)[0].state == "told", 10, "the row says so")
+    finally:
+        peer.stop()
+    assert told.event_type == 1 and len(peer.told) == 1
+
+
+@pytest.mark.peers("storescu")
+def test_a_peer_that_answers_no_role_selection_is_told_all_the_same(tmp_path: Path) -> None:
+    with report_peer(role=False) as peer:
+        intake = intake_of(tmp_path, peer)
+        with intake.listening() as service:
+            storescu(service.scp.port, write_study(tmp_path / "files", 1, STUDY))
+            assert ask(service.scp.port, request_dataset(TRANSACTION, references(1))) == 0x0000
+            assert wait_for(lambda: peer.told, 20, "a report")[0].event_type == 1
+
+
+def test_a_peer_that_hangs_does_not_keep_the_listener_from_stopping(tmp_path: Path) -> None:
+    def hang(_: object) -> int:
+        time.sleep(10)
+        return 0
+
+    with report_peer(answer=hang) as peer:
+        intake = intake_of(tmp_path, peer)
+        with intake.listening() as service:
+            service.commitments._missing_grace_s = 0
+            assert ask(service.scp.port, request_dataset(TRANSACTION, references(1))) == 0x0000
+            wait_for(lambda: peer.associations, 30, "the peer is called")
+            started = time.monotonic()
+        assert time.monotonic() - started < 8
+    assert rows(intake.database)[0].state == "waiting"

@@ -33,6 +33,7 @@ def upgrade() -> None:
         sa.Column("times_asked", sa.Integer(), nullable=False),
         sa.Column("checked_at", UtcDateTime(), nullable=True),
         sa.Column("run_at", UtcDateTime(), nullable=False),
+        sa.Column("set_at", UtcDateTime(), nullable=False),
         sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("refusals", sa.Integer(), nullable=False),
         sa.Column("fence", sa.Integer(), nullable=False),
