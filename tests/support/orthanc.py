@@ -1,94 +1,120 @@
-"""A PACS in its own process: Debian's Orthanc with its DICOMweb plugin, on free loopback ports."""
+"""Debian's Orthanc as a peer: started by the test on free ports, spoken to by its REST interface."""
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-PLUGINS = Path("/usr/share/orthanc/plugins")
-DICOMWEB = PLUGINS / "libOrthancDicomWeb.so"
-START_S = 30.0
+PROGRAM = shutil.which("Orthanc", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin"]))
+START_S = 60.0
 
 
 def free_port() -> int:
+    """A port that was free a moment ago."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-@dataclass(frozen=True)
 class Orthanc:
-    """A running server."""
+    """One Orthanc in a folder; `start` after `kill` goes on with the same database and ports."""
 
-    url: str
-    dicom_port: int
+    def __init__(self, folder: Path, modalities: Mapping[str, Mapping[str, Any]], aet: str = "ORTHANC") -> None:
+        self.aet = aet
+        self.http_port, self.dicom_port = free_port(), free_port()
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._settings = folder / "orthanc.json"
+        self._settings.write_text(
+            json.dumps(
+                {
+                    "Name": "peer",
+                    "StorageDirectory": str(folder / "storage"),
+                    "IndexDirectory": str(folder / "storage"),
+                    "HttpPort": self.http_port,
+                    "DicomPort": self.dicom_port,
+                    "DicomAet": aet,
+                    "DicomModalities": modalities,
+                    "RemoteAccessAllowed": False,
+                    "AuthenticationEnabled": False,
+                    "Plugins": [],
+                    "SaveJobs": True,
+                    "JobsHistorySize": 100,
+                    "DicomAlwaysAllowStore": True,
+                    "StorageCommitmentReportsSize": 100,
+                }
+            ),
+            encoding="utf-8",
+        )
+        self._process: subprocess.Popen[bytes] | None = None
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.http_port}", timeout=60, trust_env=False)
 
-    def client(self, timeout_s: float = 60.0) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=timeout_s, trust_env=False)
+    def start(self) -> None:
+        """It answers."""
+        assert PROGRAM is not None
+        # Without TCP_NODELAY each C-STORE waits 40 ms for a delayed acknowledgement.
+        with (self._folder / "log.txt").open("ab") as log:
+            self._process = subprocess.Popen(
+                [PROGRAM, str(self._settings)], stdout=log, stderr=log, env={**os.environ, "TCP_NODELAY": "1"}
+            )
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            try:
+                if self.client.get("/system").status_code == 200:
+                    return
+            except httpx.TransportError:
+                time.sleep(0.1)
+            assert self._process.poll() is None, (self._folder / "log.txt").read_text(errors="replace")[-2000:]
+        raise AssertionError("Orthanc did not start")
 
-    def store(self, content: bytes) -> None:
-        """`content`, a Part 10 file, is in the PACS."""
-        with self.client() as client:
-            client.post("/instances", content=content).raise_for_status()
+    def kill(self) -> None:
+        """SIGKILL; what it had not written is lost."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(20)
+            self._process = None
 
-    def studies(self) -> list[str]:
-        """Orthanc's own ids of its studies."""
-        with self.client() as client:
-            return client.get("/studies").raise_for_status().json()
+    def stop(self) -> None:
+        if self._process is not None:
+            self._process.terminate()
+            try:
+                self._process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+            self._process = None
+        self.client.close()
+
+    def get(self, path: str) -> Any:
+        answer = self.client.get(path)
+        answer.raise_for_status()
+        return answer.json()
+
+    def post(self, path: str, content: object) -> Any:
+        """POST of bytes, or of anything else as JSON."""
+        if isinstance(content, bytes):
+            answer = self.client.post(path, content=content)
+        else:
+            answer = self.client.post(path, json=content)
+        answer.raise_for_status()
+        return answer.json()
 
 
 @contextmanager
-def orthanc(folder: Path, **changes: Any) -> Generator[Orthanc]:
-    """A server with its data in `folder`; `changes` are keys of its configuration file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    http_port, dicom_port = free_port(), free_port()
-    configuration: dict[str, Any] = {
-        "Name": "PACS",
-        "StorageDirectory": str(folder / "storage"),
-        "IndexDirectory": str(folder / "index"),
-        "RemoteAccessAllowed": False,
-        "AuthenticationEnabled": False,
-        "HttpPort": http_port,
-        "DicomPort": dicom_port,
-        "DicomAet": "PACS",
-        "Plugins": [str(DICOMWEB)] if DICOMWEB.exists() else [],
-        "DicomWeb": {"Enable": True, "Servers": {}},
-        **changes,
-    }
-    file = folder / "orthanc.json"
-    file.write_text(json.dumps(configuration), encoding="utf-8")
-    log = (folder / "orthanc.log").open("wb")
-    process = subprocess.Popen(
-        ["/usr/sbin/Orthanc", str(file)], stdout=log, stderr=subprocess.STDOUT, env={**os.environ, "TCP_NODELAY": "1"}
-    )
-    made = Orthanc(f"http://127.0.0.1:{http_port}", dicom_port)
+def orthanc(folder: Path, modalities: Mapping[str, Mapping[str, Any]], aet: str = "ORTHANC") -> Generator[Orthanc]:
+    """An Orthanc that answers; it is gone afterwards."""
+    server = Orthanc(folder, modalities, aet)
     try:
-        deadline = time.monotonic() + START_S
-        while True:
-            assert process.poll() is None, (folder / "orthanc.log").read_text(errors="replace")
-            assert time.monotonic() < deadline, "Orthanc did not start"
-            try:
-                with made.client(1.0) as client:
-                    client.get("/system").raise_for_status()
-                break
-            except httpx.HTTPError:
-                time.sleep(0.1)
-        yield made
+        server.start()
+        yield server
     finally:
-        process.terminate()
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait(10)
-        log.close()
+        server.stop()
