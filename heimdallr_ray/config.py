@@ -133,6 +133,43 @@ class Settings(BaseSettings):
         description="A commitment report that could not be delivered for this long is given up.",
     )
     min_free_mib: int = Field(1024, ge=0, description="Intake is refused while less than this is free in `data_dir`.")
+    disk_warn_percent: float = Field(
+        85.0, gt=0, le=100, description="From this share of the disk of `data_dir` on (as `df` shows it) we warn."
+    )
+    disk_refuse_percent: float = Field(
+        92.0,
+        gt=0,
+        le=100,
+        description="From this share on images are refused (0xA700, HTTP 507) until there is room again.",
+    )
+    durability: Literal["instance", "study"] = Field(
+        "instance",
+        description="When Success is answered. `instance`: each image has reached the disk. `study`: the image has been "
+        "written, and reaches the disk before its study is closed; faster, and a power cut (no other failure) may take "
+        "images that were acknowledged, which is then told.",
+    )
+    dicom_backend: Literal["wire", "pynetdicom"] = Field(
+        "wire",
+        description="What receives C-STORE: `wire` writes from the socket to the disk; `pynetdicom` is the slower "
+        "reference, to compare with.",
+    )
+    listener_processes: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Processes that receive on `dicom_port` (backend `wire`); more for several fast senders.",
+    )
+    max_associations_per_address: int = Field(
+        16, ge=1, le=1000, description="Connections that one address may have open at once."
+    )
+    dicom_tls: Literal["off", "on"] = Field(
+        "off", description="`on`: `dicom_port` speaks TLS 1.2 or 1.3 only, and every peer must show a certificate."
+    )
+    dicom_tls_certificate: Path | None = Field(None, description="Our certificate with its chain (PEM).")
+    dicom_tls_key: Path | None = Field(None, description="The private key of our certificate (PEM, no passphrase).")
+    dicom_tls_ca: Path | None = Field(
+        None, description="Certificates of the authorities that may have signed a peer's certificate (PEM)."
+    )
 
     series_rules: Path | None = Field(
         None, description="The site's own file of rules for the choice of series (TOML); empty: the package's own."
@@ -288,6 +325,14 @@ class Settings(BaseSettings):
                 "dicom_host is not loopback: set allowed_calling_aes or allowed_addresses first "
                 "(a network that holds every address is no rule)"
             )
+        if self.disk_warn_percent > self.disk_refuse_percent:
+            raise ValueError("disk_warn_percent must not be above disk_refuse_percent")
+        if self.dicom_tls == "on":
+            for name in ("dicom_tls_certificate", "dicom_tls_key", "dicom_tls_ca"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"dicom_tls is on: set {name}")
+        if self.dicom_backend == "pynetdicom" and (self.listener_processes > 1 or self.dicom_tls == "on"):
+            raise ValueError("dicom_backend pynetdicom has one process and no TLS")
         if self.renew_seconds * 2 > self.lease_seconds:
             raise ValueError("renew_seconds must be at most half of lease_seconds")
         return self

@@ -77,8 +77,8 @@ def close_study(session: Session, study_id: str, *, now: datetime, max_attempts:
 
 
 def manifest_sha256(session: Session, study_id: str) -> str:
-    """Digest of the study's content: its data set digests, sorted, one per line."""
-    statement = select(InstanceRow.dataset_sha256).where(InstanceRow.study_id == study_id)
+    """Digest of the study's content: its objects' digests, sorted, one per line."""
+    statement = select(InstanceRow.blob_sha256).where(InstanceRow.study_id == study_id)
     return hashlib.sha256("\n".join(sorted(session.exec(statement).all())).encode()).hexdigest()
 
 

@@ -36,7 +36,7 @@ class SeriesFacts:
 
 @dataclass(frozen=True)
 class ReceivedInstance:
-    """One object whose bytes are durable in the blob store and whose row is not yet committed.
+    """One object whose bytes are the blob `blob_sha256` and whose row is not yet committed.
 
     `study_uid`, `series_uid` and `sop_uid` are never blank: where the sender left them so, the door derived them
     (`study_uid_generated`).
@@ -44,7 +44,6 @@ class ReceivedInstance:
 
     spool_name: str
     blob_sha256: Sha256
-    dataset_sha256: Sha256
     size: int
     received_at: datetime
     door: Door
@@ -58,5 +57,7 @@ class ReceivedInstance:
     calling_ae: str | None = None
     address: str | None = None
     synthetic: bool = False
+    durable: bool = True
+    """False: the bytes are not yet known to survive a power cut (the setting durability = study)."""
     study: StudyFacts = StudyFacts()
     series: SeriesFacts = SeriesFacts()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cache
 from typing import Any, TypeVar, cast
 
-from sqlalchemy import String
+from sqlalchemy import String, insert, update
 from sqlmodel import Session, SQLModel, col, select
 
 from heimdallr_ray.catalog.events import record_event
@@ -18,6 +19,7 @@ from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyF
 from heimdallr_ray.catalog.states import TRANSITIONS, StudyState
 from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow, StudyRow
 from heimdallr_ray.catalog.transitions import lock_study_uid, locked_study, record_state, transition
+from heimdallr_ray.ids import new_id
 
 OPEN = frozenset({StudyState.RECEIVING, StudyState.SETTLING})
 """States in which images are expected."""
@@ -34,7 +36,7 @@ class RecordOutcome:
     stored: int
     """Rows that are new."""
     duplicates: int
-    """Same study, SOP UID and data set bytes as a row that exists: acknowledged, no second row."""
+    """Same study, SOP UID and bytes as a row that exists: acknowledged, no second row."""
     study_ids: tuple[str, ...]
     """Studies with a new row or a duplicate, sorted."""
     replayed: int = 0
@@ -120,13 +122,13 @@ def _without_duplicates(
     seen: set[tuple[str, str]] = set()
     if study is not None:
         for uids in _chunks([item.sop_uid for item in received]):
-            statement = select(InstanceRow.sop_uid, InstanceRow.dataset_sha256).where(
+            statement = select(InstanceRow.sop_uid, InstanceRow.blob_sha256).where(
                 InstanceRow.study_id == study.id, col(InstanceRow.sop_uid).in_(uids)
             )
             seen.update(session.exec(statement).all())
     fresh: list[ReceivedInstance] = []
     for item in received:
-        key = (str(item.sop_uid), str(item.dataset_sha256))
+        key = (str(item.sop_uid), str(item.blob_sha256))
         if key not in seen:
             seen.add(key)
             fresh.append(item)
@@ -175,43 +177,54 @@ def _reopen_if_closed(session: Session, study: StudyRow, actor: str, now: dateti
 
 
 def _store(session: Session, study: StudyRow, fresh: Sequence[ReceivedInstance]) -> int:
+    """The new rows, inserted together; returns how many of them share their SOP UID with other bytes."""
     series = _series_rows(session, study, fresh)
-    existing: defaultdict[str, list[InstanceRow]] = defaultdict(list)
+    holders: defaultdict[str, set[str]] = defaultdict(set)
     for uids in _chunks([item.sop_uid for item in fresh]):
-        for row in session.exec(select(InstanceRow).where(col(InstanceRow.sop_uid).in_(uids))).all():
-            existing[row.sop_uid].append(row)
+        statement = select(InstanceRow.sop_uid, InstanceRow.id).where(col(InstanceRow.sop_uid).in_(uids))
+        for sop_uid, row_id in session.exec(statement).all():
+            holders[sop_uid].add(row_id)
+    contested = {uid for uid, count in Counter(str(item.sop_uid) for item in fresh).items() if count > 1}
+    contested.update(str(item.sop_uid) for item in fresh if str(item.sop_uid) in holders)
+    old = sorted(row_id for uid in contested for row_id in holders.get(uid, ()))
+    for row_ids in _chunks(old):
+        session.exec(update(InstanceRow).where(col(InstanceRow.id).in_(row_ids)).values(sop_uid_conflict=True))
+    rows = [
+        _instance_values(study, series[str(item.series_uid)], item, conflict=str(item.sop_uid) in contested)
+        for item in fresh
+    ]
+    session.connection().execute(insert(cast(Any, InstanceRow).__table__), rows)
+    first_seen: set[str] = set()
     conflicts = 0
     for item in fresh:
-        others = existing[str(item.sop_uid)]
-        for other in others:
-            other.sop_uid_conflict = True
-            session.add(other)
-        conflicts += bool(others)
-        row = _instance_row(study, series[str(item.series_uid)], item, conflict=bool(others))
-        others.append(row)
-        session.add(row)
+        uid = str(item.sop_uid)
+        conflicts += uid in holders or uid in first_seen
+        first_seen.add(uid)
     return conflicts
 
 
-def _instance_row(study: StudyRow, series: SeriesRow, item: ReceivedInstance, *, conflict: bool) -> InstanceRow:
-    return InstanceRow(
-        study_id=study.id,
-        series_id=series.id,
-        sop_uid=str(item.sop_uid),
-        sop_class_uid=_bounded(InstanceRow, "sop_class_uid", item.sop_class_uid) or "",
-        transfer_syntax_uid=_bounded(InstanceRow, "transfer_syntax_uid", item.transfer_syntax_uid) or "",
-        blob_sha256=str(item.blob_sha256),
-        dataset_sha256=str(item.dataset_sha256),
-        size=item.size,
-        spool_name=item.spool_name,
-        epoch=study.epoch,
-        received_at=item.received_at,
-        door=item.door.value,
-        association_id=_bounded(InstanceRow, "association_id", item.association_id),
-        calling_ae=_bounded(InstanceRow, "calling_ae", item.calling_ae),
-        address=_bounded(InstanceRow, "address", item.address),
-        sop_uid_conflict=conflict,
-    )
+def _instance_values(
+    study: StudyRow, series: SeriesRow, item: ReceivedInstance, *, conflict: bool
+) -> dict[str, object]:
+    return {
+        "id": new_id(),
+        "study_id": study.id,
+        "series_id": series.id,
+        "sop_uid": str(item.sop_uid),
+        "sop_class_uid": _bounded(InstanceRow, "sop_class_uid", item.sop_class_uid) or "",
+        "transfer_syntax_uid": _bounded(InstanceRow, "transfer_syntax_uid", item.transfer_syntax_uid) or "",
+        "blob_sha256": str(item.blob_sha256),
+        "size": item.size,
+        "spool_name": item.spool_name,
+        "epoch": study.epoch,
+        "received_at": item.received_at,
+        "door": item.door.value,
+        "association_id": _bounded(InstanceRow, "association_id", item.association_id),
+        "calling_ae": _bounded(InstanceRow, "calling_ae", item.calling_ae),
+        "address": _bounded(InstanceRow, "address", item.address),
+        "sop_uid_conflict": conflict,
+        "durable": item.durable,
+    }
 
 
 def _series_rows(session: Session, study: StudyRow, fresh: Sequence[ReceivedInstance]) -> dict[str, SeriesRow]:
@@ -219,11 +232,16 @@ def _series_rows(session: Session, study: StudyRow, fresh: Sequence[ReceivedInst
     for uids in _chunks(sorted({str(item.series_uid) for item in fresh})):
         statement = select(SeriesRow).where(SeriesRow.study_id == study.id, col(SeriesRow.series_uid).in_(uids))
         rows.update({row.series_uid: row for row in session.exec(statement).all()})
+    filled: set[tuple[str, SeriesFacts]] = set()
     for item in fresh:
-        row = rows.setdefault(str(item.series_uid), SeriesRow(study_id=study.id, series_uid=str(item.series_uid)))
-        row.n_instances += 1
-        _fill(row, item.series)
-        session.add(row)
+        uid = str(item.series_uid)
+        if uid not in rows:
+            rows[uid] = SeriesRow(study_id=study.id, series_uid=uid)
+            session.add(rows[uid])
+        rows[uid].n_instances += 1
+        if (uid, item.series) not in filled:
+            filled.add((uid, item.series))
+            _fill(rows[uid], item.series)
     session.flush()
     return rows
 
@@ -232,15 +250,17 @@ def _grow(study: StudyRow, fresh: Sequence[ReceivedInstance], now: datetime) -> 
     study.n_instances += len(fresh)
     study.n_bytes += sum(item.size for item in fresh)
     modalities = {part for part in (study.modalities or "").split(",") if part}
-    for item in fresh:
-        study.first_received_at = min(study.first_received_at, item.received_at)
-        study.synthetic = study.synthetic or item.synthetic
-        _fill(study, item.study)
-        order = _bounded(StudyRow, "ordered_priority", item.study.ordered_priority)
+    study.first_received_at = min(study.first_received_at, *(item.received_at for item in fresh))
+    study.synthetic = study.synthetic or any(item.synthetic for item in fresh)
+    # In the order of arrival, and each set of facts once: the images of a series repeat theirs.
+    for facts in dict.fromkeys(item.study for item in fresh):
+        _fill(study, facts)
+        order = _bounded(StudyRow, "ordered_priority", facts.ordered_priority)
         study.ordered_priority = higher_order(study.ordered_priority, order)
-        modality = _bounded(SeriesRow, "modality", item.series.modality)
-        if modality:
-            modalities.add(modality.replace(",", ""))
+    for modality in dict.fromkeys(item.series.modality for item in fresh):
+        name = _bounded(SeriesRow, "modality", modality)
+        if name:
+            modalities.add(name.replace(",", ""))
     # The time of recording, not of arrival: after a replay the sender gets the whole idle time to come back.
     study.last_received_at = max(study.last_received_at, now, *(item.received_at for item in fresh))
     study.modalities = _bounded(StudyRow, "modalities", ",".join(sorted(modalities)))
@@ -254,14 +274,18 @@ def _fill(row: StudyRow | SeriesRow, facts: StudyFacts | SeriesFacts) -> None:
             setattr(row, field.name, _bounded(type(row), field.name, value) if isinstance(value, str) else value)
 
 
+@cache
+def _limit(table_name: str, column: str) -> int | None:
+    kind = cast("dict[str, Any]", SQLModel.metadata.tables[table_name].c)[column].type
+    return cast(String, kind).length
+
+
 def _bounded(table: type[SQLModel], column: str, value: str | None) -> str | None:
     """`value` as the column can hold it: PostgreSQL refuses NUL, both databases refuse lone surrogates."""
     if value is None:
         return None
-    kind = cast("dict[str, Any]", cast(Any, table).__table__.c)[column].type
-    limit = cast(String, kind).length
     storable = value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
-    return storable[:limit] or None
+    return storable[: _limit(str(cast(Any, table).__tablename__), column)] or None
 
 
 def _known_spool_names(session: Session, names: Sequence[str]) -> set[str]:

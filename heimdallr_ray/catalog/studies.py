@@ -54,7 +54,7 @@ def instances_of(session: Session, study_id: str, epoch: int | None = None) -> l
     statement = select(InstanceRow).where(InstanceRow.study_id == study_id)
     if epoch is not None:
         statement = statement.where(InstanceRow.epoch <= epoch)
-    ordered = statement.order_by(col(InstanceRow.sop_uid), col(InstanceRow.dataset_sha256))
+    ordered = statement.order_by(col(InstanceRow.sop_uid), col(InstanceRow.blob_sha256))
     return list(session.exec(ordered).all())
 
 

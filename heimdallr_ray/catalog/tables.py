@@ -93,11 +93,11 @@ class SeriesRow(SQLModel, table=True):
 
 
 class InstanceRow(SQLModel, table=True):
-    """One stored DICOM object. `blob_sha256` names the Part 10 file exactly as written to the spool."""
+    """One stored DICOM object, whose bytes are the blob `blob_sha256`."""
 
     __tablename__ = "instance"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
-        UniqueConstraint("study_id", "sop_uid", "dataset_sha256"),
+        UniqueConstraint("study_id", "sop_uid", "blob_sha256"),
         Index("ix_instance_sender", "study_id", "epoch", "association_id"),
     )
 
@@ -108,9 +108,9 @@ class InstanceRow(SQLModel, table=True):
     sop_class_uid: str = Field(max_length=64)
     transfer_syntax_uid: str = Field(max_length=64)
     blob_sha256: str = Field(max_length=64)
-    dataset_sha256: str = Field(max_length=64)
-    """Digest of the data set bytes as received, without preamble and file meta."""
+    """Of the Part 10 file, whose group 0002 depends on the object alone: equal objects have equal digests."""
     size: int = Field(sa_column=Column(BigInteger, nullable=False))
+    """Bytes of the data set, without preamble and file meta."""
     spool_name: str = Field(unique=True, max_length=64)
     epoch: int = 1
     received_at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
@@ -119,6 +119,8 @@ class InstanceRow(SQLModel, table=True):
     calling_ae: str | None = Field(default=None, max_length=16)
     address: str | None = Field(default=None, max_length=64)
     sop_uid_conflict: bool = False
+    durable: bool = True
+    """False: a power cut may still take its bytes (the setting durability = study)."""
 
 
 class AssociationRow(SQLModel, table=True):

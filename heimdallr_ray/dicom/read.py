@@ -49,6 +49,20 @@ def read_header(source: bytes | BinaryIO | Path, *, stop_before_pixels: bool = T
     return header
 
 
+def read_head(head: bytes, size: int) -> Header | None:
+    """The header of an object of `size` bytes that begins with `head`; None where it goes on behind `head`.
+
+    Raises:
+        NotDicom, TruncatedObject, TooLarge: as `read_header`.
+    """
+    if size > limits.MAX_OBJECT_BYTES:
+        raise TooLarge(f"the object is larger than {limits.MAX_OBJECT_BYTES} bytes")
+    try:
+        return _parse(head, size)
+    except NeedMore:
+        return None
+
+
 def is_cut(header: Header, size: int) -> bool:
     """True where an object of `size` bytes cannot hold the pixels that its header declares."""
     pixels = header.pixels

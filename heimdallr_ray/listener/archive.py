@@ -19,7 +19,8 @@ from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import BadArchive, EmptyInput, NotDicom, Rejected, TooLarge
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.arrival import Arrival
-from heimdallr_ray.listener.receive import Accepted, Receiver
+from heimdallr_ray.listener.facts import Accepted
+from heimdallr_ray.listener.receive import Receiver
 from heimdallr_ray.listener.spool import Staging, storage_error
 from heimdallr_ray.zips import ArchiveLimits, Budget, check_directory, check_end_record
 

@@ -1,13 +1,14 @@
-"""What a door knows of one object, and how a spooled file carries it so that its row can be rebuilt from it alone.
+"""What a door knows of one object, and how the spool keeps it so that a row can be rebuilt from files alone.
 
-A spooled file is a Part 10 file: zero preamble, our group 0002 and the data set bytes exactly as received. Private
-Information (0002,0102) holds what the association or upload knew, as JSON.
+A spooled file is a Part 10 file: zero preamble, our group 0002 and the data set bytes exactly as received. It holds
+nothing of the way by which it came, so the same object sent twice gives the same file and the same sha256. What the
+association or upload knew is one small record beside the files, and a file's name tells its record and its sha256.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, cast
 
@@ -16,8 +17,11 @@ from heimdallr_ray.errors import NotDicom
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.listener import part10
 
-SPOOL_VERSION = 1
+RECORD_VERSION = 2
+MAX_RECORD_BYTES = 16 * 1024
 _MAX_UID_TEXT = 64
+STAND_IN_SOP_UID = Uid.derived("spool", "no SOP Instance UID")
+"""What group 0002 holds where the sender gave no valid SOP Instance UID; never taken for one of the sender."""
 
 
 @dataclass(frozen=True)
@@ -40,74 +44,76 @@ class Arrival:
     synthetic: bool = False
 
 
-def stand_in_sop_uid(spool_name: str) -> Uid:
-    """What group 0002 holds where the sender gave no valid SOP Instance UID; never taken for one of the sender."""
-    return Uid.derived("spool", spool_name)
+def encode_file_start(arrival: Arrival) -> bytes:
+    """Preamble and group 0002 of a spooled file (PS3.10 section 7.1); the data set bytes follow it.
+
+    Depends on transfer syntax and the two SOP UIDs alone. Changing what is written here changes the sha256 of every
+    object, and one that is sent again would no longer be known as the same.
+    """
+    # A blank or malformed UID never goes into group 0002.
+    return part10.encode_meta(
+        part10.FileMeta(
+            dataset_offset=0,
+            transfer_syntax_uid=arrival.transfer_syntax_uid,
+            sop_class_uid=Uid.parse_or_none(arrival.sop_class_uid) or "",
+            sop_instance_uid=Uid.parse_or_none(arrival.sop_instance_uid) or STAND_IN_SOP_UID,
+            implementation_class_uid=part10.IMPLEMENTATION_CLASS_UID,
+            implementation_version=part10.IMPLEMENTATION_VERSION,
+        )
+    )
 
 
-def _private_information(name: str, arrival: Arrival) -> bytes:
+def encode_record(arrival: Arrival) -> bytes:
+    """The record of the association or upload by which `arrival` came, as JSON."""
     document = {
-        "v": SPOOL_VERSION,
-        "spool_name": name,
+        "v": RECORD_VERSION,
         "intake_id": arrival.intake_id,
         "door": arrival.door.value,
-        "received_at": arrival.received_at.isoformat(),
-        "transfer_syntax_uid": arrival.transfer_syntax_uid,
         "calling_ae": arrival.calling_ae,
         "address": arrival.address,
-        "affected_sop_class_uid": arrival.sop_class_uid[:_MAX_UID_TEXT],
-        "affected_sop_instance_uid": arrival.sop_instance_uid[:_MAX_UID_TEXT],
         "source_implementation": arrival.source_implementation[:_MAX_UID_TEXT],
         "synthetic": arrival.synthetic,
     }
     return json.dumps(document, ensure_ascii=True, separators=(",", ":")).encode("ascii")
 
 
-def encode_arrival(name: str, arrival: Arrival) -> bytes:
-    """Preamble and group 0002 of the spooled file `name` (PS3.10 section 7.1); the data set bytes follow it."""
-    # A blank or malformed UID never goes into group 0002; the raw text stays in the JSON.
-    sop_class = Uid.parse_or_none(arrival.sop_class_uid) or ""
-    sop_instance = Uid.parse_or_none(arrival.sop_instance_uid) or stand_in_sop_uid(name)
-    return part10.encode_meta(
-        part10.FileMeta(
-            dataset_offset=0,
-            transfer_syntax_uid=arrival.transfer_syntax_uid,
-            sop_class_uid=sop_class,
-            sop_instance_uid=sop_instance,
-            implementation_class_uid=part10.IMPLEMENTATION_CLASS_UID,
-            implementation_version=part10.IMPLEMENTATION_VERSION,
-            source_ae=(arrival.calling_ae or "")[:16],
-            private_creator_uid=part10.PRIVATE_CREATOR_UID,
-            private_information=_private_information(name, arrival),
-        )
-    )
-
-
-def parse_arrival(head: bytes) -> tuple[str, Arrival, int]:
-    """Spool name, arrival facts and data set offset of a spooled file that begins with `head`.
+def parse_record(content: bytes, received_at: datetime) -> Arrival:
+    """What the record says of every object of its association or upload; the object's own UIDs are blank.
 
     Raises:
-        NotDicom: the file was not written by this spool, or its private information is damaged.
+        NotDicom: it is no record of this spool, or damaged.
     """
-    meta = part10.parse_meta(head)
-    if meta.private_creator_uid != part10.PRIVATE_CREATOR_UID:
-        raise NotDicom("not a file of this spool")
     try:
-        fields = cast("dict[str, Any]", json.loads(meta.private_information.rstrip(b"\0")))
-        if fields["v"] != SPOOL_VERSION:
+        fields = cast("dict[str, Any]", json.loads(content))
+        if fields["v"] != RECORD_VERSION:
             raise NotDicom(f"spool version {fields['v']} is not known")
-        arrival = Arrival(
+        return Arrival(
             intake_id=str(fields["intake_id"]),
             door=Door(fields["door"]),
-            received_at=datetime.fromisoformat(fields["received_at"]),
-            transfer_syntax_uid=str(fields["transfer_syntax_uid"]),
-            sop_class_uid=str(fields["affected_sop_class_uid"]),
-            sop_instance_uid=str(fields["affected_sop_instance_uid"]),
+            received_at=received_at,
+            transfer_syntax_uid="",
             calling_ae=cast("str | None", fields["calling_ae"]),
             address=cast("str | None", fields["address"]),
             source_implementation=str(fields["source_implementation"]),
             synthetic=bool(fields["synthetic"]),
         )
-        return str(fields["spool_name"]), arrival, meta.dataset_offset
     except (KeyError, TypeError, ValueError) as error:
-        raise NotDicom("damaged spool information") from error
+        raise NotDicom("damaged record of an intake") from error
+
+
+def with_file_start(arrival: Arrival, head: bytes) -> tuple[Arrival, int]:
+    """`arrival` with what the spooled file that begins with `head` says of itself, and its data set's offset.
+
+    Raises:
+        NotDicom: no file meta information.
+        TooLarge: group 0002 is longer than MAX_META_BYTES.
+    """
+    meta = part10.parse_meta(head)
+    sop = "" if meta.sop_instance_uid == STAND_IN_SOP_UID else meta.sop_instance_uid
+    found = replace(
+        arrival,
+        transfer_syntax_uid=meta.transfer_syntax_uid,
+        sop_class_uid=meta.sop_class_uid,
+        sop_instance_uid=sop,
+    )
+    return found, meta.dataset_offset

@@ -8,8 +8,8 @@ from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyF
 from heimdallr_ray.dicom.header import Header
 from heimdallr_ray.errors import NotDicom
 from heimdallr_ray.ids import Sha256, Uid
-from heimdallr_ray.listener.arrival import Arrival, stand_in_sop_uid
-from heimdallr_ray.listener.spool import SpoolEntry
+from heimdallr_ray.listener.arrival import STAND_IN_SOP_UID, Arrival
+from heimdallr_ray.listener.writer import SpoolEntry
 
 _INT32_MAX = 2**31 - 1
 
@@ -28,13 +28,23 @@ class Identity:
     series: SeriesFacts
 
 
-def identify_instance(header: Header, arrival: Arrival, spool_name: str, dataset_sha256: Sha256) -> Identity:
+@dataclass(frozen=True)
+class Accepted:
+    """One object that is stored and whose header has been read."""
+
+    entry: SpoolEntry
+    identity: Identity
+    durable: bool = False
+    """True where its bytes are known to survive a power cut."""
+
+
+def identify_instance(header: Header, arrival: Arrival, sha256: Sha256) -> Identity:
     """The identity of the object with `header`.
 
     A blank or malformed Study Instance UID becomes one that depends on the association or upload and on the patient:
     what came together belongs together, but never two patients. A blank Series Instance UID depends on that study and
     the series attributes. A blank SOP Instance UID is the Affected or Media Storage one; where that is blank too, it
-    depends on the data set bytes, so that sending the object again gives the same one.
+    depends on the object's bytes (`sha256`), so that sending it again gives the same one.
 
     Raises:
         NotDicom: the data set says nothing at all about what it is; zeros, for example, parse as empty elements.
@@ -55,8 +65,8 @@ def identify_instance(header: Header, arrival: Arrival, spool_name: str, dataset
         header.kernel,
     )
     sop_uid = header.sop_uid
-    if sop_uid is None or sop_uid == stand_in_sop_uid(spool_name):
-        sop_uid = Uid.parse_or_none(arrival.sop_instance_uid) or Uid.derived("sop", dataset_sha256)
+    if sop_uid is None or sop_uid == STAND_IN_SOP_UID:
+        sop_uid = Uid.parse_or_none(arrival.sop_instance_uid) or Uid.derived("sop", sha256)
     return Identity(
         study_uid=study_uid,
         study_uid_generated=generated,
@@ -85,13 +95,12 @@ def identify_instance(header: Header, arrival: Arrival, spool_name: str, dataset
     )
 
 
-def to_received(entry: SpoolEntry, identity: Identity, blob_sha256: Sha256) -> ReceivedInstance:
-    """The row facts of `entry`, whose file is the blob `blob_sha256`."""
+def to_received(entry: SpoolEntry, identity: Identity, *, durable: bool = True) -> ReceivedInstance:
+    """The row facts of `entry`, whose file is the blob of the same digest."""
     arrival = entry.arrival
     return ReceivedInstance(
         spool_name=entry.name,
-        blob_sha256=blob_sha256,
-        dataset_sha256=entry.dataset_sha256,
+        blob_sha256=entry.sha256,
         size=entry.size,
         received_at=arrival.received_at,
         door=arrival.door,
@@ -105,6 +114,7 @@ def to_received(entry: SpoolEntry, identity: Identity, blob_sha256: Sha256) -> R
         calling_ae=arrival.calling_ae,
         address=arrival.address,
         synthetic=identity.synthetic,
+        durable=durable,
         study=identity.study,
         series=identity.series,
     )

@@ -20,7 +20,6 @@ DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 
 IMPLEMENTATION_CLASS_UID = str(Uid.derived("implementation", "heimdallr_ray"))
 IMPLEMENTATION_VERSION = "HEIMDALLR_RAY_1"
-PRIVATE_CREATOR_UID = str(Uid.derived("private information", "heimdallr_ray spool"))
 
 MAX_META_BYTES = 64 * 1024
 """Group 0002 of real files is under 1 KiB; more is a hostile or damaged file."""
@@ -51,8 +50,6 @@ class FileMeta:
     implementation_class_uid: str = ""
     implementation_version: str = ""
     source_ae: str = ""
-    private_creator_uid: str = ""
-    private_information: bytes = b""
 
 
 def _element(element: int, vr: bytes, value: bytes) -> bytes:
@@ -79,9 +76,6 @@ def encode_meta(meta: FileMeta) -> bytes:
     if meta.source_ae:
         # Source Application Entity Title (PS3.10 table 7.1-1): the AE that sent the object.
         elements.append(_element(0x0016, b"AE", meta.source_ae.encode("ascii", "replace")))
-    if meta.private_creator_uid:
-        elements.append(_element(0x0100, b"UI", meta.private_creator_uid.encode("ascii")))
-        elements.append(_element(0x0102, b"OB", meta.private_information))
     body = b"".join(elements)
     return PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(body))) + body
 
@@ -141,8 +135,6 @@ def parse_meta(head: bytes) -> FileMeta:
         implementation_class_uid=_text(values.get(0x0012, b"")),
         implementation_version=_text(values.get(0x0013, b"")),
         source_ae=_text(values.get(0x0016, b"")),
-        private_creator_uid=_text(values.get(0x0100, b"")),
-        private_information=values.get(0x0102, b""),
     )
 
 

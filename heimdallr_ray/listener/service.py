@@ -9,6 +9,7 @@ from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import Retryable
+from heimdallr_ray.listener.backend import IntakeBackend
 from heimdallr_ray.listener.commitment import CommitmentDesk
 from heimdallr_ray.listener.commitment_report import ReportSender
 from heimdallr_ray.listener.commitment_worker import CommitmentWorker
@@ -16,7 +17,10 @@ from heimdallr_ray.listener.completion import CompletionWatcher
 from heimdallr_ray.listener.draining import DrainMark
 from heimdallr_ray.listener.gate import GateRules
 from heimdallr_ray.listener.receive import Receiver
+from heimdallr_ray.listener.registry import Registry
 from heimdallr_ray.listener.scp import StoreScp
+from heimdallr_ray.listener.wire.server import WireScp
+from heimdallr_ray.listener.wire.tls import server_context
 from heimdallr_ray.storage.blobs import BlobStore
 
 logger = logging.getLogger(__name__)
@@ -35,6 +39,17 @@ class ListenerStatus:
     uptime_s: float
     draining: bool = False
     """The port is closed on purpose; what came in before is still committed and closed."""
+
+
+def backend_of(settings: Settings, registry: Registry, desk: CommitmentDesk) -> IntakeBackend:
+    """The backend that `settings` ask for."""
+    if settings.dicom_backend == "pynetdicom":
+        return StoreScp(registry, desk=desk)
+    files = settings.dicom_tls_certificate, settings.dicom_tls_key, settings.dicom_tls_ca
+    certificate, key, authorities = files
+    if settings.dicom_tls == "off" or certificate is None or key is None or authorities is None:
+        return WireScp(registry, desk=desk)
+    return WireScp(registry, desk=desk, tls=lambda: server_context(certificate, key, authorities))
 
 
 class ListenerService:
@@ -56,10 +71,11 @@ class ListenerService:
             max_age_s=settings.commitment_days * 86400,
         )
         desk = CommitmentDesk(database, clock, settings.peers, self.commitments.wake)
-        self.scp = StoreScp(GateRules.of(settings), self.receiver, clock, desk=desk)
+        self.registry = Registry(GateRules.of(settings), self.receiver, clock)
+        self.scp: IntakeBackend = backend_of(settings, self.registry, desk)
         self.watcher = CompletionWatcher(
             self.receiver,
-            self.scp.busy_study_uids,
+            self.registry.busy_study_uids,
             database,
             clock,
             idle_s=settings.idle_seconds,
@@ -121,11 +137,11 @@ class ListenerService:
             and self.receiver.alive
             and self.watcher.alive
             and self.commitments.alive,
-            open_associations=len(self.scp.open_associations()),
+            open_associations=len(self.registry.open_associations()),
             spool_depth=self.receiver.spool.depth(),
             quarantined=self.receiver.spool.quarantine_depth(),
             counts={
-                **self.scp.tally.snapshot(),
+                **self.registry.tally.snapshot(),
                 "committed": counts.committed,
                 "duplicates": counts.duplicates,
                 "commit_failures": counts.commit_failures,

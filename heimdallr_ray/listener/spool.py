@@ -1,13 +1,14 @@
 """The durable spool: an object is a fsynced, self-describing file in `ready/` before its sender hears Success.
 
-Layout under the spool folder, all names made here (uuid hex), none received:
+Layout under the spool folder, all names made here, none received:
 
-    incoming/<name>.part   being written; locked by its writer, swept at start when no writer holds it
-    incoming/<name>.staging/   an upload that becomes instances as a whole; locked, swept likewise
-    ready/<name>.dcm       durable; may be acknowledged; becomes rows and a blob, then is unlinked
-    quarantine/<name>.dcm  durable but not readable any more; <name>.json says why
+    incoming/<intake>.<n>.part       being written; locked by its writer, swept at start when no writer holds it
+    incoming/<n>.staging/            an upload that becomes instances as a whole; locked, swept likewise
+    intakes/<intake>.json            what an association knew of its sender; locked while it is open
+    ready/<intake>.<n>.<sha256>.dcm  durable; may be acknowledged; becomes rows and a blob, then is unlinked
+    quarantine/<intake>.<n>.dcm      durable but not readable any more; .json says why
 
-What a file tells of itself: arrival.py.
+With `durable=False` (the setting durability = study) nothing waits for the disk here; `Receiver.harden` does it later.
 """
 
 from __future__ import annotations
@@ -17,137 +18,41 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
+import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
-from heimdallr_ray.errors import HeimdallrError, NotDicom, StorageFailed, StorageFull, TooLarge
+from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.errors import BlobMissing, HeimdallrError, NotDicom, StorageFailed
 from heimdallr_ray.ids import NewId, Sha256, new_id
 from heimdallr_ray.listener import part10
-from heimdallr_ray.listener.arrival import Arrival, encode_arrival, parse_arrival
+from heimdallr_ray.listener.arrival import MAX_RECORD_BYTES, Arrival, encode_record, parse_record, with_file_start
+from heimdallr_ray.listener.room import RoomLevel, Watermarks, measure, require_room, storage_error
+from heimdallr_ray.listener.writer import SpoolEntry, SpoolWriter
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+__all__ = ["ReadyFile", "Spool", "SpoolEntry", "SpoolWriter", "Staging", "require_room", "storage_error"]
+
 _READ_BYTES = 1 << 20
 _OPEN_ATTEMPTS = 8
+_INTAKE_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")
+_READY_NAME = re.compile(r"((?:([0-9A-Za-z_-]{1,40})\.)?[0-9A-Za-z_-]{1,40})(?:\.([0-9a-f]{64}))?\.dcm")
+RECORD_AGE_S = 60.0
+"""A record that no file and no open association needs is removed once it is this old."""
 
 
 @dataclass(frozen=True)
-class SpoolEntry:
-    """One durable file of the spool.
-
-    `size` and `dataset_sha256` are those of the data set bytes alone; `dataset_offset` is where they begin in `path`.
-    """
+class ReadyFile:
+    """A file of `ready/` by its name alone."""
 
     name: str
-    path: Path
-    arrival: Arrival
-    dataset_offset: int
-    dataset_sha256: Sha256
-    size: int
-
-
-def storage_error(error: OSError) -> StorageFull | StorageFailed:
-    """The typed error for a failure of the file system."""
-    detail = os.strerror(error.errno) if error.errno else type(error).__name__
-    return StorageFull(detail) if error.errno in _FULL else StorageFailed(detail)
-
-
-def require_room(folder: Path, min_free_bytes: int, size: int = 0) -> None:
-    """Nothing happens while `size` more bytes under `folder` leave `min_free_bytes` free on its device.
-
-    Raises:
-        StorageFull: they would not.
-        StorageFailed: the file system does not answer.
-    """
-    try:
-        usage = os.statvfs(folder)
-    except OSError as error:
-        raise storage_error(error) from error
-    if usage.f_bavail * usage.f_frsize < min_free_bytes + size:
-        raise StorageFull("less than min_free_mib is free")
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-class SpoolWriter:
-    """One object on its way to the disk. Made by `Spool.writer`, which removes the file unless `commit` succeeded."""
-
-    def __init__(
-        self, arrival: Arrival, fd: int, path: Path, final: Path, final_fd: int | None, max_bytes: int
-    ) -> None:
-        self._arrival = arrival
-        self._fd = fd
-        self._final = final
-        self._final_fd = final_fd
-        self._max_bytes = max_bytes
-        self._digest = hashlib.sha256()
-        self._offset = 0
-        self._size = 0
-        self.name = path.stem
-        self.path = path
-
-    @property
-    def dataset_sha256(self) -> Sha256:
-        """Digest of the data set bytes written until now."""
-        return Sha256(self._digest.hexdigest())
-
-    def start(self) -> None:
-        """Group 0002 is written."""
-        header = encode_arrival(self.name, self._arrival)
-        self._write(header)
-        self._offset = len(header)
-
-    def write(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Append data set bytes exactly as given.
-
-        Raises:
-            TooLarge: the object exceeds the spool's limit.
-            StorageFull: no room left on the device.
-            StorageFailed: any other refusal of the operating system.
-        """
-        self._size += len(chunk)
-        if self._size > self._max_bytes:
-            raise TooLarge("object exceeds max_instance_mib")
-        self._digest.update(chunk)
-        self._write(chunk)
-
-    def _write(self, chunk: bytes | bytearray | memoryview) -> None:
-        view = memoryview(chunk)
-        try:
-            while len(view):
-                view = view[os.write(self._fd, view) :]
-        except OSError as error:
-            raise storage_error(error) from error
-
-    def commit(self) -> SpoolEntry:
-        """The file is durable under its final name; only now may its sender hear Success.
-
-        Raises:
-            StorageFull: no room left on the device.
-            StorageFailed: the operating system could not make it durable; the file is gone.
-        """
-        try:
-            os.fsync(self._fd)
-            self.path.rename(self._final)
-        except OSError as error:
-            raise storage_error(error) from error
-        if self._final_fd is not None:
-            try:
-                os.fsync(self._final_fd)
-            except OSError as error:
-                with suppress(OSError):
-                    self._final.unlink()
-                raise storage_error(error) from error
-        return SpoolEntry(self.name, self._final, self._arrival, self._offset, self.dataset_sha256, self._size)
+    file_name: str
+    written_at: float
+    """Seconds since the epoch."""
 
 
 @dataclass(frozen=True)
@@ -160,11 +65,25 @@ class Staging:
     folder: Path
 
 
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 class Spool:
-    """The three folders. Safe for several threads and several processes at once."""
+    """The folders. Safe for several threads and several processes at once."""
 
     def __init__(
-        self, root: Path, *, min_free_bytes: int = 0, max_object_bytes: int = 1 << 40, make_name: NewId = new_id
+        self,
+        root: Path,
+        *,
+        marks: Watermarks | None = None,
+        max_object_bytes: int = 1 << 40,
+        durable: bool = True,
+        make_name: NewId = new_id,
     ) -> None:
         """Create the folders where they are missing.
 
@@ -174,13 +93,17 @@ class Spool:
         """
         self.root = root
         self.incoming = root / "incoming"
+        self.intakes = root / "intakes"
         self.ready = root / "ready"
         self.quarantined = root / "quarantine"
-        self.min_free_bytes = min_free_bytes
+        self.marks = marks or Watermarks()
         self.max_object_bytes = max_object_bytes
+        self.durable = durable
         self._make_name = make_name
+        self._lock = threading.Lock()
+        self._records: dict[str, int] = {}
         try:
-            for folder in (self.incoming, self.ready, self.quarantined):
+            for folder in (self.incoming, self.intakes, self.ready, self.quarantined):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (root, root.parent):
                 _sync_folder(folder)
@@ -189,19 +112,34 @@ class Spool:
             raise storage_error(error) from error
 
     def close(self) -> None:
-        """Release the folder handle."""
+        """Release the handles; an association's record is no longer held."""
         fd, self._ready_fd = self._ready_fd, -1
         if fd >= 0:
             os.close(fd)
+        with self._lock:
+            records, self._records = self._records, {}
+        for record in records.values():
+            os.close(record)
 
     def require_room(self, size: int = 0) -> None:
-        """Nothing happens while `size` more bytes leave the configured minimum free.
+        """Nothing happens while `size` more bytes keep to the watermarks.
 
         Raises:
             StorageFull: they would not.
             StorageFailed: the file system does not answer.
         """
-        require_room(self.root, self.min_free_bytes, size)
+        require_room(self.root, self.marks, size)
+
+    def room_level(self) -> tuple[RoomLevel, float]:
+        """What the free space means now, and how full the device is in per cent.
+
+        Raises:
+            StorageFailed: the file system does not answer.
+        """
+        room = measure(self.root)
+        return room.level(self.marks), room.used_percent
+
+    # Writing ---------------------------------------------------------------------------------------------------------
 
     @contextmanager
     def writer(
@@ -212,26 +150,45 @@ class Spool:
         With `staging` the object stays in that folder, durable but not ready.
 
         Raises:
-            StorageFull: no room left, or less than the configured minimum.
+            StorageFull: no room left, or less than the watermarks ask for.
             StorageFailed: the operating system refused.
         """
-        self.require_room(expected_size)
-        fd, path = self._create(staging.folder if staging else self.incoming)
-        final = (staging.folder if staging else self.ready) / f"{path.stem}.dcm"
-        final_fd = None if staging else self._ready_fd
-        writer = SpoolWriter(arrival, fd, path, final, final_fd, self.max_object_bytes)
+        writer = self.begin(arrival, expected_size, staging)
         try:
-            writer.start()
             yield writer
         finally:
-            with suppress(OSError):
-                writer.path.unlink(missing_ok=True)
-            with suppress(OSError):
-                os.close(fd)
+            self.end(writer)
 
-    def _create(self, folder: Path) -> tuple[int, Path]:
+    def begin(self, arrival: Arrival, expected_size: int = 0, staging: Staging | None = None) -> SpoolWriter:
+        """As `writer`; who calls this must call `end`, whatever happened."""
+        if not _INTAKE_ID.fullmatch(arrival.intake_id):
+            raise ValueError("an intake id is made here and becomes part of a file name")
+        self.require_room(expected_size)
+        fd, path = self._create(staging.folder if staging else self.incoming, arrival.intake_id)
+        writer = SpoolWriter(
+            arrival,
+            fd,
+            path,
+            staging.folder if staging else self.ready,
+            self.max_object_bytes,
+            (lambda: None) if staging else (lambda: self._keep_record(arrival)),
+            (lambda: None) if staging or not self.durable else (lambda: os.fsync(self._ready_fd)),
+            durable=self.durable or staging is not None,
+        )
+        try:
+            writer.start()
+        except BaseException:
+            self.end(writer)
+            raise
+        return writer
+
+    def end(self, writer: SpoolWriter) -> None:
+        """The temporary file of `writer` is gone, and closed."""
+        writer.close()
+
+    def _create(self, folder: Path, intake_id: str) -> tuple[int, Path]:
         for _ in range(_OPEN_ATTEMPTS):
-            path = folder / f"{self._make_name()}.part"
+            path = folder / f"{intake_id}.{self._make_name()[:12]}.part"
             try:
                 fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             except OSError as error:
@@ -247,6 +204,66 @@ class Spool:
                     raise storage_error(error) from error
             os.close(fd)
         raise StorageFailed("could not create a spool file")
+
+    # Records of intakes ----------------------------------------------------------------------------------------------
+
+    def _keep_record(self, arrival: Arrival) -> None:
+        """The record of the association is as durable as its files are. Made with the first of them."""
+        intake_id = arrival.intake_id
+        with self._lock:
+            if intake_id in self._records:
+                return
+        fd = self._open_record(self.intakes / f"{intake_id}.json")
+        try:
+            os.pwrite(fd, encode_record(arrival), 0)
+            if self.durable:
+                os.fsync(fd)
+                _sync_folder(self.intakes)
+        except BaseException:
+            os.close(fd)
+            raise
+        with self._lock:
+            other = self._records.setdefault(intake_id, fd)
+        if other != fd:
+            os.close(fd)
+
+    def _open_record(self, path: Path) -> int:
+        """The record's file, held so that nobody tidies it away."""
+        for _ in range(_OPEN_ATTEMPTS):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                # As with a new file: it may have been removed before it was locked.
+                if os.fstat(fd).st_nlink == 1:
+                    return fd
+            except BlockingIOError:
+                pass
+            except BaseException:
+                os.close(fd)
+                raise
+            os.close(fd)
+        raise OSError(errno.EAGAIN, "the record of the association cannot be locked")
+
+    def end_intake(self, intake_id: str) -> None:
+        """The association has ended; its record goes with its last file."""
+        with self._lock:
+            fd = self._records.pop(intake_id, -1)
+        if fd >= 0:
+            os.close(fd)
+
+    def tidy(self, now_s: float) -> int:
+        """Records that no ready file and no open association needs are gone; returns how many."""
+        try:
+            old = [path for path in self.intakes.iterdir() if path.stat().st_mtime < now_s - RECORD_AGE_S]
+            needed = {file.name.partition(".")[0] for file in self.ready_files()} if old else set[str]()
+        except FileNotFoundError:
+            # Another process tidies at the same time.
+            return 0
+        except OSError as error:
+            raise storage_error(error) from error
+        return sum(_remove_unlocked(path) for path in old if path.stem not in needed)
+
+    # Reading back ----------------------------------------------------------------------------------------------------
 
     @contextmanager
     def staging(self) -> Generator[Staging]:
@@ -269,41 +286,58 @@ class Spool:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(fd)
 
-    def ready_files(self) -> list[tuple[str, float]]:
-        """Name and time of writing (seconds since the epoch) of the files in `ready/`, oldest first."""
-        found: list[tuple[float, str]] = []
+    def ready_files(self) -> list[ReadyFile]:
+        """The files in `ready/`, oldest first."""
+        found: list[ReadyFile] = []
         with os.scandir(self.ready) as entries:
             for entry in entries:
-                if entry.name.endswith(".dcm"):
+                match = _READY_NAME.fullmatch(entry.name)
+                if match:
                     with suppress(FileNotFoundError):
-                        found.append((entry.stat(follow_symlinks=False).st_mtime, entry.name.removesuffix(".dcm")))
-        return [(name, written_at) for written_at, name in sorted(found)]
+                        found.append(ReadyFile(match[1], entry.name, entry.stat(follow_symlinks=False).st_mtime))
+        return sorted(found, key=lambda file: (file.written_at, file.name))
 
-    def entry(self, name: str) -> SpoolEntry:
-        """The ready file `name`, read back from the disk; its digest is computed again.
+    def entry(self, file: ReadyFile) -> SpoolEntry:
+        """The ready file, read back from the disk and compared with its name.
 
         Raises:
             FileNotFoundError: another process has finished it.
-            NotDicom: the file is not one of this spool, or is damaged.
+            BlobMissing: its bytes differ from the digest in its name.
+            NotDicom: it is not a file of this spool.
             StorageFailed: it cannot be read.
         """
-        path = self.ready / f"{name}.dcm"
+        path = self.ready / file.file_name
+        match = _READY_NAME.fullmatch(file.file_name)
+        if match is None:
+            raise NotDicom("not a file of this spool")
         try:
             with path.open("rb") as stream:
                 head = stream.read(part10.HEAD_BYTES)
-                recorded, arrival, offset = parse_arrival(head)
-                if recorded != name:
-                    raise NotDicom("spool name and file name differ")
-                digest = hashlib.sha256(head[offset:])
-                size = len(head) - offset
+                digest, size = hashlib.sha256(head), len(head)
                 while chunk := stream.read(_READ_BYTES):
                     digest.update(chunk)
                     size += len(chunk)
+            known = self._record_of(match[2], datetime.fromtimestamp(file.written_at, UTC))
         except FileNotFoundError:
             raise
         except OSError as error:
             raise storage_error(error) from error
-        return SpoolEntry(name, path, arrival, offset, Sha256(digest.hexdigest()), size)
+        sha256 = Sha256(digest.hexdigest())
+        if match[3] is not None and match[3] != sha256:
+            raise BlobMissing("the spooled file's bytes differ from its name")
+        arrival, offset = with_file_start(known, head)
+        return SpoolEntry(file.name, path, arrival, sha256, size - offset)
+
+    def _record_of(self, intake_id: str | None, received_at: datetime) -> Arrival:
+        """What is known of the sender; nothing but the door where the record is lost, for the image is not."""
+        unknown = Arrival(intake_id or "unknown", Door.DICOM, received_at, "")
+        if intake_id is None:
+            return unknown
+        try:
+            with (self.intakes / f"{intake_id}.json").open("rb") as stream:
+                return parse_record(stream.read(MAX_RECORD_BYTES), received_at)
+        except (FileNotFoundError, NotDicom):
+            return unknown
 
     def remove(self, entry: SpoolEntry) -> None:
         """The file of `entry` is gone. Not made durable: a file that comes back is recognised by its name."""
@@ -311,38 +345,21 @@ class Spool:
 
     def sweep(self) -> int:
         """Remove what writers left in `incoming/` when they died; returns how many. Live writers hold a lock."""
-        removed = 0
-        for path in sorted(self.incoming.iterdir()):
-            try:
-                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-            except OSError:
-                continue
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if path.suffix == ".staging":
-                    shutil.rmtree(path, ignore_errors=True)
-                else:
-                    path.unlink(missing_ok=True)
-                removed += 1
-            except BlockingIOError:
-                continue
-            finally:
-                os.close(fd)
-        return removed
+        return sum(_remove_unlocked(path) for path in sorted(self.incoming.iterdir()))
 
-    def quarantine(self, name: str, error: HeimdallrError, at: datetime) -> None:
-        """Set the ready file `name` aside, durably, with its reason beside it. Nothing acknowledged is ever deleted.
+    def quarantine(self, file: ReadyFile, error: HeimdallrError, at: datetime) -> None:
+        """Set the ready file aside, durably, with its reason beside it. Nothing acknowledged is ever deleted.
 
         Raises:
             OSError: the device refused; the file is still in `ready/`.
         """
         reason = {"code": error.code, "detail": error.detail, "at": at.isoformat()}
-        target = self.quarantined / f"{name}.json"
+        target = self.quarantined / f"{file.name}.json"
         with target.open("w", encoding="utf-8") as stream:
             json.dump(reason, stream)
             stream.flush()
             os.fsync(stream.fileno())
-        (self.ready / f"{name}.dcm").rename(self.quarantined / f"{name}.dcm")
+        (self.ready / file.file_name).rename(self.quarantined / f"{file.name}.dcm")
         for folder in (self.quarantined, self.ready):
             _sync_folder(folder)
 
@@ -353,3 +370,22 @@ class Spool:
     def quarantine_depth(self) -> int:
         """Files in `quarantine/`."""
         return sum(1 for path in self.quarantined.iterdir() if path.suffix == ".dcm")
+
+
+def _remove_unlocked(path: Path) -> bool:
+    """True where `path`, a file or a staging folder, was held by nobody and is gone."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.suffix == ".staging":
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True

@@ -137,7 +137,7 @@ def explain_study(settings: Settings, study_uid: Uid, rules: SeriesRules, purpos
                     study_uid=study_uid,
                     sop_uid=Uid(row.sop_uid),
                     locator=row.blob_sha256,
-                    dataset_sha256=row.dataset_sha256,
+                    sha256=row.blob_sha256,
                 )
                 for row in instances_of(session, study.id)
             ]

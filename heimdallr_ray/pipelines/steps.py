@@ -73,8 +73,8 @@ class StoredInstance:
     study_uid: Uid
     sop_uid: Uid
     locator: str
-    dataset_sha256: str = ""
-    """Digest of the data set without file meta, which tells of its arrival; equal wherever it was taken in."""
+    sha256: str = ""
+    """Digest of the object, equal wherever it was taken in."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def choose_series(
         header = read_header(path)
         # Blank identifiers were derived once, at the door; the catalog's are the ones that count.
         header = replace(header, study_uid=instance.study_uid, series_uid=instance.series_uid, sop_uid=instance.sop_uid)
-        indexed.append(IndexedInstance(header, instance.locator, path.stat().st_size, instance.dataset_sha256))
+        indexed.append(IndexedInstance(header, instance.locator, path.stat().st_size, instance.sha256))
     return select(group(indexed), purpose, rules=rules, override=override, fallback=fallback_can_read)
 
 

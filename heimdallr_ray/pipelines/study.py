@@ -180,7 +180,7 @@ class StudyRunner:
                     study_uid=Uid(study.study_uid),
                     sop_uid=Uid(row.sop_uid),
                     locator=row.blob_sha256,
-                    dataset_sha256=row.dataset_sha256,
+                    sha256=row.blob_sha256,
                 )
                 for row in instances_of(session, lease.study_id, lease.epoch)
             ]

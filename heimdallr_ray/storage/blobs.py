@@ -48,8 +48,12 @@ class BlobStore(Protocol):
         """The finished file's bytes are durable under their digest; the file itself stays."""
         ...
 
-    def adopt_many(self, paths: Sequence[Path]) -> list[BlobRef]:
-        """As `adopt`, for several files at the price of fewer waits for the disk."""
+    def keep(self, files: Sequence[tuple[Path, Sha256]]) -> None:
+        """The finished files, each with the digest that its writer made of it, are durable under these digests."""
+        ...
+
+    def harden(self, digests: Iterable[Sha256]) -> list[Sha256]:
+        """The blobs' bytes survive a power cut; returns those that are not in the store."""
         ...
 
     def open(self, sha256: str) -> BinaryIO:
@@ -68,13 +72,17 @@ class BlobStore(Protocol):
         """True where the blob is in the store."""
         ...
 
+    def locate(self, sha256: str) -> Path:
+        """Where the blob is, or would be."""
+        ...
+
     def verify(self, sha256: str) -> BlobRef:
         """The blob's bytes have been read and give its name."""
         ...
 
 
 class LocalBlobStore:
-    """Blobs in a folder: root/ab/cd/abcd....  Safe for several processes of one host at once."""
+    """Blobs in a folder: root/ab/abcd....  Safe for several processes of one host at once."""
 
     def __init__(self, root: Path, clock: Clock | None = None) -> None:
         """The folder exists, durably, and temporary files of dead writers are gone.
@@ -137,26 +145,56 @@ class LocalBlobStore:
             StorageFull: no room.
             StorageFailed: the operating system refused.
         """
-        return self.adopt_many([path])[0]
+        with _storage_errors(missing=BlobMissing("the file to adopt is not there")), path.open("rb") as file:
+            digest, size = hashlib.sha256(), 0
+            while chunk := file.read(CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+        sha256 = Sha256(digest.hexdigest())
+        self.keep([(path, sha256)])
+        return BlobRef(sha256, size)
 
-    def adopt_many(self, paths: Sequence[Path]) -> list[BlobRef]:
-        """As `adopt` for each of `paths`, in order; each folder is fsynced once, after all links are made."""
-        refs: list[BlobRef] = []
+    def keep(self, files: Sequence[tuple[Path, Sha256]]) -> None:
+        """Each file's name is durable under the digest that its writer made of its bytes; no byte is read again.
+
+        The files stay where they are, as with `adopt`; their bytes are as durable as their writer made them. Each
+        folder is fsynced once, after all links are made.
+
+        Raises:
+            BlobMissing: one of the files is not there.
+            StorageFull: no room.
+            StorageFailed: the operating system refused.
+        """
         folders: dict[Path, None] = {}
-        for path in paths:
-            with _storage_errors(missing=BlobMissing("the file to adopt is not there")), path.open("rb") as file:
-                digest, size = hashlib.sha256(), 0
-                while chunk := file.read(CHUNK):
-                    digest.update(chunk)
-                    size += len(chunk)
-            sha256 = Sha256(digest.hexdigest())
-            refs.append(BlobRef(sha256, size))
-            with _storage_errors():
+        for path, sha256 in files:
+            with _storage_errors(missing=BlobMissing("the file to keep is not there")):
                 folders[self._link(path, sha256).parent] = None
         with _storage_errors():
             for folder in folders:
                 _fsync_folder(folder)
-        return refs
+
+    def harden(self, digests: Iterable[Sha256]) -> list[Sha256]:
+        """The bytes of blobs that were kept from files which nobody fsynced survive a power cut from now on.
+
+        Returns:
+            Digests that are not in the store.
+
+        Raises:
+            StorageFull, StorageFailed: the device refused; nothing is known of the bytes.
+        """
+        missing: list[Sha256] = []
+        with _storage_errors():
+            for sha256 in digests:
+                try:
+                    descriptor = os.open(self.locate(sha256), os.O_RDONLY | os.O_CLOEXEC)
+                except FileNotFoundError:
+                    missing.append(sha256)
+                    continue
+                try:
+                    os.fsync(descriptor)
+                finally:
+                    os.close(descriptor)
+        return missing
 
     def open(self, sha256: str) -> BinaryIO:
         """The blob, to be read and closed.
@@ -165,7 +203,7 @@ class LocalBlobStore:
             BlobMissing: not in the store.
             BadIdentifier: not a digest.
         """
-        path = self._locate(sha256)
+        path = self.locate(sha256)
         with _storage_errors(missing=_missing(sha256)):
             return path.open("rb")
 
@@ -176,7 +214,7 @@ class LocalBlobStore:
             BlobMissing: not in the store.
             BadIdentifier: not a digest.
         """
-        path = self._locate(sha256)
+        path = self.locate(sha256)
         if not path.is_file():
             raise _missing(sha256)
         return path
@@ -188,7 +226,7 @@ class LocalBlobStore:
             BlobMissing: not in the store.
             BadIdentifier: not a digest.
         """
-        path = self._locate(sha256)
+        path = self.locate(sha256)
         with _storage_errors(missing=_missing(sha256)):
             return path.stat().st_size
 
@@ -212,7 +250,7 @@ class LocalBlobStore:
         Raises:
             BadIdentifier: not a digest.
         """
-        return self._locate(sha256).is_file()
+        return self.locate(sha256).is_file()
 
     def verify(self, sha256: str) -> BlobRef:
         """The blob's bytes have been read and give its name.
@@ -243,13 +281,17 @@ class LocalBlobStore:
                 swept += _remove_if_abandoned(self._temporary / name, self._clock.now().timestamp() - STALE_S)
         return swept
 
-    def _locate(self, sha256: str) -> Path:
+    def locate(self, sha256: str) -> Path:
+        """Where the blob is, or would be.
+
+        Raises:
+            BadIdentifier: not a digest.
+        """
         digest = Sha256.parse(sha256)
-        return self.root / digest[:2] / digest[2:4] / digest
+        return self.root / digest[:2] / digest
 
     def _target(self, sha256: Sha256) -> Path:
-        target = self._locate(sha256)
-        self._make_durable(target.parent.parent)
+        target = self.locate(sha256)
         self._make_durable(target.parent)
         return target
 

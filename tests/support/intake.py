@@ -148,9 +148,10 @@ class Intake:
         }
 
     def spooled(self) -> list[str]:
-        """Every file below the spool."""
+        """Every file of an object in the spool, at whatever stage."""
         root = self.settings.spool_dir
-        return sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file())
+        found = (path for stage in ("incoming", "ready", "quarantine") for path in (root / stage).rglob("*"))
+        return sorted(str(path.relative_to(root)) for path in found if path.is_file())
 
 
 def dcmtk(program: str, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:

@@ -33,7 +33,6 @@ def received(
     return ReceivedInstance(
         spool_name=f"{name}.{spool}"[:64],
         blob_sha256=digest("blob" + name),
-        dataset_sha256=digest("dataset" + name),
         size=1000 + number,
         received_at=at,
         door=door,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from heimdallr_ray.ids import Sha256
 from heimdallr_ray.storage import blobs
 from heimdallr_ray.storage.blobs import LocalBlobStore
 
@@ -155,8 +156,9 @@ def test_no_power_cut_loses_what_was_acknowledged(tmp_path: Path) -> None:
             recorder.acknowledged[ref.sha256] = b"".join(content)
             recorder.cut()
         for store in stores:
-            for path, ref in zip(spooled, store.adopt_many(spooled), strict=True):
-                recorder.acknowledged[ref.sha256] = path.read_bytes()
+            store.keep([(path, Sha256(hashlib.sha256(path.read_bytes()).hexdigest())) for path in spooled])
+            for path in spooled:
+                recorder.acknowledged[hashlib.sha256(path.read_bytes()).hexdigest()] = path.read_bytes()
             recorder.cut()
     assert recorder.cuts >= 200
     assert len(recorder.acknowledged) == 32

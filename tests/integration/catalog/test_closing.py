@@ -55,7 +55,7 @@ def test_receiving_then_settling_then_queued(database: Database) -> None:
 def test_closing_makes_manifest_job_and_history_together(database: Database) -> None:
     study = _arrive(database)
     _close(database, 30)
-    digests = sorted(received(n).dataset_sha256 for n in (1, 2))
+    digests = sorted(received(n).blob_sha256 for n in (1, 2))
     closed = _study(database)
     assert closed.manifest_sha256 == hashlib.sha256("\n".join(digests).encode()).hexdigest()
     assert closed.closed_at == EPOCH + timedelta(seconds=30)

@@ -186,6 +186,6 @@ def test_any_order_any_grouping_any_repetition_gives_the_same_rows(database: Dat
     _close(database, 30)
     # The manifest depends on the content alone.
     for study in (1, 2):
-        digests = sorted(item.dataset_sha256 for item in objects if item.study_uid == f"1.2.{study}")
+        digests = sorted(item.blob_sha256 for item in objects if item.study_uid == f"1.2.{study}")
         wanted = hashlib.sha256("\n".join(digests).encode()).hexdigest()
         assert _study(database, study).manifest_sha256 == wanted

@@ -12,10 +12,11 @@ from sqlmodel import select
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.catalog.tables import EventRow
 from heimdallr_ray.errors import NotDicom, StorageFailed
-from heimdallr_ray.listener import receive
+from heimdallr_ray.listener import committer, receive
 from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.completion import CompletionWatcher
-from heimdallr_ray.listener.receive import Accepted, Receiver
+from heimdallr_ray.listener.facts import Accepted
+from heimdallr_ray.listener.receive import Receiver
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, wait_for
 
 STUDY = "1.2.826.0.1.3680043.9.9.77"
@@ -127,12 +128,12 @@ def test_a_locked_database_delays_rows_and_loses_none(
     real = receiver.commit
     failures = 0
 
-    def busy(group: object) -> object:
+    def busy(group: object, notes: object) -> object:
         nonlocal failures
         if failures < 3:
             failures += 1
             raise StorageFailed("not now")
-        return real(group)  # pyright: ignore[reportArgumentType]
+        return real(group, notes)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(receiver, "commit", busy)
     receiver.start()
@@ -168,7 +169,7 @@ def test_success_does_not_wait_for_the_database(intake: Intake, receiver: Receiv
 def test_more_than_fits_in_memory_waits_on_the_disk(
     intake: Intake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(receive, "MAX_QUEUED", 3)
+    monkeypatch.setattr(committer, "MAX_QUEUED", 3)
     for index in range(1, 9):
         receiver.enqueue(accept(receiver, index))
     receiver.start()

@@ -17,6 +17,7 @@ from sqlmodel import select
 
 from heimdallr_ray.catalog.tables import SeriesRow
 from heimdallr_ray.errors import Draining, HeimdallrError, NotDicom, StorageFull, TooLarge, TruncatedObject
+from heimdallr_ray.ids import Sha256
 from heimdallr_ray.listener import receive
 from heimdallr_ray.listener.archive import ArchiveLimits, receive_zip
 from heimdallr_ray.listener.draining import DrainMark
@@ -90,14 +91,14 @@ def test_a_drain_waits_for_an_upload_that_is_being_stored(
     tmp_path: Path, intake: Intake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mark = DrainMark(intake.settings.run_dir)
-    adopt_many, seen = intake.blobs.adopt_many, list[bool]()
+    keep, seen = intake.blobs.keep, list[bool]()
 
-    def adopt_while_it_drains(paths: Sequence[Path]) -> Any:
+    def keep_while_it_drains(files: Sequence[tuple[Path, Sha256]]) -> None:
         mark.set()
         seen.append(mark.quiet())
-        return adopt_many(paths)
+        keep(files)
 
-    monkeypatch.setattr(intake.blobs, "adopt_many", adopt_while_it_drains)
+    monkeypatch.setattr(intake.blobs, "keep", keep_while_it_drains)
     paths = write_study(tmp_path / "study", 3)
     archive = zipped(tmp_path / "a.zip", {path.name: path.read_bytes() for path in paths})
     assert receive_zip(archive, receiver, LIMITS, "u1").accepted == 3

@@ -33,7 +33,7 @@ def _files(store: LocalBlobStore) -> list[str]:
 def test_bytes_come_back_under_their_digest(store: LocalBlobStore, content: bytes | list[bytes]) -> None:
     ref = store.put(content)
     assert ref == BlobRef(HELLO, 5)
-    assert _files(store) == [f"2c/f2/{HELLO}"]
+    assert _files(store) == [f"2c/{HELLO}"]
     assert (store.read(HELLO, 5), store.size(HELLO), store.exists(HELLO)) == (b"hello", 5, True)
     with store.open(HELLO) as file:
         assert file.read() == b"hello"
@@ -60,12 +60,28 @@ def test_adopting_links_without_copying_and_leaves_the_file(store: LocalBlobStor
     assert store.verify(HELLO).size == 5
 
 
-def test_adopting_many_gives_references_in_order(store: LocalBlobStore, tmp_path: Path) -> None:
-    paths = [tmp_path / f"f{n}" for n in range(20)]
-    for n, path in enumerate(paths):
+def test_what_its_writer_has_digested_is_kept_under_that_name(store: LocalBlobStore, tmp_path: Path) -> None:
+    files = [(tmp_path / f"f{n}", digest(str(n % 7))) for n in range(20)]
+    for n, (path, _) in enumerate(files):
         path.write_bytes(str(n % 7).encode())
-    assert [ref.sha256 for ref in store.adopt_many(paths)] == [digest(str(n % 7)) for n in range(20)]
+    store.keep(files)
     assert len(_files(store)) == 7
+    for _, sha256 in files:
+        store.verify(sha256)
+    with pytest.raises(BlobMissing):
+        store.keep([(tmp_path / "absent", digest("absent"))])
+
+
+def test_hardening_names_what_is_not_there(store: LocalBlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    there, absent = store.put(b"there").sha256, digest("absent")
+    assert store.harden([there, absent]) == [absent]
+
+    def refuse(_: int) -> None:
+        raise OSError(errno.EIO, "broken")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(StorageFailed):
+        store.harden([there])
 
 
 def test_adopting_copies_where_no_link_is_possible(
@@ -79,7 +95,7 @@ def test_adopting_copies_where_no_link_is_possible(
     monkeypatch.setattr(Path, "hardlink_to", refuse)
     assert store.adopt(source) == BlobRef(HELLO, 5)
     assert not source.samefile(store.path(HELLO))
-    assert _files(store) == [f"2c/f2/{HELLO}"]
+    assert _files(store) == [f"2c/{HELLO}"]
 
 
 def test_what_is_missing_is_said_to_be_missing(store: LocalBlobStore, tmp_path: Path) -> None:
@@ -165,9 +181,9 @@ def test_the_rests_of_dead_writers_are_swept_and_the_living_are_left(tmp_path: P
         fcntl.flock(file, fcntl.LOCK_EX)
         store.put(b"hello")
         LocalBlobStore(root)
-        assert _files(store) == [f"2c/f2/{HELLO}", "tmp/alive.part", "tmp/fresh.part"]
+        assert _files(store) == [f"2c/{HELLO}", "tmp/alive.part", "tmp/fresh.part"]
     assert store.sweep() == 1
-    assert _files(store) == [f"2c/f2/{HELLO}", "tmp/fresh.part"]
+    assert _files(store) == [f"2c/{HELLO}", "tmp/fresh.part"]
 
 
 def test_many_writers_of_the_same_bytes_agree(tmp_path: Path) -> None:

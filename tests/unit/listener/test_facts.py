@@ -9,7 +9,7 @@ from pydicom.uid import UID
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.ids import Sha256
-from heimdallr_ray.listener.arrival import Arrival, stand_in_sop_uid
+from heimdallr_ray.listener.arrival import STAND_IN_SOP_UID, Arrival
 from heimdallr_ray.listener.facts import Identity, identify_instance
 from tests.support.intake import ct_slice, file_bytes
 
@@ -21,9 +21,9 @@ def identify(intake: str = "a1", digest: Sha256 = DIGEST, affected: str = "", **
     dataset.SOPInstanceUID = ""
     for name, value in attributes.items():
         setattr(dataset, name, value)
-    dataset.file_meta.MediaStorageSOPInstanceUID = UID(stand_in_sop_uid("spooled"))
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID(STAND_IN_SOP_UID)
     arrival = Arrival(intake, Door.DICOM, datetime(2026, 1, 1, tzinfo=UTC), "1.2.840.10008.1.2.1", "1.2", affected)
-    return identify_instance(read_header(file_bytes(dataset)), arrival, "spooled", digest)
+    return identify_instance(read_header(file_bytes(dataset)), arrival, digest)
 
 
 def test_valid_identifiers_stand() -> None:
@@ -50,7 +50,7 @@ def test_a_blank_instance_takes_the_affected_uid_then_the_bytes() -> None:
     assert identify().sop_uid == identify("a2").sop_uid
     assert identify().sop_uid != identify(digest=Sha256("cd" * 32)).sop_uid
     # What our own spool wrote into the file meta is never taken for the sender's.
-    assert identify().sop_uid != stand_in_sop_uid("spooled")
+    assert identify().sop_uid != STAND_IN_SOP_UID
 
 
 def test_malformed_identifiers_count_as_blank() -> None:

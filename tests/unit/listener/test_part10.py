@@ -22,8 +22,6 @@ META = part10.FileMeta(
     implementation_class_uid=part10.IMPLEMENTATION_CLASS_UID,
     implementation_version=part10.IMPLEMENTATION_VERSION,
     source_ae="CT1",
-    private_creator_uid=part10.PRIVATE_CREATOR_UID,
-    private_information=b'{"v":1}',
 )
 
 
@@ -37,7 +35,6 @@ def test_what_is_written_is_a_part_10_file_for_pydicom_and_for_us() -> None:
     assert dataset.file_meta.FileMetaInformationGroupLength == len(head) - 144
     parsed = part10.parse_meta(head + body)
     assert parsed.dataset_offset == len(head)
-    assert parsed.private_information.rstrip(b"\0") == META.private_information
     assert (parsed.sop_instance_uid, parsed.source_ae) == ("1.2.3", "CT1")
 
 

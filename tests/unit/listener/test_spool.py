@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from heimdallr_ray.catalog.states import Door
-from heimdallr_ray.errors import NotDicom, StorageFailed, StorageFull, TooLarge
-from heimdallr_ray.listener.arrival import Arrival, parse_arrival
-from heimdallr_ray.listener.spool import Spool
+from heimdallr_ray.errors import BlobMissing, NotDicom, StorageFailed, StorageFull, TooLarge
+from heimdallr_ray.listener.arrival import Arrival
+from heimdallr_ray.listener.room import Watermarks
+from heimdallr_ray.listener.spool import RECORD_AGE_S, Spool
+from heimdallr_ray.listener.writer import SpoolEntry
 
 ARRIVAL = Arrival(
     intake_id="association-1",
@@ -43,17 +48,40 @@ def test_a_file_tells_everything_about_itself(spool: Spool) -> None:
         writer.write(b"data ")
         writer.write(memoryview(b"set"))
         written = writer.commit()
-    assert files(spool) == [f"ready/{written.name}.dcm"]
-    assert spool.entry(written.name) == written
-    assert written.path.read_bytes()[written.dataset_offset :] == b"data set"
-    assert parse_arrival(written.path.read_bytes())[1] == ARRIVAL
+    content = written.path.read_bytes()
+    assert files(spool) == ["intakes/association-1.json", f"ready/{written.name}.{written.sha256}.dcm"]
+    assert hashlib.sha256(content).hexdigest() == written.sha256
+    assert content.endswith(b"data set")
+    (file,) = spool.ready_files()
+    found = spool.entry(file)
+    assert replace(found, arrival=ARRIVAL) == written
+    # The time is that of the file, and a UID that is none is not kept.
+    assert abs(found.arrival.received_at.timestamp() - written.path.stat().st_mtime) < 0.001
+    assert replace(found.arrival, received_at=ARRIVAL.received_at) == replace(ARRIVAL, sop_instance_uid="")
+
+
+def test_the_same_object_by_another_way_is_the_same_file(spool: Spool) -> None:
+    other = replace(
+        ARRIVAL, intake_id="upload-2", door=Door.UPLOAD, calling_ae=None, address="198.51.100.1", synthetic=False
+    )
+    entries: list[SpoolEntry] = []
+    for arrival in (ARRIVAL, other, replace(ARRIVAL, transfer_syntax_uid="1.2.840.10008.1.2")):
+        with spool.writer(arrival) as writer:
+            writer.write(b"data set")
+            entries.append(writer.commit())
+    assert entries[0].sha256 == entries[1].sha256 != entries[2].sha256
+    assert len({entry.name for entry in entries}) == 3
 
 
 def test_names_are_made_here(spool: Spool) -> None:
     with spool.writer(ARRIVAL) as writer:
         name = writer.commit().name
-    assert len(name) == 32
-    assert int(name, 16) >= 0
+    intake, _, own = name.partition(".")
+    assert intake == ARRIVAL.intake_id
+    assert len(own) == 12
+    assert int(own, 16) >= 0
+    with pytest.raises(ValueError, match="made here"):
+        spool.begin(replace(ARRIVAL, intake_id="../../etc/x"))
 
 
 def test_without_commit_nothing_stays(spool: Spool) -> None:
@@ -97,7 +125,7 @@ def test_a_name_that_is_not_durable_is_taken_back(spool: Spool, monkeypatch: pyt
         patch.setattr(os, "fsync", refuse_folders)
         with pytest.raises(StorageFailed), spool.writer(ARRIVAL) as writer:
             writer.commit()
-    assert files(spool) == []
+    assert [name for name in files(spool) if not name.startswith("intakes/")] == []
 
 
 def test_the_bytes_are_synced_before_the_name_and_the_name_before_success(
@@ -119,7 +147,43 @@ def test_the_bytes_are_synced_before_the_name_and_the_name_before_success(
         patch.setattr(Path, "rename", rename)
         writer.commit()
         steps.append("success")
-    assert steps == ["sync file", "rename", "sync folder", "success"]
+    # The record of the association is durable before the first name that needs it.
+    assert steps == ["sync file", "sync file", "sync folder", "rename", "sync folder", "success"]
+
+
+def test_the_record_of_an_association_is_written_once_and_goes_with_its_last_file(spool: Spool) -> None:
+    entries: list[SpoolEntry] = []
+    for _ in range(2):
+        with spool.writer(ARRIVAL) as writer:
+            entries.append(writer.commit())
+    later = time.time() + RECORD_AGE_S + 1
+    record = spool.intakes / "association-1.json"
+    spool.end_intake("association-1")
+    spool.remove(entries[0])
+    assert spool.tidy(later) == 0
+    spool.remove(entries[1])
+    assert spool.tidy(time.time()) == 0
+    assert record.exists()
+    assert spool.tidy(later) == 1
+    assert not record.exists()
+    with spool.writer(ARRIVAL) as writer:
+        spool.remove(writer.commit())
+    # It is open again: another process leaves its record alone.
+    assert spool.tidy(later) == 0
+
+
+def test_a_file_without_its_record_is_not_lost(spool: Spool) -> None:
+    with spool.writer(ARRIVAL) as writer:
+        entry = writer.commit()
+    for damaged in (b"{", b'{"v":9}', None):
+        if damaged is None:
+            (spool.intakes / "association-1.json").unlink()
+        else:
+            (spool.intakes / "association-1.json").write_bytes(damaged)
+        found = spool.entry(spool.ready_files()[0])
+        assert found.sha256 == entry.sha256
+        assert found.arrival.intake_id == "association-1"
+        assert found.arrival.calling_ae is None
 
 
 def test_sweeping_spares_living_writers(spool: Spool) -> None:
@@ -128,11 +192,11 @@ def test_sweeping_spares_living_writers(spool: Spool) -> None:
         writer.write(b"data")
         assert spool.sweep() == 1
         entry = writer.commit()
-    assert files(spool) == [f"ready/{entry.name}.dcm"]
+    assert files(spool) == ["intakes/association-1.json", f"ready/{entry.path.name}"]
 
 
 def test_the_free_minimum_is_kept(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", min_free_bytes=1 << 60)
+    spool = Spool(tmp_path / "spool", marks=Watermarks(min_free_bytes=1 << 60))
     with pytest.raises(StorageFull), spool.writer(ARRIVAL):
         pass
     assert files(spool) == []
@@ -143,12 +207,15 @@ def test_foreign_and_damaged_files_are_told_apart(spool: Spool) -> None:
     with spool.writer(ARRIVAL) as writer:
         entry = writer.commit()
     content = entry.path.read_bytes()
-    entry.path.write_bytes(content.replace(b'"v":1', b'"v":9'))
+    entry.path.write_bytes(content[:-2] + b"xx")
+    with pytest.raises(BlobMissing):
+        spool.entry(spool.ready_files()[0])
+    spool.remove(entry)
+    (spool.ready / "other.dcm").write_bytes(b"x" * 200)
+    (spool.ready / ".hidden").write_bytes(content)
     with pytest.raises(NotDicom):
-        spool.entry(entry.name)
-    (spool.ready / "other.dcm").write_bytes(content)
-    with pytest.raises(NotDicom):
-        spool.entry("other")
+        spool.entry(spool.ready_files()[0])
+    assert [file.name for file in spool.ready_files()] == ["other"]
 
 
 def test_quarantine_keeps_the_bytes_and_the_reason(spool: Spool) -> None:
@@ -156,7 +223,23 @@ def test_quarantine_keeps_the_bytes_and_the_reason(spool: Spool) -> None:
         writer.write(b"data")
         entry = writer.commit()
     content = entry.path.read_bytes()
-    spool.quarantine(entry.name, NotDicom("why"), ARRIVAL.received_at)
+    spool.quarantine(spool.ready_files()[0], NotDicom("why"), ARRIVAL.received_at)
     assert (spool.quarantined / f"{entry.name}.dcm").read_bytes() == content
     assert "not_dicom" in (spool.quarantined / f"{entry.name}.json").read_text()
     assert spool.ready_files() == []
+
+
+def test_without_waiting_for_the_disk_nothing_is_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path / "spool", durable=False)
+    synced: list[int] = []
+    with spool.writer(ARRIVAL) as writer, monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", synced.append)
+        writer.write(b"data")
+        writer.commit()
+    assert synced == []
+    # What becomes an instance as a whole is acknowledged as a whole, and always durable.
+    with spool.staging() as staging, spool.writer(ARRIVAL, staging=staging) as writer, monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", synced.append)
+        writer.commit()
+    assert len(synced) == 1
+    spool.close()

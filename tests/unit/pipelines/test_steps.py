@@ -64,10 +64,10 @@ def _manifest(folder: Path, arrival: str, *, brighter: bool = False) -> str:
                 study_uid=Uid(read.StudyInstanceUID),
                 sop_uid=Uid(read.SOPInstanceUID),
                 locator=name,
-                dataset_sha256=hashlib.sha256(dataset_bytes(content)).hexdigest(),
+                sha256=hashlib.sha256(dataset_bytes(content)).hexdigest(),
             )
         )
-    assert not {one.locator for one in stored} & {one.dataset_sha256 for one in stored}
+    assert not {one.locator for one in stored} & {one.sha256 for one in stored}
     volume = prepare(choose_series(stored, lambda name: folder / name), lambda name: (folder / name).read_bytes())
     return volume.source.manifest_sha256
 

@@ -16,6 +16,7 @@ from pydicom.data import get_testdata_file
 
 from heimdallr_ray.clients.files import Outgoing
 from heimdallr_ray.clients.send import send_folder
+from tests.contract.listener.conftest import MakeIntake
 from tests.support.intake import (
     Intake,
     ct_slice,
@@ -31,11 +32,6 @@ from tests.support.intake import (
 pytestmark = pytest.mark.peers("storescu", "dcmsend", "echoscu")
 
 SUCCESS = "Received Store Response (Success)"
-
-
-@pytest.fixture
-def intake(tmp_path: Path) -> Intake:
-    return Intake(tmp_path / "data")
 
 
 def test_echo(intake: Intake) -> None:
@@ -168,9 +164,14 @@ def test_a_study_is_not_closed_while_its_association_is_open(intake: Intake, tmp
     ],
 )
 def test_strangers_are_refused(
-    tmp_path: Path, settings: dict[str, object], options: tuple[str, ...], called: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    make_intake: MakeIntake,
+    settings: dict[str, object],
+    options: tuple[str, ...],
+    called: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    intake = Intake(tmp_path / "data", **settings)
+    intake = make_intake(tmp_path / "data", **settings)
     with intake.listening() as service:
         done = dcmtk("echoscu", *options, "-aec", called, "127.0.0.1", str(service.scp.port))
         assert done.returncode != 0
@@ -184,11 +185,11 @@ def test_strangers_are_refused(
             assert done.returncode == 0
 
 
-def test_more_associations_than_allowed_are_rejected_transiently(tmp_path: Path) -> None:
+def test_more_associations_than_allowed_are_rejected_transiently(tmp_path: Path, make_intake: MakeIntake) -> None:
     from pynetdicom.ae import ApplicationEntity
     from pynetdicom.sop_class import Verification  # pyright: ignore[reportAttributeAccessIssue]
 
-    intake = Intake(tmp_path / "data", max_associations=2)
+    intake = make_intake(tmp_path / "data", max_associations=2)
     entity = ApplicationEntity("PEER")
     entity.add_requested_context(Verification)
     with intake.listening() as service:
@@ -200,7 +201,7 @@ def test_more_associations_than_allowed_are_rejected_transiently(tmp_path: Path)
         assert rejection is not None
         assert rejection.result == 0x02
         held[0].release()
-        wait_for(lambda: len(service.scp.open_associations()) == 1, 30, "the released association to be forgotten")
+        wait_for(lambda: len(service.registry.open_associations()) == 1, 30, "the released association to be forgotten")
         fourth = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
         assert fourth.is_established
         fourth.release()
@@ -217,7 +218,7 @@ def test_a_connection_cut_midway_leaves_no_file_and_no_row(intake: Intake, tmp_p
             said = storescu(front.getsockname()[1], [path])
             relay.join(30)
         assert SUCCESS not in said
-        wait_for(lambda: not service.scp.open_associations(), 30, "the association to be gone")
+        wait_for(lambda: not service.registry.open_associations(), 30, "the association to be gone")
         assert intake.instances() == []
         assert intake.spooled() == []
         assert storescu(service.scp.port, [path]).count(SUCCESS) == 1
@@ -286,8 +287,8 @@ def _fails_on(monkeypatch: pytest.MonkeyPatch, intake: Intake, call: str, code: 
     monkeypatch.setattr(os, call, failing)
 
 
-def test_below_the_free_minimum_the_association_is_rejected(tmp_path: Path) -> None:
-    intake = Intake(tmp_path / "data", min_free_mib=1 << 40)
+def test_below_the_free_minimum_the_association_is_rejected(tmp_path: Path, make_intake: MakeIntake) -> None:
+    intake = make_intake(tmp_path / "data", min_free_mib=1 << 40)
     with intake.listening() as service:
         assert dcmtk("echoscu", "-aec", "HEIMDALLR", "127.0.0.1", str(service.scp.port)).returncode != 0
 

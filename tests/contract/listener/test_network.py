@@ -14,8 +14,10 @@ from pynetdicom.sop_class import CTImageStorage, Verification  # pyright: ignore
 
 from heimdallr_ray.clients.send import _Entity as PromptEntity  # pynetdicom's own leaves cut sockets open
 from heimdallr_ray.clients.send import send_folder
-from heimdallr_ray.listener import gate
-from tests.support.intake import Intake, ct_slice, file_bytes, wait_for, write_study
+from heimdallr_ray.listener import gate, guarded
+from heimdallr_ray.listener.wire import reader
+from tests.contract.listener.conftest import MakeIntake
+from tests.support.intake import ct_slice, file_bytes, wait_for, write_study
 
 
 def echo(port: int) -> bool:
@@ -50,8 +52,8 @@ def push_until_closed(peer: socket.socket, limit: int) -> int:
     return sent
 
 
-def test_a_giant_pdu_before_the_association_is_cut_within_a_mebibyte(tmp_path: Path) -> None:
-    intake = Intake(tmp_path / "data")
+def test_a_giant_pdu_before_the_association_is_cut_within_a_mebibyte(tmp_path: Path, make_intake: MakeIntake) -> None:
+    intake = make_intake(tmp_path / "data")
     with intake.listening() as service:
         assert echo(service.scp.port)
         before = rss_kib()
@@ -61,26 +63,26 @@ def test_a_giant_pdu_before_the_association_is_cut_within_a_mebibyte(tmp_path: P
             # What the kernels of both ends buffer counts too, so the bound is generous; 256 MiB were offered.
             assert push_until_closed(peer, 256 << 20) < 16 << 20
         assert rss_kib() - before < 16 * 1024
-        assert service.scp.tally.snapshot()["cut.pdu_too_long"] == 1
+        assert service.registry.tally.snapshot()["cut.pdu_too_long"] == 1
         assert echo(service.scp.port)
 
 
-def test_a_giant_pdu_inside_an_association_is_cut(tmp_path: Path) -> None:
-    intake = Intake(tmp_path / "data")
+def test_a_giant_pdu_inside_an_association_is_cut(tmp_path: Path, make_intake: MakeIntake) -> None:
+    intake = make_intake(tmp_path / "data")
     entity = PromptEntity("LIAR")
     entity.add_requested_context(Verification)
     with intake.listening() as service:
         association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
         assert association.is_established
         raw(association).sendall(struct.pack(">BBL", 4, 0, gate.MAX_PDU_BYTES + 1))
-        wait_for(lambda: service.scp.tally.snapshot().get("cut.pdu_too_long"), 30, "the cut")
-        wait_for(lambda: not service.scp.open_associations(), 30, "the association to be forgotten")
+        wait_for(lambda: service.registry.tally.snapshot().get("cut.pdu_too_long"), 30, "the cut")
+        wait_for(lambda: not service.registry.open_associations(), 30, "the association to be forgotten")
         association.abort()
         assert echo(service.scp.port)
 
 
-def test_an_object_beyond_the_limit_is_cut_and_leaves_nothing(tmp_path: Path) -> None:
-    intake = Intake(tmp_path / "data", max_instance_mib=1)
+def test_an_object_beyond_the_limit_is_cut_and_leaves_nothing(tmp_path: Path, make_intake: MakeIntake) -> None:
+    intake = make_intake(tmp_path / "data", max_instance_mib=1)
     large = tmp_path / "large"
     large.mkdir()
     (large / "1.dcm").write_bytes(file_bytes(ct_slice(1, "1.2.3", "1.2.3.4", size=1024)))
@@ -89,15 +91,17 @@ def test_an_object_beyond_the_limit_is_cut_and_leaves_nothing(tmp_path: Path) ->
     with intake.listening() as service:
         association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
         assert "Status" not in association.send_c_store(str(large / "1.dcm"))
-        assert service.scp.tally.snapshot()["cut.object_too_large"] == 1
+        assert service.registry.tally.snapshot()["cut.object_too_large"] == 1
         assert intake.instances() == []
         assert intake.spooled() == []
         write_study(tmp_path / "small", 2)
         assert send_folder(tmp_path / "small", "127.0.0.1", service.scp.port, "HEIMDALLR").sent == 2
 
 
-def test_idle_sockets_do_not_keep_honest_senders_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    intake = Intake(tmp_path / "data", max_associations=8)
+def test_idle_sockets_do_not_keep_honest_senders_out(
+    tmp_path: Path, make_intake: MakeIntake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    intake = make_intake(tmp_path / "data", max_associations=8)
     with intake.listening() as service:
         idle = [socket.create_connection(("127.0.0.1", service.scp.port)) for _ in range(12)]
         try:
@@ -116,15 +120,16 @@ def test_idle_sockets_do_not_keep_honest_senders_out(tmp_path: Path, monkeypatch
                 peer.close()
 
 
-def test_a_slow_sender_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gate, "PDU_TIMEOUT_S", 1.0)
-    intake = Intake(tmp_path / "data")
+def test_a_slow_sender_is_cut(tmp_path: Path, make_intake: MakeIntake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guarded, "PDU_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(reader, "MESSAGE_GRACE_S", 1.0)
+    intake = make_intake(tmp_path / "data")
     entity = PromptEntity("SLOW")
     entity.add_requested_context(Verification)
     with intake.listening() as service:
         association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
         raw(association).sendall(struct.pack(">BBL", 4, 0, 1000) + b"\0" * 10)
-        wait_for(lambda: service.scp.tally.snapshot().get("cut.slow_sender"), 30, "the cut")
+        wait_for(lambda: service.registry.tally.snapshot().get("cut.slow_sender"), 30, "the cut")
         association.abort()
 
 
@@ -139,8 +144,8 @@ def test_a_slow_sender_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     ],
     ids=["http", "tls", "short associate", "data first", "nothing"],
 )
-def test_garbage_is_survived(tmp_path: Path, garbage: bytes) -> None:
-    intake = Intake(tmp_path / "data")
+def test_garbage_is_survived(tmp_path: Path, make_intake: MakeIntake, garbage: bytes) -> None:
+    intake = make_intake(tmp_path / "data")
     with intake.listening() as service:
         with socket.create_connection(("127.0.0.1", service.scp.port)) as peer:
             peer.sendall(garbage)

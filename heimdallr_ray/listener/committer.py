@@ -1,0 +1,306 @@
+"""The thread that turns accepted objects into rows, in groups; what fails stays on the disk and is tried again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from sqlmodel import Session
+
+from heimdallr_ray.clock import Clock
+from heimdallr_ray.errors import HeimdallrError, Retryable
+from heimdallr_ray.listener.facts import Accepted
+
+logger = logging.getLogger(__name__)
+
+GROUP_SIZE = 64
+GROUP_WAIT_S = 0.1
+MAX_QUEUED = 2048
+"""Accepted objects that wait in memory. More stay on the disk alone and are replayed once the queue is empty."""
+MAX_NOTES = 4096
+"""Notes that wait for the database; more are dropped and counted, because nobody waits for them."""
+NOTES_PER_COMMIT = 512
+MAX_COMMIT_ATTEMPTS = 3
+RETRY_FIRST_S = 0.1
+RETRY_LAST_S = 5.0
+IDLE_S = 1.0
+
+Note = Callable[[Session], None]
+"""Something else that belongs into the catalog: who came, who was refused, who went."""
+
+
+class Work(Protocol):
+    """What the committer asks of the receiver."""
+
+    def commit_group(self, group: Sequence[Accepted], notes: Sequence[Note]) -> None:
+        """All of it is in the catalog, in one transaction.
+
+        Raises:
+            Retryable: not now.
+        """
+        ...
+
+    def replay_ready(self, min_age_s: float) -> int:
+        """Ready files that nobody has in hand are committed."""
+        ...
+
+    def set_aside(self, item: Accepted, error: HeimdallrError) -> None:
+        """The object can never be committed."""
+        ...
+
+
+class Committer:
+    """A queue of accepted objects and notes, and one thread that empties it."""
+
+    def __init__(self, work: Work, clock: Clock, group_size: int, group_wait_s: float) -> None:
+        self._work = work
+        self._clock = clock
+        self.group_size = group_size
+        self._group_wait_s = group_wait_s
+        self._changed = threading.Condition()
+        self._queue: deque[Accepted] = deque()
+        self._notes: deque[Note] = deque()
+        self._noting = 0
+        self._in_hand: dict[str, Accepted] = {}
+        self._attempts: dict[str, int] = {}
+        self._overflowed = False
+        self._urgent = False
+        self._stopping = False
+        self._thread: threading.Thread | None = None
+        self.failures = 0
+        self.dropped_notes = 0
+
+    # From outside ----------------------------------------------------------------------------------------------------
+
+    def enqueue(self, accepted: Accepted) -> None:
+        """The object will be a row soon."""
+        with self._changed:
+            if len(self._in_hand) >= MAX_QUEUED:
+                self._overflowed = True
+                return
+            self._in_hand[accepted.entry.name] = accepted
+            self._queue.append(accepted)
+            if len(self._queue) >= self.group_size or len(self._queue) == 1:
+                self._changed.notify_all()
+
+    def note(self, note: Note) -> None:
+        """The note will be in the catalog soon, not later than objects that are enqueued after it."""
+        with self._changed:
+            if len(self._notes) >= MAX_NOTES:
+                self.dropped_notes += 1
+                if self.dropped_notes == 1:
+                    logger.error("intake.notes_dropped")
+                return
+            self._notes.append(note)
+            self._changed.notify_all()
+
+    def start(self) -> None:
+        """The thread runs."""
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name="spool-committer", daemon=True)
+        self._thread.start()
+
+    def stop(self, timeout_s: float) -> bool:
+        """The thread has ended; True where it left nothing behind in memory."""
+        flushed = self.flush(timeout_s)
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        if self._thread is not None:
+            self._thread.join(timeout_s)
+        return flushed
+
+    @property
+    def alive(self) -> bool:
+        """True while the thread runs."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def flush(self, timeout_s: float) -> bool:
+        """True once all that was enqueued is committed or set aside; False where that took longer than `timeout_s`."""
+        deadline = self._clock.monotonic() + timeout_s
+        with self._changed:
+            self._urgent = True
+            self._changed.notify_all()
+            while self._in_hand or self._overflowed or self._notes or self._noting:
+                left = deadline - self._clock.monotonic()
+                if left <= 0 or not self.alive:
+                    return False
+                self._changed.wait(min(left, 0.5))
+            self._urgent = False
+        return True
+
+    def in_hand(self) -> list[Accepted]:
+        """Objects that are durable and not yet committed."""
+        with self._changed:
+            return list(self._in_hand.values())
+
+    def holds(self, name: str) -> bool:
+        """True where the object of this spool name is in hand."""
+        with self._changed:
+            return name in self._in_hand
+
+    @property
+    def waiting(self) -> int:
+        """How many objects are in hand."""
+        with self._changed:
+            return len(self._in_hand)
+
+    def commit_now(self, group: Sequence[Accepted]) -> None:
+        """The group, read back from the disk, is committed by the caller's thread.
+
+        Raises:
+            Retryable: not now. What failed stays on the disk and is found again, not kept in memory twice.
+        """
+        with self._changed:
+            self._in_hand.update({item.entry.name: item for item in group})
+        try:
+            self._commit_or_set_aside(group)
+        finally:
+            with self._changed:
+                queued = {item.entry.name for item in self._queue}
+                for item in group:
+                    if item.entry.name not in queued:
+                        self._in_hand.pop(item.entry.name, None)
+
+    # The thread ------------------------------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        pause_s = RETRY_FIRST_S
+        while True:
+            group, notes = self._take()
+            if not group and not notes and self._stopping:
+                return
+            try:
+                if notes:
+                    self._commit_notes(group, notes)
+                elif group:
+                    self._commit_or_set_aside(group)
+                elif self._overflowed:
+                    with self._changed:
+                        self._overflowed = False
+                    self._work.replay_ready(0.0)
+                pause_s = RETRY_FIRST_S
+            except Exception as error:
+                # A process loop: whatever failed, the files are still durable, so the group is tried again.
+                self._give_back(group, notes)
+                if isinstance(error, HeimdallrError):
+                    logger.warning("spool.commit_failed", extra={"instances": len(group), "code": error.code})
+                else:
+                    logger.exception("spool.commit_failed", extra={"instances": len(group)})
+                with self._changed:
+                    if not self._stopping:
+                        self._changed.wait(pause_s)
+                    elif pause_s > RETRY_FIRST_S:
+                        return
+                pause_s = min(2 * pause_s, RETRY_LAST_S)
+            finally:
+                with self._changed:
+                    self._noting = 0
+                    self._changed.notify_all()
+
+    def _take(self) -> tuple[list[Accepted], list[Note]]:
+        with self._changed:
+            if not (self._queue or self._notes or self._stopping or self._overflowed):
+                self._changed.wait(IDLE_S)
+            if (self._queue or self._notes) and len(self._queue) < self.group_size and not self._hurried:
+                self._changed.wait_for(lambda: len(self._queue) >= self.group_size or self._hurried, self._group_wait_s)
+            group = [self._queue.popleft() for _ in range(min(len(self._queue), self.group_size))]
+            notes = [self._notes.popleft() for _ in range(min(len(self._notes), NOTES_PER_COMMIT))]
+            self._noting = len(notes)
+            return group, notes
+
+    @property
+    def _hurried(self) -> bool:
+        return self._urgent or self._stopping
+
+    def _give_back(self, group: Sequence[Accepted], notes: Sequence[Note]) -> None:
+        with self._changed:
+            self.failures += 1
+            self._queue.extendleft(item for item in reversed(group) if item.entry.name in self._in_hand)
+            self._notes.extendleft(reversed(notes))
+            if not group and not notes:
+                self._overflowed = True
+
+    def _done(self, group: Iterable[Accepted]) -> None:
+        with self._changed:
+            for item in group:
+                self._in_hand.pop(item.entry.name, None)
+                self._attempts.pop(item.entry.name, None)
+            self._changed.notify_all()
+
+    def _commit_notes(self, group: Sequence[Accepted], notes: Sequence[Note]) -> None:
+        """Notes and group together; where that cannot be, each by itself, and a note that never can be is left out.
+
+        Raises:
+            Retryable: not now.
+        """
+        alive = self._still_there(group)
+        try:
+            self._work.commit_group(alive, notes)
+        except Retryable:
+            raise
+        except Exception:
+            logger.exception("spool.notes_split", extra={"notes": len(notes), "instances": len(alive)})
+            for note in notes:
+                try:
+                    self._work.commit_group((), (note,))
+                except Retryable:
+                    raise
+                except Exception:
+                    logger.exception("intake.note_failed")
+            self._commit_or_set_aside(alive)
+            return
+        self._done(alive)
+
+    def _still_there(self, group: Sequence[Accepted]) -> list[Accepted]:
+        """The objects of `group` that no other process has finished meanwhile."""
+        alive = [item for item in group if item.entry.path.exists()]
+        if len(alive) != len(group):
+            self._done(item for item in group if item not in alive)
+        return alive
+
+    def _commit_or_set_aside(self, group: Sequence[Accepted]) -> None:
+        """The group is committed, without those that another process has finished or that can never be committed.
+
+        Raises:
+            Retryable: not now.
+        """
+        alive = self._still_there(group)
+        if not alive:
+            return
+        try:
+            self._work.commit_group(alive, ())
+        except Retryable:
+            raise
+        except Exception as error:
+            if len(alive) > 1:
+                logger.warning("spool.group_split", extra={"instances": len(alive), "error": type(error).__name__})
+                for item in alive:
+                    self._commit_or_set_aside([item])
+                return
+            self._count_failure(alive[0], error)
+            return
+        self._done(alive)
+
+    def _count_failure(self, item: Accepted, error: Exception) -> None:
+        """The object is tried again later, or set aside after MAX_COMMIT_ATTEMPTS."""
+        name = item.entry.name
+        if not item.entry.path.exists():
+            self._done([item])
+            return
+        attempts = self._attempts.get(name, 0) + 1
+        self._attempts[name] = attempts
+        logger.error(
+            "spool.instance_failed",
+            exc_info=error,
+            extra={"spool_name": name, "attempt": attempts, "error": type(error).__name__},
+        )
+        if attempts < MAX_COMMIT_ATTEMPTS:
+            with self._changed:
+                self._queue.append(item)
+            return
+        self._work.set_aside(item, error if isinstance(error, HeimdallrError) else HeimdallrError(type(error).__name__))
+        self._done([item])

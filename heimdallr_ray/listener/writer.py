@@ -1,0 +1,139 @@
+"""One object on its way to the disk: written and digested as it comes, durable before its sender hears Success."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from heimdallr_ray.errors import TooLarge
+from heimdallr_ray.ids import Sha256
+from heimdallr_ray.listener.arrival import Arrival, encode_file_start
+from heimdallr_ray.listener.room import storage_error
+
+HEAD_BYTES = 64 << 10
+"""Of each file kept in memory while it is written: the header of nearly every object, so that nothing is read back."""
+
+
+@dataclass(frozen=True)
+class SpoolEntry:
+    """One durable file of the spool: a Part 10 file of which `sha256` is the digest and `size` the data set's bytes."""
+
+    name: str
+    path: Path
+    arrival: Arrival
+    sha256: Sha256
+    size: int
+
+
+class SpoolWriter:
+    """One object. Made by `Spool.writer`, which removes the file unless `commit` succeeded."""
+
+    def __init__(
+        self,
+        arrival: Arrival,
+        fd: int,
+        path: Path,
+        folder: Path,
+        max_bytes: int,
+        make_findable: Callable[[], None],
+        sync: Callable[[], None],
+        *,
+        durable: bool,
+    ) -> None:
+        """`make_findable` runs before the file gets its name, `sync` after it; both may raise OSError."""
+        self._arrival = arrival
+        self._fd = fd
+        self._folder = folder
+        self._max_bytes = max_bytes
+        self._make_findable = make_findable
+        self._sync = sync
+        self.durable = durable
+        self._digest = hashlib.sha256()
+        self._head = bytearray()
+        self._offset = 0
+        self._size = 0
+        self._committed = False
+        self.name = path.stem
+        self.path = path
+
+    @property
+    def sha256(self) -> Sha256:
+        """Digest of the file as far as it is written."""
+        return Sha256(self._digest.hexdigest())
+
+    @property
+    def head(self) -> bytes:
+        """The first bytes of the file, at most about HEAD_BYTES."""
+        return bytes(self._head)
+
+    @property
+    def file_size(self) -> int:
+        """Bytes of the file as far as it is written."""
+        return self._offset + self._size
+
+    def start(self) -> None:
+        """Group 0002 is written."""
+        start = encode_file_start(self._arrival)
+        self._append(start)
+        self._offset = len(start)
+
+    def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Append data set bytes exactly as given.
+
+        Raises:
+            TooLarge: the object exceeds the spool's limit.
+            StorageFull: no room left on the device.
+            StorageFailed: any other refusal of the operating system.
+        """
+        self._size += len(chunk)
+        if self._size > self._max_bytes:
+            raise TooLarge("object exceeds max_instance_mib")
+        self._append(chunk)
+
+    def _append(self, chunk: bytes | bytearray | memoryview) -> None:
+        self._digest.update(chunk)
+        if len(self._head) < HEAD_BYTES:
+            self._head += chunk[: HEAD_BYTES - len(self._head)]
+        try:
+            written = os.write(self._fd, chunk)
+            while written < len(chunk):
+                written += os.write(self._fd, memoryview(chunk)[written:])
+        except OSError as error:
+            raise storage_error(error) from error
+
+    def commit(self) -> SpoolEntry:
+        """The file is durable under its final name; only now may its sender hear Success.
+
+        Raises:
+            StorageFull: no room left on the device.
+            StorageFailed: the operating system could not make it durable; the file is gone.
+        """
+        sha256 = self.sha256
+        final = self._folder / f"{self.name}.{sha256}.dcm"
+        try:
+            if self.durable:
+                os.fsync(self._fd)
+            self._make_findable()
+            self.path.rename(final)
+        except OSError as error:
+            raise storage_error(error) from error
+        try:
+            self._sync()
+        except OSError as error:
+            with suppress(OSError):
+                final.unlink()
+            raise storage_error(error) from error
+        self._committed = True
+        return SpoolEntry(self.name, final, self._arrival, sha256, self._size)
+
+    def close(self) -> None:
+        """The file is closed, and gone where it was not committed."""
+        if not self._committed:
+            with suppress(OSError):
+                self.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            os.close(self._fd)
