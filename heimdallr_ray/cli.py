@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import heimdallr_ray
 from heimdallr_ray.cli_audit import audit
-from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, err, failure, out, say, settings_of
+from heimdallr_ray.cli_clients import send, upload
+from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, failure, out, say, settings_of
 from heimdallr_ray.cli_models import models
 from heimdallr_ray.cli_series import series
 from heimdallr_ray.cli_tokens import tokens
 from heimdallr_ray.clock import SystemClock
-from heimdallr_ray.errors import HeimdallrError, NotReady, WeightsMissing, WeightsTampered
+from heimdallr_ray.errors import HeimdallrError, WeightsMissing, WeightsTampered
 
 app = typer.Typer(
     name="heimdallr",
@@ -171,79 +169,8 @@ def demo(
     raise typer.Exit(exit_status)
 
 
-@app.command()
-def send(
-    folder: Annotated[Path, typer.Argument(exists=True, help="Folder (or file) with DICOM objects.")],
-    host: Annotated[str, typer.Option()] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option(help="Default: HEIMDALLR_DICOM_PORT.")] = None,
-    called: Annotated[str | None, typer.Option(help="Called AE title; default: HEIMDALLR_AE_TITLE.")] = None,
-    calling: Annotated[str, typer.Option(help="Calling AE title.")] = "HEIMDALLR_SCU",
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Send every DICOM object below a folder by C-STORE, with progress."""
-    from heimdallr_ray.clients import wording
-    from heimdallr_ray.clients.idle import idle_seconds
-    from heimdallr_ray.clients.send import send_folder
-    from heimdallr_ray.operations.application import server_url
-
-    logging.getLogger("heimdallr_ray.clients").addHandler(logging.NullHandler())
-    settings = settings_of(config)
-    port = port or settings.dicom_port
-    base = wording.local_base(host, port, settings.dicom_host, settings.dicom_port, server_url(settings))
-    with _bar("images") as bar:
-        task = bar.add_task("sending", total=None)
-        try:
-            report = send_folder(
-                folder,
-                host=host,
-                port=port,
-                called_ae=called or settings.ae_title,
-                calling_ae=calling,
-                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        except NotReady as error:
-            raise failure(NotReady(f"{error.detail}; is the listener up? `heimdallr status` tells")) from error
-        except HeimdallrError as error:
-            raise failure(error) from error
-    api_token = settings.api_token.get_secret_value() or None
-    _report(report.as_json(), wording.of_send(report, base, idle_seconds(base, api_token)), as_json)
-    raise typer.Exit(0 if not report.failed else 1)
-
-
-@app.command()
-def upload(
-    source: Annotated[
-        Path, typer.Argument(exists=True, help="ZIP archive; or a DICOM file or a folder, which is zipped on the way.")
-    ],
-    url: Annotated[str | None, typer.Option(help="Default: the server of the settings.")] = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Upload a ZIP archive, a DICOM file or a folder of them over HTTP, with progress."""
-    from heimdallr_ray.clients import wording
-    from heimdallr_ray.clients.idle import idle_seconds
-    from heimdallr_ray.clients.upload import upload_zip
-    from heimdallr_ray.operations.application import server_url
-
-    settings = settings_of(config)
-    url = url or server_url(settings)
-    token = settings.upload_token.get_secret_value() or settings.api_token.get_secret_value()
-    with _bar("bytes") as bar:
-        task = bar.add_task("uploading", total=None)
-        try:
-            outcome = upload_zip(
-                source,
-                url=url,
-                token=token or None,
-                on_progress=lambda done, total: bar.update(task, completed=done, total=total),
-            )
-        except NotReady as error:
-            raise failure(NotReady(f"{error.detail}; is the stack up? `heimdallr status` tells")) from error
-        except HeimdallrError as error:
-            raise failure(error) from error
-    base, api_token = wording.page_base(url), settings.api_token.get_secret_value() or None
-    _report(outcome.as_json(), wording.of_upload(outcome, base, idle_seconds(base, api_token)), as_json)
+app.command()(send)
+app.command()(upload)
 
 
 @app.command()
@@ -274,24 +201,6 @@ def retry(
     except HeimdallrError as error:
         raise failure(error) from error
     say("queued")
-
-
-def _bar(unit: str) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeElapsedColumn(),
-        console=err,
-        # A bar in a log is noise, and an empty one after an error is a riddle.
-        disable=not err.is_terminal,
-    )  # fmt: skip
-
-
-def _report(values: dict[str, Any], lines: Iterable[str], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(values))  # noqa: T201
-    else:
-        for line in lines:
-            # Names of files are no markup.
-            out.print(line, soft_wrap=True, markup=False)
 
 
 def main() -> None:

@@ -41,6 +41,8 @@ class Outgoing:
     """Empty where the object names none; the receiver gives it one."""
     transfer_syntax_uid: str
     dataset_offset: int
+    size: int = 0
+    """Bytes of the data set."""
 
     @property
     def context(self) -> tuple[str, str]:
@@ -123,4 +125,5 @@ def _describe(path: Path) -> Outgoing:
         study_uid=str(header.study_uid or ""),
         transfer_syntax_uid=meta.transfer_syntax_uid,
         dataset_offset=meta.dataset_offset,
+        size=path.stat().st_size - meta.dataset_offset,
     )

@@ -6,126 +6,100 @@ Source: PS3.4 annex B (Storage SCU), PS3.7 section 9.1.1, PS3.8 annex D.
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 from ssl import SSLContext
 from typing import Any, cast
 
-from pydicom.uid import UID
-from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.presentation import build_context
-from pynetdicom.transport import AddressInformation, AssociationSocket
 
-from heimdallr_ray.clients.files import Outgoing, SkippedFile, select
-from heimdallr_ray.errors import BadSetting, NotReady
-from heimdallr_ray.listener.transport import PromptSocket
+from heimdallr_ray.clients.dimse import ANSWER_TIMEOUT_S, Peer, Refusal, Tls, associate, end
+from heimdallr_ray.clients.files import Outgoing, select
+from heimdallr_ray.clients.sent import FileStatus, SendReport, reason_of
+from heimdallr_ray.errors import BadSetting, HeimdallrError, NotReady
+
+__all__ = ["FileStatus", "SendReport", "reason_of", "send_folder"]
 
 logger = logging.getLogger(__name__)
 
 MAX_CONTEXTS = 128
 """Presentation context ids are the odd numbers of one byte (PS3.8 9.3.2.2)."""
-MAX_PDU_BYTES = 131_072
-CONNECT_TIMEOUT_S = 10.0
-ANSWER_TIMEOUT_S = 120.0
+MAX_ASSOCIATIONS = 16
 PAUSE_FIRST_S = 0.25
 PAUSE_LAST_S = 2.0
 DEFAULT_ATTEMPTS = 5
 _NOT_SENT = 0x0122
 """SOP class not supported (PS3.7 C.5.6): our code for a file whose context the peer did not accept."""
 
-_REASONS = (
-    (0xFFFF, 0x0122, "the peer does not take this SOP class"),
-    (0xFFFF, 0x0124, "the peer does not allow it"),
-    (0xFF00, 0xA700, "the peer has no resources"),
-    (0xFF00, 0xA900, "the peer says that the data set does not match its SOP class"),
-    (0xF000, 0xC000, "the peer cannot understand the object"),
-)
-"""Mask, status under it, words."""
-
 Progress = Callable[[int, int], None]
+Explain = Callable[[Refusal], str]
+"""What is known here of a refusal besides the peer's words; empty where nothing is."""
 
 
-@dataclass(frozen=True)
-class FileStatus:
-    """The answer to one file: DIMSE status, or None where none came."""
+class _Work:
+    """The files of one send: who has been answered, what waits. Safe for several threads."""
 
-    path: str
-    sop_uid: str
-    status: int | None
-    reason: str = ""
+    def __init__(self, outgoing: Sequence[Outgoing], on_progress: Progress | None, on_bytes: Progress | None) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[Outgoing] = deque()
+        self._on_progress = on_progress
+        self._on_bytes = on_bytes
+        self._files = len(outgoing)
+        self._bytes = sum(item.size for item in outgoing)
+        self._done_bytes = 0
+        self._stopped = False
+        self.answers: dict[Path, FileStatus] = {}
+        self.associations = 0
+        self.bytes_sent = 0
+
+    def offer(self, batch: Sequence[Outgoing]) -> None:
+        """`batch` waits to be sent."""
+        with self._lock:
+            self._waiting.extend(batch)
+
+    def take(self) -> Outgoing | None:
+        """The next file, or None where none waits."""
+        with self._lock:
+            return self._waiting.popleft() if self._waiting and not self._stopped else None
+
+    def give_back(self, item: Outgoing) -> None:
+        """`item` was not answered."""
+        with self._lock:
+            self._waiting.appendleft(item)
+
+    def answered(self, item: Outgoing, status: FileStatus) -> None:
+        """The peer said something about `item`."""
+        with self._lock:
+            self.answers[item.path] = status
+            self._done_bytes += item.size
+            if status.status == 0x0000:
+                self.bytes_sent += item.size
+            if self._on_progress is not None:
+                self._on_progress(len(self.answers), self._files)
+            if self._on_bytes is not None:
+                self._on_bytes(self._done_bytes, self._bytes)
+
+    def opened(self) -> None:
+        """One more association."""
+        with self._lock:
+            self.associations += 1
+
+    def stop(self) -> None:
+        """No further file is sent."""
+        with self._lock:
+            self._stopped = True
 
     @property
-    def acknowledged(self) -> bool:
-        """True for Success and the Warning range (PS3.4 table B.2-1): the peer has the object."""
-        return self.status is not None and (self.status == 0x0000 or self.status & 0xF000 == 0xB000)
-
-
-@dataclass(frozen=True)
-class SendReport:
-    """What became of every file."""
-
-    files: tuple[FileStatus, ...]
-    skipped: int
-    """Files that are no DICOM objects, and DICOMDIRs."""
-    associations: int
-    bytes_sent: int
-    seconds: float
-    skipped_files: tuple[SkippedFile, ...] = ()
-    """The first of them, each with its reason."""
-    study_uids: tuple[str, ...] = ()
-    """StudyInstanceUIDs of which the peer has at least one object."""
-    without_study_uid: int = 0
-    """Objects that the peer has and that name no study; it gives them one."""
-
-    @property
-    def sent(self) -> int:
-        """Files that the peer has."""
-        return sum(item.acknowledged for item in self.files)
-
-    @property
-    def failed(self) -> int:
-        """Files that the peer refused or never answered."""
-        return len(self.files) - self.sent
-
-    @property
-    def acknowledged(self) -> tuple[str, ...]:
-        """SOP Instance UIDs that the peer has."""
-        return tuple(item.sop_uid for item in self.files if item.acknowledged)
-
-    def as_json(self) -> dict[str, Any]:
-        """The report for a program; of the files only those that failed."""
-        return {
-            "sent": self.sent,
-            "failed": self.failed,
-            "skipped": self.skipped,
-            "associations": self.associations,
-            "bytes": self.bytes_sent,
-            "seconds": round(self.seconds, 3),
-            "study_uids": list(self.study_uids),
-            "without_study_uid": self.without_study_uid,
-            "skipped_files": [asdict(item) for item in self.skipped_files],
-            "failures": [asdict(item) for item in self.files if not item.acknowledged],
-        }
-
-
-@dataclass
-class _Tally:
-    answers: dict[Path, FileStatus] = field(default_factory=dict[Path, FileStatus])
-    associations: int = 0
-    bytes_sent: int = 0
-
-
-def reason_of(status: int) -> str:
-    """A failure status in words; empty for Success and warnings. Source: PS3.4 table B.2-1, PS3.7 annex C."""
-    if status == 0x0000 or status & 0xF000 == 0xB000:
-        return ""
-    words = next((text for mask, value, text in _REASONS if status & mask == value), "the peer refuses it")
-    return f"{words} (status 0x{status:04X})"
+    def left(self) -> int:
+        """Files that wait to be sent."""
+        with self._lock:
+            return 0 if self._stopped else len(self._waiting)
 
 
 def send_folder(
@@ -136,6 +110,11 @@ def send_folder(
     calling_ae: str = "HEIMDALLR_SCU",
     on_progress: Progress | None = None,
     attempts: int = DEFAULT_ATTEMPTS,
+    *,
+    associations: int = 1,
+    tls: Tls | None = None,
+    on_bytes: Progress | None = None,
+    explain: Explain = lambda refusal: "",
 ) -> SendReport:
     """Every DICOM object at or below `path` has been offered to the peer.
 
@@ -148,26 +127,36 @@ def send_folder(
         port: the peer's port.
         called_ae: the peer's AE title.
         calling_ae: our AE title.
-        on_progress: called with files done and files in all.
+        on_progress: called with files done and files in all, by one thread at a time.
         attempts: associations in a row that may fail without one file being acknowledged.
+        associations: how many at once, each sends the next file that waits. Where the peer allows fewer, these do it.
+        tls: how the connection is secured; None: not at all.
+        on_bytes: called with data set bytes done and in all.
+        explain: adds to the words of a refusal.
 
     Raises:
         EmptyInput: nothing at `path` is a DICOM object.
         BadSetting: an AE title is not one, or the peer rejects the association for good.
         NotReady: the peer could not be reached, or went away, `attempts` times in a row.
     """
+    if not 1 <= associations <= MAX_ASSOCIATIONS:
+        raise BadSetting(f"associations must be 1 to {MAX_ASSOCIATIONS}")
+    context = tls.context() if tls else None
     selection = select(path)
     outgoing = selection.outgoing
     started = time.monotonic()
-    tally = _Tally()
+    work = _Work(outgoing, on_progress, on_bytes)
+    peer = Peer(host, port, called_ae, calling_ae, tls)
+    sender = _Sender(peer, context, work, attempts, explain)
     for batch in _batches(outgoing):
-        _send_batch(batch, host, port, called_ae, calling_ae, attempts, tally, on_progress, len(outgoing))
-    there = [item.study_uid for item in outgoing if tally.answers[item.path].acknowledged]
+        work.offer(batch)
+        sender.send(sorted({item.context for item in batch}), min(associations, len(batch)))
+    there = [item.study_uid for item in outgoing if work.answers[item.path].acknowledged]
     return SendReport(
-        files=tuple(tally.answers[item.path] for item in outgoing),
+        files=tuple(work.answers[item.path] for item in outgoing),
         skipped=selection.skipped,
-        associations=tally.associations,
-        bytes_sent=tally.bytes_sent,
+        associations=work.associations,
+        bytes_sent=work.bytes_sent,
         seconds=time.monotonic() - started,
         skipped_files=selection.named,
         study_uids=tuple(sorted({uid for uid in there if uid})),
@@ -188,130 +177,92 @@ def _batches(outgoing: Sequence[Outgoing]) -> Iterator[list[Outgoing]]:
     yield batch
 
 
-def _send_batch(
-    batch: Sequence[Outgoing],
-    host: str,
-    port: int,
-    called_ae: str,
-    calling_ae: str,
-    attempts: int,
-    tally: _Tally,
-    on_progress: Progress | None,
-    total: int,
-) -> None:
-    waiting = list(batch)
-    failures = 0
-    pause_s = PAUSE_FIRST_S
-    while waiting:
-        before = len(waiting)
-        association = _associate(waiting, host, port, called_ae, calling_ae)
-        if association is not None:
-            tally.associations += 1
+class _Sender:
+    """Empties the work over some associations at once."""
+
+    def __init__(self, peer: Peer, tls: SSLContext | None, work: _Work, attempts: int, explain: Explain) -> None:
+        self._peer = peer
+        self._tls = tls
+        self._work = work
+        self._attempts = attempts
+        self._explain = explain
+
+    def send(self, contexts: Sequence[tuple[str, str]], workers: int) -> None:
+        """Nothing waits any more.
+
+        Raises:
+            BadSetting, NotReady: something does; the first reason that a worker met.
+        """
+        if workers == 1:
+            self._run(contexts)
+            return
+        with ThreadPoolExecutor(workers, "send") as pool:
             try:
-                _send_over(association, waiting, tally, on_progress, total)
-            finally:
-                _end(association)
-            waiting = [item for item in waiting if item.path not in tally.answers]
-        if len(waiting) < before:
-            failures, pause_s = 0, PAUSE_FIRST_S
-        else:
-            failures += 1
-        if waiting:
-            if failures >= attempts:
-                raise NotReady(
-                    f"{host}:{port} does not take images; {len(waiting)} {'is' if len(waiting) == 1 else 'are'} left"
-                )
-            logger.warning("send.again", extra={"left": len(waiting), "failures": failures})
+                running = [pool.submit(self._run, contexts) for _ in range(workers)]
+                errors = [error for one in running if (error := one.exception()) is not None]
+            except BaseException:
+                # Somebody pressed Ctrl-C: the pool waits for the files on their way, not for all of them.
+                self._work.stop()
+                raise
+        # A worker that the peer did not let in matters only where the others could not do its work.
+        if errors and (self._work.left or not all(isinstance(error, HeimdallrError) for error in errors)):
+            raise errors[0]
+
+    def _run(self, contexts: Sequence[tuple[str, str]]) -> None:
+        failures, pause_s = 0, PAUSE_FIRST_S
+        refusal = Refusal("no_answer", "does not take images", permanent=False)
+        while self._work.left:
+            association = associate(self._peer, contexts, self._tls)
+            done = 0
+            if isinstance(association, Refusal):
+                refusal = association
+                if refusal.permanent:
+                    raise BadSetting(self._words(refusal))
+            else:
+                self._work.opened()
+                try:
+                    done = _send_over(association, self._work)
+                finally:
+                    end(association)
+                refusal = Refusal("no_answer", "ends the association before it has answered", permanent=False)
+            failures, pause_s = (0, PAUSE_FIRST_S) if done else (failures + 1, pause_s)
+            left = self._work.left
+            if not left:
+                return
+            if failures >= self._attempts:
+                raise NotReady(f"{self._words(refusal)}; {left} {'image is' if left == 1 else 'images are'} left")
+            logger.warning("send.again", extra={"left": left, "failures": failures, "reason": refusal.kind})
             time.sleep(pause_s)
             pause_s = min(2 * pause_s, PAUSE_LAST_S)
 
-
-class _Entity(ApplicationEntity):
-    """Associates over a PromptSocket."""
-
-    def _create_socket(
-        self, assoc: Association, address: AddressInformation, tls_args: tuple[SSLContext, str] | None
-    ) -> AssociationSocket:
-        created = PromptSocket(assoc, address=address)
-        created.tls_args = tls_args
-        return created
+    def _words(self, refusal: Refusal) -> str:
+        more = self._explain(refusal)
+        return f"{self._peer.host}:{self._peer.port} {refusal.words}" + (f" ({more})" if more else "")
 
 
-def _associate(
-    waiting: Sequence[Outgoing], host: str, port: int, called_ae: str, calling_ae: str
-) -> Association | None:
-    """An association with all contexts the files need, or None where the peer is not there now.
-
-    Raises:
-        BadSetting: the peer rejects us permanently, or an AE title is malformed.
-    """
-    try:
-        entity = _Entity(calling_ae)
-        entity.connection_timeout = CONNECT_TIMEOUT_S
-        entity.acse_timeout = CONNECT_TIMEOUT_S
-        entity.dimse_timeout = ANSWER_TIMEOUT_S
-        entity.network_timeout = ANSWER_TIMEOUT_S
-        contexts = [
-            build_context(UID(sop_class), [UID(syntax)])
-            for sop_class, syntax in sorted({item.context for item in waiting})
-        ]
-        association = cast(Any, entity).associate(
-            host,
-            port,
-            contexts=contexts,
-            ae_title=called_ae,
-            max_pdu=MAX_PDU_BYTES,
-        )
-    except (ValueError, TypeError) as error:
-        raise BadSetting(f"AE title or address: {error}") from error
-    association = cast(Association, association)
-    if association.is_established:
-        return association
-    rejection = cast(Any, association.acceptor.primitive) if association.is_rejected else None
-    if rejection is not None and rejection.result == 0x01:
-        reason = {0x03: "calling AE title not recognised", 0x07: "called AE title not recognised"}.get(
-            int(rejection.diagnostic), "rejected"
-        )
-        raise BadSetting(f"{host}:{port} rejects the association: {reason}")
-    return None
-
-
-def _end(association: Association) -> None:
-    if association.is_established:
-        association.release()
-    else:
-        association.abort()
-
-
-def _send_over(
-    association: Association,
-    waiting: Sequence[Outgoing],
-    tally: _Tally,
-    on_progress: Progress | None,
-    total: int,
-) -> None:
-    """Files are sent until the last or until the association breaks; what was answered stands in `tally`."""
+def _send_over(association: Association, work: _Work) -> int:
+    """Files are sent until none waits or the association breaks; returns how many were answered."""
     accepted = {
         (str(context.abstract_syntax), str(context.transfer_syntax[0])): int(cast(int, context.context_id))
         for context in association.accepted_contexts
     }
-    for number, item in enumerate(waiting, start=1):
-        if not association.is_established:
-            return
-        context_id = accepted.get(item.context)
-        if context_id is None:
-            status: int | None = _NOT_SENT
-            reason = "the peer does not accept this SOP class in this transfer syntax"
-        else:
-            status, reason = _store(association, item, context_id, number), ""
+    done = 0
+    while association.is_established and (item := work.take()) is not None:
+        status: int | None = None
+        try:
+            context_id = accepted.get(item.context)
+            if context_id is None:
+                status, reason = _NOT_SENT, "the peer does not accept this SOP class in this transfer syntax"
+            else:
+                status, reason = _store(association, item, context_id, done + 1), ""
+        finally:
+            if status is None:
+                work.give_back(item)
         if status is None:
-            return
-        reason = reason or reason_of(status)
-        tally.answers[item.path] = FileStatus(str(item.path), item.sop_uid, status, reason)
-        if status == 0x0000:
-            tally.bytes_sent += item.path.stat().st_size - item.dataset_offset
-        if on_progress is not None:
-            on_progress(len(tally.answers), total)
+            return done
+        done += 1
+        work.answered(item, FileStatus(str(item.path), item.sop_uid, status, reason or reason_of(status)))
+    return done
 
 
 def _store(association: Association, item: Outgoing, context_id: int, number: int) -> int | None:

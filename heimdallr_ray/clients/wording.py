@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from urllib.parse import urlsplit
 
+from heimdallr_ray.clients.dimse import Refusal
 from heimdallr_ray.clients.files import MAX_NAMED, SkippedFile
-from heimdallr_ray.clients.send import SendReport
+from heimdallr_ray.clients.sent import SendReport
 from heimdallr_ray.clients.upload import UploadReport
-from heimdallr_ray.config import is_loopback
+from heimdallr_ray.config import Settings, is_loopback
 
 
 def page_base(url: str) -> str | None:
@@ -21,6 +22,18 @@ def local_base(host: str, port: int, dicom_host: str, dicom_port: int, url: str)
     """`url` where a C-STORE to `host:port` reaches the installation of the settings, else None."""
     same_machine = is_loopback(host) or host == dicom_host
     return page_base(url) if same_machine and port == dicom_port else None
+
+
+def local_rule(refusal: Refusal, settings: Settings) -> str:
+    """Which of this installation's settings a refusal by its own listener comes from; empty where it is none."""
+    names = ", ".join(settings.allowed_calling_aes)
+    return {
+        "called_ae": f"the listener here is called {settings.ae_title}, setting ae_title",
+        "calling_ae": f"setting allowed_calling_aes lets in {names}" if names else "",
+        "local_limit": f"setting max_associations is {settings.max_associations}",
+        "congestion": "the disk of the data folder is too full, `heimdallr doctor` tells",
+        "no_answer": "settings allowed_addresses and max_associations may be why, the listener's log tells",
+    }.get(refusal.kind, "")
 
 
 def page(base: str, study_uid: str) -> str:
