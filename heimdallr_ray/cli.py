@@ -16,6 +16,7 @@ import heimdallr_ray
 from heimdallr_ray.cli_audit import audit
 from heimdallr_ray.cli_clients import send, upload
 from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, failure, out, say, settings_of
+from heimdallr_ray.cli_intake import intake
 from heimdallr_ray.cli_models import models
 from heimdallr_ray.cli_series import series
 from heimdallr_ray.cli_tokens import tokens
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(models, name="models")
 app.add_typer(series, name="series")
 app.add_typer(audit, name="audit")
+app.add_typer(intake, name="intake")
 app.add_typer(tokens, name="tokens")
 DOWN_S = 20.0
 
@@ -185,19 +187,18 @@ def retry(
     from heimdallr_ray.catalog.database import Database
     from heimdallr_ray.catalog.retrying import retry_study
     from heimdallr_ray.ids import Uid
+    from heimdallr_ray.security.audit import AuditLog
+    from heimdallr_ray.security.audited import at_the_command_line, study_retried
 
     settings = settings_of(config, data_dir=data_dir)
     try:
         uid = Uid.parse(study_uid)
-        database = Database(settings.resolved_database_url)
+        database, audit, now = Database(settings.resolved_database_url), AuditLog.of(settings), SystemClock().now()
         with database.write() as session:
-            retry_study(
-                session,
-                uid,
-                now=SystemClock().now(),
-                max_attempts=settings.max_attempts,
-                actor=f"cli:{getpass.getuser()}",
+            job = retry_study(
+                session, uid, now=now, max_attempts=settings.max_attempts, actor=f"cli:{getpass.getuser()}"
             )
+            study_retried(audit, session, job, at_the_command_line(), now)
     except HeimdallrError as error:
         raise failure(error) from error
     say("queued")

@@ -121,6 +121,8 @@ def choose(
     from heimdallr_ray.catalog.retrying import choose_series
     from heimdallr_ray.catalog.studies import series_rows_of
     from heimdallr_ray.ids import Uid
+    from heimdallr_ray.security.audit import AuditLog
+    from heimdallr_ray.security.audited import at_the_command_line, series_chosen
 
     settings = settings_of(config, data_dir=data_dir)
     if not reason.strip():
@@ -133,7 +135,7 @@ def choose(
     try:
         uid = Uid.parse(study_uid)
         wanted = None if series_uid is None else Uid.parse(series_uid)
-        database = Database(settings.resolved_database_url)
+        database, audit, now = Database(settings.resolved_database_url), AuditLog.of(settings), SystemClock().now()
         try:
             with database.write() as session:
                 made = choose_series(
@@ -145,10 +147,11 @@ def choose(
                     keep_series=not by_rules,
                     reason=reason,
                     chosen_by=user,
-                    now=SystemClock().now(),
+                    now=now,
                     max_attempts=settings.max_attempts,
                     actor=f"cli:{user}",
                 )
+                series_chosen(audit, session, made, user, at_the_command_line(), now)
                 study_id = made.job.study_id
                 rows = [] if study_id is None else series_rows_of(session, study_id)
                 told = list(choice_lines(rows, made.before, made.choice))

@@ -7,7 +7,19 @@ import asyncio
 from fastapi import FastAPI
 
 from heimdallr_ray import __version__
-from heimdallr_ray.api import choose, dicomweb, events, explain, failures, health, pages, retry, studies, uploads
+from heimdallr_ray.api import (
+    choose,
+    dicomweb,
+    events,
+    explain,
+    failures,
+    health,
+    intake,
+    pages,
+    retry,
+    studies,
+    uploads,
+)
 from heimdallr_ray.api.access import ANYONE
 from heimdallr_ray.api.guard import Guard
 from heimdallr_ray.api.services import ApiServices
@@ -46,6 +58,7 @@ def create_app(services: ApiServices) -> FastAPI:
         uploads.build_router(),
         dicomweb.build_router(),
         health.build_router(),
+        intake.build_router(),
         pages.build_router(services.static_dir),
     ):
         app.include_router(router)

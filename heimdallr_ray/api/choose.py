@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from heimdallr_ray.api import views
-from heimdallr_ray.api.access import OPERATOR, SERVICES
+from heimdallr_ray.api.access import OPERATOR, SERVICES, actor_of
 from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.models import ChoiceView
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.catalog.choosing import MAX_NAME, MAX_REASON
 from heimdallr_ray.catalog.retrying import choose_series
 from heimdallr_ray.ids import Uid
+from heimdallr_ray.security.audited import series_chosen
 
 ACTOR = "api"
 MAX_ACTOR = 64
@@ -68,6 +69,7 @@ def build_router() -> APIRouter:
     )
     def choose(
         wanted: SeriesWanted,
+        request: Request,
         study_uid: str = Path(description="StudyInstanceUID.", max_length=64),
         services: ApiServices = SERVICES,
     ) -> SeriesChoiceAccepted:
@@ -78,6 +80,7 @@ def build_router() -> APIRouter:
         """
         uid = Uid.parse(study_uid)
         series_uid = None if wanted.series_uid is None else Uid.parse(wanted.series_uid)
+        now = services.clock.now()
         with services.database.write() as session:
             made = choose_series(
                 session,
@@ -88,10 +91,11 @@ def build_router() -> APIRouter:
                 keep_series=wanted.keep_series,
                 reason=wanted.reason,
                 chosen_by=wanted.chosen_by,
-                now=services.clock.now(),
+                now=now,
                 max_attempts=services.settings.max_attempts,
                 actor=f"{ACTOR}:{wanted.chosen_by.strip()}"[:MAX_ACTOR],
             )
+            series_chosen(services.audit, session, made, wanted.chosen_by, actor_of(request), now)
         choice = made.choice
         return SeriesChoiceAccepted(
             study_uid=uid,

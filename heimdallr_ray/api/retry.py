@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, Field
 
-from heimdallr_ray.api.access import OPERATOR, SERVICES
+from heimdallr_ray.api.access import OPERATOR, SERVICES, actor_of
 from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.catalog.retrying import retry_study
 from heimdallr_ray.ids import Uid
+from heimdallr_ray.security.audited import study_retried
 
 ACTOR = "api"
 
@@ -32,21 +33,25 @@ def build_router() -> APIRouter:
         summary="Work on it again",
     )
     def retry(
-        study_uid: str = Path(description="StudyInstanceUID.", max_length=64), services: ApiServices = SERVICES
+        request: Request,
+        study_uid: str = Path(description="StudyInstanceUID.", max_length=64),
+        services: ApiServices = SERVICES,
     ) -> RetryAccepted:
         """A failed, not applicable or cancelled study is queued again, with all its attempts.
 
         409 `not_retryable` in every other state.
         """
         uid = Uid.parse(study_uid)
+        now = services.clock.now()
         with services.database.write() as session:
-            retry_study(
+            job = retry_study(
                 session,
                 uid,
-                now=services.clock.now(),
+                now=now,
                 max_attempts=services.settings.max_attempts,
                 actor=ACTOR,
             )
+            study_retried(services.audit, session, job, actor_of(request), now)
         return RetryAccepted(study_uid=uid, state="queued")
 
     return router

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from typing import Protocol
 
 from sqlmodel import Session
 
-from heimdallr_ray.catalog.associations import AssociationOpened, last_sender
+from heimdallr_ray.catalog.associations import last_sender
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.catalog.tables import StudyRow
 from heimdallr_ray.clock import Clock
@@ -36,6 +37,35 @@ _ACCEPTED = {
 }
 
 
+class Candidate(Protocol):
+    """What is known of an association when it is accepted or refused."""
+
+    @property
+    def id(self) -> str:
+        """Ours; what instances name."""
+        ...
+
+    @property
+    def calling_ae(self) -> str:
+        """As the peer says."""
+        ...
+
+    @property
+    def called_ae(self) -> str:
+        """As the peer says."""
+        ...
+
+    @property
+    def address(self) -> str:
+        """Of the peer."""
+        ...
+
+    @property
+    def opened_at(self) -> datetime:
+        """When it was decided."""
+        ...
+
+
 class IntakeAudit:
     """The audit notes of one process. Safe for several threads; makes notes, and writes nothing itself."""
 
@@ -45,16 +75,13 @@ class IntakeAudit:
         self._gate = gate or FloodGate()
         self._lock = threading.Lock()
 
-    def association_accepted(self, opened: AssociationOpened) -> Note:
-        """An association was accepted; to be carried out with `associations.record_opened`."""
-        facts: dict[str, Fact] = {"association": opened.id, "called_ae": opened.called_ae}
-        return self._note(
-            Action.ASSOCIATION_ACCEPTED,
-            Actor.ae(opened.calling_ae, opened.address),
-            opened.opened_at,
-            Outcome.SUCCESS,
-            facts,
-        )
+    def association(self, what: str, candidate: Candidate, reason: str = "") -> Note | None:
+        """An association was `accepted`, to be carried out with its row; or it or its connection was `refused`."""
+        actor = Actor.ae(candidate.calling_ae, candidate.address)
+        if what != "accepted":
+            return self.refused(reason, actor, called_ae=candidate.called_ae)
+        facts: dict[str, Fact] = {"association": candidate.id, "called_ae": candidate.called_ae}
+        return self._note(Action.ASSOCIATION_ACCEPTED, actor, candidate.opened_at, Outcome.SUCCESS, facts)
 
     def refused(
         self, reason: str, actor: Actor, *, door: Door = Door.DICOM, called_ae: str | None = None
@@ -72,7 +99,7 @@ class IntakeAudit:
         if kept_back is None:
             return None
         facts: dict[str, Fact] = {"reason": reason}
-        if called_ae is not None:
+        if called_ae:
             facts["called_ae"] = called_ae
         if kept_back:
             facts["kept_back"] = kept_back

@@ -30,20 +30,21 @@ GATE_REASONS: Final = frozenset(
         "calling_ae",
         "command_too_long",
         "no_context",
+        "no_request",
         "object_too_large",
-        "pdu_malformed",
         "pdu_too_long",
         "protocol",
         "slow_sender",
-        "storage_full",
-        "tls_handshake",
+        "tls",
         "too_many_associations",
         "too_many_connections",
-        "too_many_connections_of_address",
+        "too_many_from_address",
         "too_many_requests",
     }
 )
 """Why a connection or an association is refused or cut, beside the codes of our errors."""
+WHATS: Final = frozenset({"refused", "rejected", "cut", "store", "request"})
+"""What was refused: a connection, an association, a connection that was open, an object, a request over HTTP."""
 MINUTES: Final = 60
 
 
@@ -84,11 +85,10 @@ class Figures:
     stored: Mapping[str, int] = field(default_factory=dict[str, int])
     """Objects by door."""
     stored_bytes: Mapping[str, int] = field(default_factory=dict[str, int])
-    duplicates: Mapping[str, int] = field(default_factory=dict[str, int])
     refused: Mapping[str, Mapping[str, int]] = field(default_factory=dict[str, Mapping[str, int]])
-    """By door, then by reason."""
+    """By door, then by what and why: `cut.slow_sender`."""
     refused_last_hour: Mapping[str, int] = field(default_factory=dict[str, int])
-    """By reason."""
+    """By what and why."""
     store_seconds: Mapping[str, HistogramValues] = field(default_factory=dict[str, HistogramValues])
     """By door; classes of STORE_BOUNDS_S."""
     sync_seconds: HistogramValues = HistogramValues((0,) * (len(SYNC_BOUNDS_S) + 1), 0.0)
@@ -96,8 +96,6 @@ class Figures:
     associations_opened: int = 0
     associations_closed: Mapping[str, int] = field(default_factory=dict[str, int])
     """By how they ended."""
-    committed: int = 0
-    commit_failures: int = 0
 
 
 class _Histogram:
@@ -126,30 +124,38 @@ class IntakeFigures:
         self._lock = threading.Lock()
         self._stored = dict.fromkeys(Door, 0)
         self._bytes = dict.fromkeys(Door, 0)
-        self._duplicates = dict.fromkeys(Door, 0)
         self._store_seconds = {door: _Histogram(STORE_BOUNDS_S) for door in Door}
         self._sync_seconds = _Histogram(SYNC_BOUNDS_S)
         self._refused: dict[Door, Counter[str]] = {door: Counter() for door in Door}
         self._minutes: deque[tuple[int, Counter[str]]] = deque(maxlen=MINUTES)
         self._opened = 0
         self._closed: Counter[str] = Counter()
-        self._committed = self._commit_failures = 0
 
-    def stored(self, door: Door, size: int, seconds: float) -> None:
-        """An object of `size` bytes was acknowledged, `seconds` after its first byte (C-STORE: after its command)."""
+    def stored(self, door: Door, n_bytes: int, seconds: float) -> None:
+        """An object of `n_bytes` was acknowledged, `seconds` after its first byte (C-STORE: after its command)."""
         with self._lock:
             self._stored[door] += 1
-            self._bytes[door] += size
+            self._bytes[door] += n_bytes
             self._store_seconds[door].add(seconds)
 
-    def duplicate(self, door: Door, count: int = 1) -> None:
-        """Of the stored objects, so many were there before with the same bytes."""
+    def taken_in(self, door: Door, objects: int, n_bytes: int, seconds: float) -> None:
+        """A request over HTTP with so many objects was stored, `seconds` after it began: one time for all of them."""
         with self._lock:
-            self._duplicates[door] += count
+            self._stored[door] += objects
+            self._bytes[door] += n_bytes
+            self._store_seconds[door].add(seconds)
 
     def refused(self, reason: str, door: Door = Door.DICOM) -> None:
-        """A connection, association, request or object was refused or cut; `reason` is one of REASONS."""
-        known = reason if reason in REASONS else OTHER
+        """Somebody was refused or cut off.
+
+        Args:
+            reason: one of REASONS, alone or behind one of WHATS (`store.too_large`); anything else counts as `other`.
+            door: which one.
+        """
+        what, dot, why = reason.rpartition(".")
+        known = why if why in REASONS else OTHER
+        if dot:
+            known = f"{what if what in WHATS else OTHER}.{known}"
         minute = int(self._clock.monotonic() // 60)
         with self._lock:
             self._refused[door][known] += 1
@@ -162,25 +168,15 @@ class IntakeFigures:
         with self._lock:
             self._opened += 1
 
-    def association_closed(self, how: How) -> None:
-        """An association has ended."""
+    def association_closed(self, how: How | None = None) -> None:
+        """An association has ended; None where nobody says how."""
         with self._lock:
-            self._closed[how.value] += 1
+            self._closed[how.value if how else OTHER] += 1
 
     def synced(self, seconds: float) -> None:
         """The disk took `seconds` for an fsync."""
         with self._lock:
             self._sync_seconds.add(seconds)
-
-    def committed(self, objects: int) -> None:
-        """So many acknowledged objects have become rows."""
-        with self._lock:
-            self._committed += objects
-
-    def commit_failed(self) -> None:
-        """A group of objects could not become rows, and will be tried again."""
-        with self._lock:
-            self._commit_failures += 1
 
     def figures(self) -> Figures:
         """All counts, of one moment."""
@@ -193,15 +189,12 @@ class IntakeFigures:
             return Figures(
                 stored=_by_word(self._stored),
                 stored_bytes=_by_word(self._bytes),
-                duplicates=_by_word(self._duplicates),
                 refused={door.value: dict(reasons) for door, reasons in self._refused.items() if reasons},
                 refused_last_hour=dict(recent),
                 store_seconds={door.value: one.values() for door, one in self._store_seconds.items()},
                 sync_seconds=self._sync_seconds.values(),
                 associations_opened=self._opened,
                 associations_closed=dict(self._closed),
-                committed=self._committed,
-                commit_failures=self._commit_failures,
             )
 
 

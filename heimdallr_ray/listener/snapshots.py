@@ -57,6 +57,14 @@ class ProcessState:
     open: tuple[OpenNow, ...] = ()
     waiting: int = 0
     """Acknowledged objects that wait in memory to become rows."""
+    committed: int = 0
+    """Objects that became rows since the start."""
+    duplicates: int = 0
+    """Objects that were there before with the same bytes."""
+    conflicts: int = 0
+    """Objects that came under a known SOP Instance UID with other bytes; both are kept."""
+    commit_failures: int = 0
+    """Groups of objects that could not become rows at once, and were tried again."""
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/intake": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The intake at a glance
+         * @description Who is connected, who sent last, what is on its way in, how much room there is.
+         */
+        get: operations["at_a_glance_api_v1_intake_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/ready": {
         parameters: {
             query?: never;
@@ -300,6 +320,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/metrics": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Figures for Prometheus
+         * @description Every process of the intake together. No patient data, AE titles or addresses.
+         */
+        get: operations["metrics_metrics_get"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/upload": {
         parameters: {
             query?: never;
@@ -406,6 +446,44 @@ export interface components {
             series_uid: string | null;
         };
         /**
+         * CommitmentView
+         * @description Requests for storage commitment.
+         */
+        CommitmentView: {
+            /**
+             * Failing
+             * @description Of those that wait, with a report that failed.
+             */
+            failing: number;
+            /** Given Up */
+            given_up: number;
+            /** Oldest Asked At */
+            oldest_asked_at: string | null;
+            /** Waiting */
+            waiting: number;
+        };
+        /**
+         * DiskView
+         * @description The disk of the data folder.
+         */
+        DiskView: {
+            /** Free Bytes */
+            free_bytes: number;
+            /**
+             * Level
+             * @description `well`, `warn` or `refuse`.
+             */
+            level: string;
+            /** Min Free Bytes */
+            min_free_bytes: number;
+            /** Refuse Percent */
+            refuse_percent: number;
+            /** Used Percent */
+            used_percent: number;
+            /** Warn Percent */
+            warn_percent: number;
+        };
+        /**
          * ErrorBody
          * @description What went wrong.
          */
@@ -468,6 +546,53 @@ export interface components {
             reason: string | null;
         };
         /**
+         * IntakeView
+         * @description The intake at one moment.
+         */
+        IntakeView: {
+            /**
+             * Associations
+             * @description Open now, the oldest first.
+             */
+            associations: components["schemas"]["OpenAssociationView"][];
+            /**
+             * At
+             * Format: date-time
+             */
+            at: string;
+            /**
+             * Audit Entries
+             * @description Length of the audit chain.
+             */
+            audit_entries: number;
+            commitment: components["schemas"]["CommitmentView"];
+            disk: components["schemas"]["DiskView"];
+            /** Processes */
+            processes: components["schemas"]["ProcessView"][];
+            /** Receiving */
+            receiving: number;
+            /**
+             * Refused Last Hour
+             * @description By what and why, `cut.slow_sender`; most first.
+             */
+            refused_last_hour: {
+                [key: string]: number;
+            };
+            /**
+             * Senders
+             * @description Of the last 30 days, the last seen first.
+             */
+            senders: components["schemas"]["SenderView"][];
+            /** Settling */
+            settling: number;
+            spool: components["schemas"]["SpoolView"];
+            /**
+             * Studies
+             * @description Received or settling, the longest wait first.
+             */
+            studies: components["schemas"]["OpenStudyView"][];
+        };
+        /**
          * JobView
          * @description The newest job of the study.
          */
@@ -522,6 +647,51 @@ export interface components {
             error: components["schemas"]["NoResultBody"];
         };
         /**
+         * OpenAssociationView
+         * @description One DICOM association that is open.
+         */
+        OpenAssociationView: {
+            /** Address */
+            address: string;
+            /** Calling Ae */
+            calling_ae: string;
+            /**
+             * Opened At
+             * Format: date-time
+             */
+            opened_at: string;
+            /** Refused */
+            refused: number;
+            /** Stored */
+            stored: number;
+        };
+        /**
+         * OpenStudyView
+         * @description A study that images may still come to.
+         */
+        OpenStudyView: {
+            /** Calling Ae */
+            calling_ae: string | null;
+            /** Door */
+            door: string;
+            /**
+             * First Received At
+             * Format: date-time
+             */
+            first_received_at: string;
+            /** Instances */
+            instances: number;
+            /**
+             * Last Received At
+             * Format: date-time
+             */
+            last_received_at: string;
+            /** State */
+            state: string;
+            /** Study Uid */
+            study_uid: string;
+        };
+        /**
          * OverlayView
          * @description A label map that the volume viewer may draw.
          */
@@ -548,6 +718,45 @@ export interface components {
              * @description The segmentation task that made it.
              */
             task: string;
+        };
+        /**
+         * ProcessView
+         * @description One process that takes images in.
+         */
+        ProcessView: {
+            /** Draining */
+            draining: boolean;
+            /** Healthy */
+            healthy: boolean;
+            /**
+             * Name
+             * @description `listener-0`, `http-0`, ...
+             */
+            name: string;
+            /** Open Associations */
+            open_associations: number;
+            /**
+             * Port
+             * @description Of DICOM; 0: none, or closed because the stack drains.
+             */
+            port: number;
+            /**
+             * Started At
+             * Format: date-time
+             */
+            started_at: string;
+            /**
+             * Stored
+             * @description Objects since its start, by door.
+             */
+            stored: {
+                [key: string]: number;
+            };
+            /**
+             * Told At
+             * Format: date-time
+             */
+            told_at: string;
         };
         /**
          * Readiness
@@ -661,6 +870,45 @@ export interface components {
             sha256: string;
             /** Version */
             version: number;
+        };
+        /**
+         * SenderView
+         * @description One sender: calling AE title and address as it gave them.
+         */
+        SenderView: {
+            /** Address */
+            address: string;
+            /** Associations */
+            associations: number;
+            /** Bytes */
+            bytes: number;
+            /** Calling Ae */
+            calling_ae: string;
+            /** Door */
+            door: string;
+            /** Duplicates */
+            duplicates: number;
+            /** Last Opened At */
+            last_opened_at: string | null;
+            /**
+             * Last Stored At
+             * @description When its last association with an image ended.
+             */
+            last_stored_at: string | null;
+            /**
+             * Open
+             * @description Associations that are open.
+             */
+            open: number;
+            /** Refused */
+            refused: number;
+            /** Stored */
+            stored: number;
+            /**
+             * Unclean
+             * @description Of these, aborted or lost.
+             */
+            unclean: number;
         };
         /**
          * SeriesChoiceAccepted
@@ -797,6 +1045,24 @@ export interface components {
              * @description SeriesInstanceUID; null: the rules choose again, but see `keep_series`.
              */
             series_uid: string | null;
+        };
+        /**
+         * SpoolView
+         * @description Acknowledged images on their way to the catalog.
+         */
+        SpoolView: {
+            /** Depth */
+            depth: number;
+            /**
+             * Oldest S
+             * @description Age of the oldest; null: there is none.
+             */
+            oldest_s: number | null;
+            /**
+             * Quarantined
+             * @description That could not become rows; kept, with their reasons.
+             */
+            quarantined: number;
         };
         /**
          * StageView
@@ -1197,6 +1463,53 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Health"];
+                };
+            };
+        };
+    };
+    at_a_glance_api_v1_intake_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["IntakeView"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
                 };
             };
         };
@@ -2130,6 +2443,44 @@ export interface operations {
             };
             /** @description Insufficient Storage */
             507: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+        };
+    };
+    metrics_metrics_get: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Prometheus' text format. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/plain": string;
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pytest
+from sqlmodel import Session
 
 from heimdallr_ray.catalog.associations import AssociationOpened, record_opened
 from heimdallr_ray.catalog.database import Database
@@ -31,6 +34,22 @@ def audit(clock: FakeClock) -> IntakeAudit:
     return IntakeAudit(AuditLog(KEY), clock)
 
 
+@dataclass
+class OpenAssociation:
+    """As a door knows it."""
+
+    id: str
+    calling_ae: str
+    called_ae: str
+    address: str
+    opened_at: datetime
+
+
+def carry_note(note: Note | None, session: Session) -> None:
+    assert note is not None
+    note(session)
+
+
 def carry_out(database: Database, *notes: Note | None) -> None:
     with database.write() as session:
         for note in notes:
@@ -53,12 +72,13 @@ def test_an_accepted_association_is_in_the_transaction_of_its_row(
     database: Database, audit: IntakeAudit, clock: FakeClock
 ) -> None:
     opened = AssociationOpened("a1", Door.DICOM, "CT_1", "HEIMDALLR", "192.0.2.7", clock.now())
+    candidate = OpenAssociation("a1", "CT_1", "HEIMDALLR", "192.0.2.7", clock.now())
     with pytest.raises(ZeroDivisionError), database.write() as session:
         record_opened(session, [opened])
-        audit.association_accepted(opened)(session)
+        carry_note(audit.association("accepted", candidate), session)
         raise ZeroDivisionError
     assert told(database) == []
-    carry_out(database, lambda session: record_opened(session, [opened]), audit.association_accepted(opened))
+    carry_out(database, lambda session: record_opened(session, [opened]), audit.association("accepted", candidate))
     assert told(database) == [
         (
             "association.accepted",
@@ -73,9 +93,9 @@ def test_an_accepted_association_is_in_the_transaction_of_its_row(
 def test_a_flood_of_refusals_is_one_entry_a_minute_and_its_count(
     database: Database, audit: IntakeAudit, clock: FakeClock
 ) -> None:
-    stranger = Actor.ae("NOBODY\r\n", "192.0.2.9")
+    stranger = OpenAssociation("", "NOBODY\r\n", "HEIMDALLR", "192.0.2.9", clock.now())
     for _ in range(500):
-        carry_out(database, audit.refused("calling_ae", stranger, called_ae="HEIMDALLR"))
+        carry_out(database, audit.association("refused", stranger, "calling_ae"))
     carry_out(database, audit.refused("unauthorized", Actor(ActorKind.ANONYMOUS, "", "192.0.2.9"), door=Door.UPLOAD))
     assert audit.due() == []
     clock.advance(61)

@@ -24,11 +24,9 @@ def test_objects_bytes_and_times_are_counted_by_door() -> None:
     figures.stored(Door.DICOM, 500, 0.001)
     figures.stored(Door.DICOM, 700, 0.0011)
     figures.stored(Door.STOW, 9, 99.0)
-    figures.duplicate(Door.DICOM)
     told = figures.figures()
     assert told.stored == {"dicom": 2, "upload": 0, "stow": 1}
     assert told.stored_bytes["dicom"] == 1200
-    assert told.duplicates["dicom"] == 1
     # A bound belongs to its class: 1 ms is within "up to 1 ms".
     assert told.store_seconds["dicom"].counts[:3] == (1, 1, 0)
     assert told.store_seconds["stow"].counts[-1] == 1
@@ -36,16 +34,14 @@ def test_objects_bytes_and_times_are_counted_by_door() -> None:
     assert told.store_seconds["stow"].seconds == 99.0
 
 
-def test_associations_commits_and_the_disk_are_counted() -> None:
+def test_associations_and_the_disk_are_counted() -> None:
     figures = IntakeFigures(FakeClock())
     figures.association_opened()
     figures.association_closed(How.ABORTED)
     figures.synced(0.004)
-    figures.committed(64)
-    figures.commit_failed()
+    figures.association_closed()
     told = figures.figures()
-    assert (told.associations_opened, told.associations_closed) == (1, {"aborted": 1})
-    assert (told.committed, told.commit_failures) == (64, 1)
+    assert (told.associations_opened, told.associations_closed) == (1, {"aborted": 1, "other": 1})
     assert sum(told.sync_seconds.counts) == 1
 
 
@@ -53,9 +49,14 @@ def test_no_peer_decides_how_many_reasons_there_are() -> None:
     figures = IntakeFigures(FakeClock())
     for number in range(1000):
         figures.refused(f"invented_{number}")
+        figures.refused(f"cut.invented_{number}")
+        figures.refused(f"{number}.called_ae")
     figures.refused("calling_ae")
     figures.refused("storage_full", Door.UPLOAD)
-    assert figures.figures().refused == {"dicom": {"other": 1000, "calling_ae": 1}, "upload": {"storage_full": 1}}
+    assert figures.figures().refused == {
+        "dicom": {"other": 1000, "cut.other": 1000, "other.called_ae": 1000, "calling_ae": 1},
+        "upload": {"storage_full": 1},
+    }
     assert {"unauthorized", "too_large", "not_dicom", "called_ae", "slow_sender"} <= REASONS
 
 

@@ -1,0 +1,252 @@
+"""Two routes for those who operate it: the intake at a glance, and the same in numbers for Prometheus."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime
+
+from fastapi import APIRouter, Request, Response
+from pydantic import BaseModel, Field
+
+from heimdallr_ray.api.access import READER, SCRAPER, SERVICES
+from heimdallr_ray.api.failures import documented
+from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.catalog.associations import LastSeen
+from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.listener import overview as intake
+from heimdallr_ray.listener.exposition import IntakeCollector, expose
+from heimdallr_ray.listener.overview import IntakeCounts, IntakeOverview, OpenStudy
+from heimdallr_ray.listener.room import Room, measure
+from heimdallr_ray.listener.snapshots import FOLDER, Snapshot, read_snapshots
+
+_log = logging.getLogger(__name__)
+
+
+class OpenAssociationView(BaseModel):
+    """One DICOM association that is open."""
+
+    calling_ae: str
+    address: str
+    opened_at: datetime
+    stored: int
+    refused: int
+
+
+class ProcessView(BaseModel):
+    """One process that takes images in."""
+
+    name: str = Field(description="`listener-0`, `http-0`, ...")
+    port: int = Field(description="Of DICOM; 0: none, or closed because the stack drains.")
+    healthy: bool
+    draining: bool
+    started_at: datetime
+    told_at: datetime
+    open_associations: int
+    stored: dict[str, int] = Field(description="Objects since its start, by door.")
+
+
+class SenderView(BaseModel):
+    """One sender: calling AE title and address as it gave them."""
+
+    calling_ae: str
+    address: str
+    door: str
+    last_opened_at: datetime | None
+    last_stored_at: datetime | None = Field(description="When its last association with an image ended.")
+    open: int = Field(description="Associations that are open.")
+    associations: int
+    unclean: int = Field(description="Of these, aborted or lost.")
+    stored: int
+    duplicates: int
+    refused: int
+    bytes: int
+
+
+class OpenStudyView(BaseModel):
+    """A study that images may still come to."""
+
+    study_uid: str
+    state: str
+    door: str
+    calling_ae: str | None
+    instances: int
+    first_received_at: datetime
+    last_received_at: datetime
+
+
+class SpoolView(BaseModel):
+    """Acknowledged images on their way to the catalog."""
+
+    depth: int
+    oldest_s: float | None = Field(description="Age of the oldest; null: there is none.")
+    quarantined: int = Field(description="That could not become rows; kept, with their reasons.")
+
+
+class DiskView(BaseModel):
+    """The disk of the data folder."""
+
+    level: str = Field(description="`well`, `warn` or `refuse`.")
+    used_percent: float
+    free_bytes: int
+    warn_percent: float
+    refuse_percent: float
+    min_free_bytes: int
+
+
+class CommitmentView(BaseModel):
+    """Requests for storage commitment."""
+
+    waiting: int
+    oldest_asked_at: datetime | None
+    failing: int = Field(description="Of those that wait, with a report that failed.")
+    given_up: int
+
+
+class IntakeView(BaseModel):
+    """The intake at one moment."""
+
+    at: datetime
+    processes: list[ProcessView]
+    associations: list[OpenAssociationView] = Field(description="Open now, the oldest first.")
+    senders: list[SenderView] = Field(description="Of the last 30 days, the last seen first.")
+    studies: list[OpenStudyView] = Field(description="Received or settling, the longest wait first.")
+    receiving: int
+    settling: int
+    spool: SpoolView
+    disk: DiskView
+    refused_last_hour: dict[str, int] = Field(description="By what and why, `cut.slow_sender`; most first.")
+    commitment: CommitmentView
+    audit_entries: int = Field(description="Length of the audit chain.")
+
+
+def view_of(found: IntakeOverview) -> IntakeView:
+    """The overview for a client."""
+    commitments = found.counts.commitments
+    opened = sorted((one for process in found.processes for one in process.state.open), key=lambda one: one.opened_at)
+    return IntakeView(
+        at=found.at,
+        processes=[_process(one) for one in found.processes],
+        associations=[
+            OpenAssociationView(
+                calling_ae=one.calling_ae,
+                address=one.address,
+                opened_at=one.opened_at,
+                stored=one.stored,
+                refused=one.refused,
+            )
+            for one in opened
+        ],
+        senders=[_sender(one) for one in found.senders],
+        studies=[_study(one) for one in found.studies],
+        receiving=found.counts.studies.get("receiving", 0),
+        settling=found.counts.studies.get("settling", 0),
+        spool=SpoolView(depth=found.spool.depth, oldest_s=found.spool.oldest_s, quarantined=found.spool.quarantined),
+        disk=DiskView(
+            level=found.level.value,
+            used_percent=round(found.room.used_percent, 2),
+            free_bytes=found.room.free_bytes,
+            warn_percent=found.marks.warn_percent,
+            refuse_percent=found.marks.refuse_percent,
+            min_free_bytes=found.marks.min_free_bytes,
+        ),
+        refused_last_hour=found.refusals,
+        commitment=CommitmentView(
+            waiting=commitments.depth,
+            oldest_asked_at=commitments.oldest_asked_at,
+            failing=commitments.failing,
+            given_up=commitments.given_up,
+        ),
+        audit_entries=found.counts.audit_entries,
+    )
+
+
+def _process(one: Snapshot) -> ProcessView:
+    return ProcessView(
+        name=one.place,
+        port=one.state.port,
+        healthy=one.state.healthy,
+        draining=one.state.draining,
+        started_at=one.started_at,
+        told_at=one.written_at,
+        open_associations=len(one.state.open),
+        stored=dict(one.figures.stored),
+    )
+
+
+def _sender(one: LastSeen) -> SenderView:
+    return SenderView(
+        calling_ae=one.calling_ae,
+        address=one.address,
+        door=one.door,
+        last_opened_at=one.opened_at,
+        last_stored_at=one.stored_at,
+        open=one.open,
+        associations=one.associations,
+        unclean=one.unclean,
+        stored=one.stored,
+        duplicates=one.duplicates,
+        refused=one.refused,
+        bytes=one.n_bytes,
+    )
+
+
+def _study(one: OpenStudy) -> OpenStudyView:
+    return OpenStudyView(
+        study_uid=one.study_uid,
+        state=one.state,
+        door=one.door,
+        calling_ae=one.calling_ae,
+        instances=one.n_instances,
+        first_received_at=one.first_received_at,
+        last_received_at=one.last_received_at,
+    )
+
+
+def collector_of(services: ApiServices) -> IntakeCollector:
+    """What is known now. A database or disk that does not answer is left out: the rest is what one looks for then."""
+    now = services.clock.now()
+    counts: IntakeCounts | None = None
+    room: Room | None = None
+    try:
+        with services.database.read() as session:
+            counts = intake.count(session)
+    except HeimdallrError as error:
+        _log.warning("metrics.without_database", extra={"code": error.code})
+    try:
+        room = measure(services.settings.data_dir)
+    except HeimdallrError as error:
+        _log.warning("metrics.without_disk", extra={"code": error.code})
+    processes = read_snapshots(services.settings.run_dir / FOLDER, now)
+    return IntakeCollector(processes, counts, intake.spool_state(services.settings.spool_dir, now), room)
+
+
+def build_router() -> APIRouter:
+    """GET /api/v1/intake and GET /metrics."""
+    router = APIRouter(tags=["operations"])
+
+    @router.get(
+        "/api/v1/intake",
+        dependencies=[READER],
+        responses=documented(401, 403, 503),
+        summary="The intake at a glance",
+    )
+    def at_a_glance(services: ApiServices = SERVICES) -> IntakeView:
+        """Who is connected, who sent last, what is on its way in, how much room there is."""
+        return view_of(intake.overview(services.settings, services.database, services.clock.now()))
+
+    @router.get(
+        "/metrics",
+        dependencies=[SCRAPER],
+        responses={
+            200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Prometheus' text format."},
+            **documented(401, 403),
+        },
+        response_class=Response,
+        summary="Figures for Prometheus",
+    )
+    def metrics(request: Request, services: ApiServices = SERVICES) -> Response:
+        """Every process of the intake together. No patient data, AE titles or addresses."""
+        content_type, body = expose(collector_of(services), request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": content_type})
+
+    return router

@@ -1,0 +1,160 @@
+"""`heimdallr intake`: what is coming in, for the person who operates it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+import typer
+
+from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, failure, out, settings_of
+from heimdallr_ray.clock import SystemClock
+from heimdallr_ray.errors import HeimdallrError
+
+if TYPE_CHECKING:
+    from heimdallr_ray.api.intake import IntakeView
+
+intake = typer.Typer(help="What is coming in: associations, senders, studies on their way.", no_args_is_help=True)
+
+
+@intake.callback()
+def group() -> None:
+    """What is coming in: associations, senders, studies on their way."""
+
+
+@intake.command()
+def status(config: ConfigOption = None, data_dir: DataDirOption = None, as_json: JsonOption = False) -> None:
+    """Ports, open associations, senders, studies that settle, spool, disk, refusals, commitment.
+
+    Reads the database and the data folder, so it answers whether the stack runs or not. Exit status 0: images can be
+    taken in over DICOM. 3: no listener runs. 1: one that runs is not well, or the disk is too full.
+    """
+    # The view is the one of GET /api/v1/intake: one document, whoever asks.
+    from heimdallr_ray.api.intake import view_of
+    from heimdallr_ray.catalog.database import Database
+    from heimdallr_ray.listener.overview import overview
+
+    settings = settings_of(config, data_dir=data_dir)
+    try:
+        database = Database(settings.resolved_database_url)
+        try:
+            view = view_of(overview(settings, database, SystemClock().now()))
+        finally:
+            database.close()
+    except HeimdallrError as error:
+        raise failure(error) from error
+    if as_json:
+        print(json.dumps(view.model_dump(mode="json")))  # noqa: T201
+    else:
+        for line in lines(view):
+            # What a sender wrote is no markup.
+            out.print(line, soft_wrap=True, markup=False)
+    raise typer.Exit(exit_status(view))
+
+
+def exit_status(view: IntakeView) -> int:
+    """0: open and well; 3: no listener; 1: something else."""
+    listeners = [one for one in view.processes if one.name.startswith("listener")]
+    if not listeners:
+        return 3
+    well = all(one.healthy and not one.draining for one in listeners)
+    return 0 if well and view.disk.level != "refuse" else 1
+
+
+def lines(view: IntakeView) -> Iterator[str]:
+    """What a person reads."""
+    yield from _processes(view)
+    disk = view.disk
+    yield (
+        f"disk          {disk.used_percent:.0f} % used, {disk.free_bytes >> 20} MiB free: {disk.level} "
+        f"(warns at {disk.warn_percent:g} %, refuses at {disk.refuse_percent:g} % "
+        f"or below {disk.min_free_bytes >> 20} MiB)"
+    )
+    oldest = "" if view.spool.oldest_s is None else f", the oldest {age(view.spool.oldest_s)} old"
+    yield f"spool         {view.spool.depth} acknowledged and not yet in the catalog{oldest}"
+    if view.spool.quarantined:
+        yield f"quarantine    {view.spool.quarantined} acknowledged that cannot become rows: spool/quarantine says why"
+    told = ", ".join(f"{about} {number}" for about, number in view.refused_last_hour.items())
+    yield f"refused       {told or 'nothing'} (last hour)"
+    commitment = view.commitment
+    waiting = f"{commitment.waiting} waiting"
+    if commitment.oldest_asked_at is not None:
+        waiting += f" since {stamp(commitment.oldest_asked_at)}, {commitment.failing} with a failed report"
+    yield f"commitment    {waiting}, {commitment.given_up} given up"
+    yield f"audit chain   {view.audit_entries} entries"
+    yield from _associations(view)
+    yield from _studies(view)
+    yield from _senders(view)
+
+
+def _processes(view: IntakeView) -> Iterator[str]:
+    if not any(one.name.startswith("listener") for one in view.processes):
+        yield "DICOM         no listener runs on this data folder"
+    for one in view.processes:
+        state = "draining" if one.draining else "well" if one.healthy else "NOT WELL"
+        port = f"port {one.port}" if one.port else "no port" if one.name.startswith("listener") else "HTTP"
+        stored = ", ".join(f"{number} by {door}" for door, number in one.stored.items() if number) or "none"
+        yield (
+            f"{one.name:<13} {port}, {state}, {one.open_associations} open, "
+            f"stored since {stamp(one.started_at)}: {stored}"
+        )
+
+
+def _associations(view: IntakeView) -> Iterator[str]:
+    if not view.associations:
+        yield "no association is open"
+        return
+    yield f"{'open now':<18} {'address':<24} {'since':<19} {'stored':>8} {'refused':>8}"
+    for one in view.associations:
+        yield (
+            f"{_shown(one.calling_ae):<18} {_shown(one.address):<24} {stamp(one.opened_at)} "
+            f"{one.stored:>8} {one.refused:>8}"
+        )
+
+
+def _studies(view: IntakeView) -> Iterator[str]:
+    number = view.receiving + view.settling
+    if not number:
+        yield "no study is being received"
+        return
+    yield f"{view.receiving} receiving, {view.settling} settling"
+    yield f"{'study':<64} {'state':<10} {'images':>7} {'last image':>12}  sender"
+    for one in view.studies:
+        quiet = age((view.at - one.last_received_at).total_seconds())
+        sender = _shown(one.calling_ae) if one.calling_ae else one.door
+        yield f"{one.study_uid:<64} {one.state:<10} {one.instances:>7} {quiet + ' ago':>12}  {sender}"
+    if number > len(view.studies):
+        yield f"and {number - len(view.studies)} more"
+
+
+def _senders(view: IntakeView) -> Iterator[str]:
+    if not view.senders:
+        yield "no sender was seen in the last 30 days"
+        return
+    header = ("sender", "address", "last seen", "last image", "stored", "refused", "unclean")
+    yield "{:<18} {:<24} {:<19} {:<19} {:>8} {:>8} {:>8}".format(*header)
+    for one in view.senders:
+        yield (
+            f"{_shown(one.calling_ae) or one.door:<18} {_shown(one.address):<24} {stamp(one.last_opened_at)} "
+            f"{stamp(one.last_stored_at)} {one.stored:>8} {one.refused:>8} {one.unclean:>8}"
+        )
+
+
+def _shown(said: str | None) -> str:
+    """What a sender wrote, on one line of a terminal."""
+    return "".join(one if one.isprintable() else "?" for one in said or "")
+
+
+def stamp(at: datetime | None) -> str:
+    """Local time, 19 characters."""
+    return f"{'never':<19}" if at is None else f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def age(seconds: float) -> str:
+    """A duration, as coarse as it is long."""
+    whole = max(0, int(seconds))
+    if whole < 120:
+        return f"{whole} s"
+    return f"{whole // 60} min" if whole < 7200 else f"{whole // 3600} h"
