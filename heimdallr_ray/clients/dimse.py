@@ -145,7 +145,7 @@ class _Socket(PromptSocket):
         self.assoc.requestor.address_info = AddressInformation.from_tuple(connection.getsockname())
 
 
-class _Entity(ApplicationEntity):
+class Entity(ApplicationEntity):
     """Associates over a _Socket."""
 
     def __init__(self, ae_title: str) -> None:
@@ -173,7 +173,7 @@ def associate(peer: Peer, contexts: Iterable[Context], tls: ssl.SSLContext | Non
         BadSetting: an AE title or the address is malformed.
     """
     try:
-        entity = _Entity(peer.calling_ae)
+        entity = Entity(peer.calling_ae)
         entity.connection_timeout = CONNECT_TIMEOUT_S
         entity.acse_timeout = CONNECT_TIMEOUT_S
         entity.dimse_timeout = ANSWER_TIMEOUT_S

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from pynetdicom.sop_class import CTImageStorage, Verification  # pyright: ignore[reportAttributeAccessIssue]
 
-from heimdallr_ray.clients.send import _Entity as PromptEntity  # pynetdicom's own leaves cut sockets open
+from heimdallr_ray.clients.dimse import Entity as PromptEntity  # pynetdicom's own leaves cut sockets open
 from heimdallr_ray.clients.send import send_folder
 from heimdallr_ray.listener import gate, guarded
 from heimdallr_ray.listener.wire import reader
