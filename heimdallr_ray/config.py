@@ -331,6 +331,8 @@ class Settings(BaseSettings):
             for name in ("dicom_tls_certificate", "dicom_tls_key", "dicom_tls_ca"):
                 if getattr(self, name) is None:
                     raise ValueError(f"dicom_tls is on: set {name}")
+        if self.dicom_tls_ca is None and any(peer.tls for peer in self.peers.values()):
+            raise ValueError("commitment_peers: a peer wants TLS: set dicom_tls_ca")
         if self.dicom_backend == "pynetdicom" and (self.listener_processes > 1 or self.dicom_tls == "on"):
             raise ValueError("dicom_backend pynetdicom has one process and no TLS")
         if self.renew_seconds * 2 > self.lease_seconds:

@@ -54,6 +54,13 @@ class Asked(StrEnum):
     """The Transaction UID belongs to other references; nothing changed."""
 
 
+class Recorded(NamedTuple):
+    """What asking has changed, and the id of the request's row."""
+
+    asked: Asked
+    id: str
+
+
 class Reference(NamedTuple):
     """One SOP instance of a request."""
 
@@ -71,8 +78,11 @@ class Failure(NamedTuple):
 class StoredCopy(NamedTuple):
     """One row of the catalog that has a SOP Instance UID."""
 
+    id: str
     sop_class_uid: str
     blob_sha256: str
+    durable: bool
+    """False: a power cut may still take its bytes."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +153,7 @@ def backoff_s(attempt: int) -> float:
     return min(BACKOFF_FIRST_S * 2.0 ** min(attempt - 1, 30), BACKOFF_LAST_S)
 
 
-def record_request(session: Session, request: CommitmentRequest, now: datetime, run_at: datetime) -> Asked:
+def record_request(session: Session, request: CommitmentRequest, now: datetime, run_at: datetime) -> Recorded:
     """The request is a row, in the caller's transaction; its report is due at `run_at`.
 
     Asked again with the same references, a request that waits is due at `run_at` too, and one that has ended waits
@@ -173,7 +183,7 @@ def record_request(session: Session, request: CommitmentRequest, now: datetime, 
         session.add(row)
         asked = Asked.NEW
     elif row.items_sha256 != digest:
-        return Asked.OTHER
+        return Recorded(Asked.OTHER, row.id)
     else:
         row.times_asked += 1
         row.asked_at = now
@@ -188,7 +198,7 @@ def record_request(session: Session, request: CommitmentRequest, now: datetime, 
         asked = Asked.AGAIN
     session.flush()
     _event(session, "commitment.asked", row.id, now, request.calling_ae, n_items=row.n_items, asked=asked.value)
-    return asked
+    return Recorded(asked, row.id)
 
 
 def claim(session: Session, owner: str, now: datetime, lease_s: float) -> CommitmentLease | None:
@@ -267,12 +277,26 @@ def postpone(session: Session, lease: CommitmentLease, now: datetime, pause_s: f
 
 
 def record_failure(
-    session: Session, lease: CommitmentLease, now: datetime, code: str, detail: str, *, refused: bool = False
+    session: Session,
+    lease: CommitmentLease,
+    now: datetime,
+    code: str,
+    detail: str,
+    *,
+    refused: bool = False,
+    of_peer: bool = True,
 ) -> datetime:
     """The report did not get through; returns when it is tried again.
 
-    Where the peer could not be reached (not `refused`), its other requests wait as long: one attempt at a time tells
-    whether it is back.
+    Args:
+        session: The caller's transaction.
+        lease: The attempt.
+        now: Of the database.
+        code: Why, as a word of ours.
+        detail: For a person; no patient data.
+        refused: The peer has answered the report with a failure.
+        of_peer: The peer could not be reached, so its other requests wait as long: one attempt at a time tells
+            whether it is back.
 
     Raises:
         StaleLease: another worker holds the request.
@@ -289,7 +313,7 @@ def record_failure(
         "error": detail[:_DETAIL_LIMIT],
     }
     _fenced(session, lease, values)
-    if not refused:
+    if of_peer:
         others = update(CommitmentRow).where(
             col(CommitmentRow.calling_ae) == lease.calling_ae,
             col(CommitmentRow.state) == CommitmentState.WAITING.value,
@@ -347,12 +371,18 @@ def stored_copies(session: Session, sop_instance_uids: Sequence[str]) -> Mapping
     found: dict[str, list[StoredCopy]] = {}
     for start in range(0, len(sop_instance_uids), _CHUNK):
         rows = session.exec(
-            select(InstanceRow.sop_uid, InstanceRow.sop_class_uid, InstanceRow.blob_sha256).where(
+            select(
+                InstanceRow.sop_uid,
+                InstanceRow.id,
+                InstanceRow.sop_class_uid,
+                InstanceRow.blob_sha256,
+                InstanceRow.durable,
+            ).where(  # pyright: ignore[reportCallIssue]
                 col(InstanceRow.sop_uid).in_(sop_instance_uids[start : start + _CHUNK])
             )
         )
-        for sop_uid, sop_class_uid, blob_sha256 in rows:
-            found.setdefault(sop_uid, []).append(StoredCopy(sop_class_uid, blob_sha256))
+        for sop_uid, *facts in rows:
+            found.setdefault(sop_uid, []).append(StoredCopy(*facts))
     return found
 
 

@@ -21,6 +21,8 @@ from heimdallr_ray.dicom.elements import EXPLICIT, IMPLICIT, Element, Encoding, 
 from heimdallr_ray.errors import CommitmentRefused, HeimdallrError, Rejected, StorageFull
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.listener.part10 import EXPLICIT_LITTLE, IMPLICIT_LITTLE
+from heimdallr_ray.security.audit import Action as AuditAction
+from heimdallr_ray.security.audit import Actor, AuditLog
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +156,12 @@ class CommitmentDesk:
     """Takes requests for commitment. Safe for several threads; several desks may share a database."""
 
     def __init__(
-        self, database: Database, clock: Clock, peers: Mapping[str, Peer], on_asked: Callable[[], None] | None = None
+        self,
+        database: Database,
+        clock: Clock,
+        peers: Mapping[str, Peer],
+        on_asked: Callable[[], None] | None = None,
+        audit: AuditLog | None = None,
     ) -> None:
         """A desk over a migrated `database`.
 
@@ -163,7 +170,9 @@ class CommitmentDesk:
             clock: Says when a request came and when its report is due.
             peers: Where reports go, by AE title.
             on_asked: Called after a request was recorded, so that a worker looks at once.
+            audit: Told of each request in its transaction.
         """
+        self._audit = audit
         self._database = database
         self._clock = clock
         self._peers = peers
@@ -235,7 +244,11 @@ class CommitmentDesk:
         request = CommitmentRequest(str(transaction_uid), references, calling_ae, address, association_id)
         now = self._clock.now()
         with self._database.write() as session:
-            asked = record_request(session, request, now, now + timedelta(seconds=REPORT_DELAY_S))
+            asked, row_id = record_request(session, request, now, now + timedelta(seconds=REPORT_DELAY_S))
+            if self._audit is not None and asked is not Asked.OTHER:
+                actor = Actor.ae(calling_ae, address)
+                facts = {"commitment": row_id, "references": len(references), "asked": asked.value}
+                self._audit.append(session, AuditAction.COMMITMENT_ASKED, actor, now=now, detail=facts)
         if asked is Asked.OTHER:
             raise CommitmentRefused(ActionStatus.INVALID_ARGUMENT, "the Transaction UID was used for other references")
         return request, asked

@@ -7,7 +7,7 @@ association goes to the configured address of the peer, never to where a request
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from ssl import SSLContext
@@ -21,10 +21,12 @@ from pynetdicom.presentation import build_context, build_role
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from heimdallr_ray.catalog.commitments import Failure, Reference
-from heimdallr_ray.config import Peer
+from heimdallr_ray.config import Peer, Settings
+from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, TRANSFER_SYNTAXES
 from heimdallr_ray.listener.transport import PromptSocket
+from heimdallr_ray.listener.wire.tls import client_context
 
 CONNECT_TIMEOUT_S: Final = 10.0
 ASSOCIATE_TIMEOUT_S: Final = 15.0
@@ -140,13 +142,28 @@ class _Entity(ApplicationEntity):
 class ReportSender:
     """A `SendReport` over pynetdicom: one association for each report."""
 
-    def __init__(self, ae_title: str) -> None:
-        """Reports come from `ae_title`."""
+    def __init__(self, ae_title: str, tls: Callable[[], SSLContext] | None = None) -> None:
+        """Reports come from `ae_title`; `tls` makes the context for peers that want it."""
         self._ae_title = ae_title.strip()
+        self._tls = tls
+
+    @classmethod
+    def of(cls, settings: Settings) -> ReportSender:
+        """With our AE title, and the certificates of `settings` for peers that want TLS."""
+        authorities = settings.dicom_tls_ca
+        if authorities is None:
+            return cls(settings.ae_title)
+        certificate, key = settings.dicom_tls_certificate, settings.dicom_tls_key
+        return cls(settings.ae_title, lambda: client_context(certificate, key, authorities))
 
     def __call__(self, peer: Peer, report: Report) -> DeliveryOutcome:
         """How the attempt ended. Takes at most `LONGEST_S`."""
-        association = self._associate(peer)
+        if peer.tls and self._tls is None:
+            return DeliveryOutcome(Delivery.UNREACHABLE, detail="the peer wants TLS: set dicom_tls_ca")
+        try:
+            association = self._associate(peer)
+        except BadSetting as error:
+            return DeliveryOutcome(Delivery.UNREACHABLE, detail=error.detail)
         if not association.is_established:
             return _not_established(association, peer)
         try:
@@ -178,6 +195,7 @@ class ReportSender:
             ae_title=peer.ae_title,
             max_pdu=MAX_PDU_BYTES,
             ext_neg=[build_role(UID(PUSH_MODEL), scu_role=False, scp_role=True)],
+            tls_args=(self._tls(), peer.host) if peer.tls and self._tls is not None else None,
         )
         return cast(Association, association)
 

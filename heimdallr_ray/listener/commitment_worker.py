@@ -17,13 +17,14 @@ from sqlmodel import Session
 from heimdallr_ray.catalog import commitments
 from heimdallr_ray.catalog.commitments import CommitmentLease, Failure, Reference, StoredCopy
 from heimdallr_ray.catalog.database import Database
+from heimdallr_ray.catalog.durability import mark_durable
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Peer
-from heimdallr_ray.errors import HeimdallrError, StaleLease
+from heimdallr_ray.errors import HeimdallrError, StaleLease, StorageFailed, StorageFull
+from heimdallr_ray.ids import Sha256
 from heimdallr_ray.listener.commitment_report import (
     LONGEST_S,
     Delivery,
-    DeliveryOutcome,
     FailureReason,
     Report,
     SendReport,
@@ -31,6 +32,7 @@ from heimdallr_ray.listener.commitment_report import (
 )
 from heimdallr_ray.queue.owners import is_dead_here, owner_name
 from heimdallr_ray.queue.statements import DATABASE_TIME
+from heimdallr_ray.security.audit import Action, Actor, AuditLog, Fact, Outcome
 from heimdallr_ray.storage.blobs import BlobStore
 
 logger = logging.getLogger(__name__)
@@ -76,6 +78,7 @@ class CommitmentWorker:
         flush: Flush,
         *,
         max_age_s: float,
+        audit: AuditLog | None = None,
         lease_s: float = LEASE_S,
         missing_grace_s: float = MISSING_GRACE_S,
         scan_s: float = SCAN_S,
@@ -90,6 +93,7 @@ class CommitmentWorker:
             send: Tells a peer.
             flush: The receiver's.
             max_age_s: A request that was last asked for longer ago is given up.
+            audit: Told of each answer in its transaction.
             lease_s: How long a request belongs to a worker without renewal; more than a report may take.
             missing_grace_s: How long an instance that is not a row is waited for.
             scan_s: How often the database is asked.
@@ -101,6 +105,7 @@ class CommitmentWorker:
         self._send = send
         self._flush = flush
         self._max_age_s = max_age_s
+        self._audit = audit
         self._lease_s = lease_s
         self._missing_grace_s = missing_grace_s
         self._scan_s = scan_s
@@ -189,13 +194,16 @@ class CommitmentWorker:
         peer = self._peers.get(lease.calling_ae)
         if peer is None:
             detail = "the AE title is not in the setting commitment_peers any more"
-            self._failed(lease, DeliveryOutcome(Delivery.UNREACHABLE, detail=detail))
+            self._failed(lease, Delivery.UNREACHABLE.value, detail, of_peer=True)
             return
         failures, looked = lease.failures, False
         checked_at = lease.checked_at
         if checked_at is None or not 0 <= (now - checked_at).total_seconds() <= RECHECK_S:
             try:
                 failures, looked = self._check(lease, now), True
+            except (StorageFull, StorageFailed) as error:
+                self._failed(lease, error.code, error.detail, of_peer=False)
+                return
             except _NotYet:
                 with self._database.write() as session:
                     commitments.postpone(session, lease, self._now(session), MISSING_PAUSE_S)
@@ -207,7 +215,9 @@ class CommitmentWorker:
         outcome = self._send(peer, Report(lease.transaction_uid, lease.references, failures))
         if outcome.delivery is Delivery.TOLD:
             with self._database.write() as session:
-                commitments.record_told(session, lease, self._now(session), len(failures), outcome.detail or None)
+                now = self._now(session)
+                commitments.record_told(session, lease, now, len(failures), outcome.detail or None)
+                self._tell_audit(session, lease, now, Outcome.SUCCESS, {"failed": len(failures)})
             logger.info(
                 "commitment.told",
                 extra={
@@ -220,22 +230,22 @@ class CommitmentWorker:
         elif outcome.delivery is Delivery.REFUSED and lease.refusals + 1 >= MAX_REFUSALS:
             self._give_up(lease, outcome.delivery.value, f"{outcome.detail}, for the {MAX_REFUSALS}th time")
         else:
-            self._failed(lease, outcome)
+            of_peer = outcome.delivery is not Delivery.REFUSED
+            self._failed(lease, outcome.delivery.value, outcome.detail, of_peer=of_peer)
 
-    def _failed(self, lease: CommitmentLease, outcome: DeliveryOutcome) -> None:
+    def _failed(self, lease: CommitmentLease, code: str, detail: str, *, of_peer: bool) -> None:
+        """The request waits for its next attempt; `of_peer`: the others of its peer would have failed too."""
         with self._database.write() as session:
             now = self._now(session)
-            refused = outcome.delivery is Delivery.REFUSED
-            run_at = commitments.record_failure(
-                session, lease, now, outcome.delivery.value, outcome.detail, refused=refused
-            )
+            refused = code == Delivery.REFUSED.value
+            run_at = commitments.record_failure(session, lease, now, code, detail, refused=refused, of_peer=of_peer)
         logger.warning(
             "commitment.not_told",
             extra={
                 "commitment": lease.id,
                 "peer": lease.calling_ae,
-                "code": outcome.delivery.value,
-                "reason": outcome.detail,
+                "code": code,
+                "reason": detail,
                 "attempt": lease.attempt + 1,
                 "again_in_s": round((run_at - now).total_seconds()),
             },
@@ -243,11 +253,22 @@ class CommitmentWorker:
 
     def _give_up(self, lease: CommitmentLease, code: str, detail: str) -> None:
         with self._database.write() as session:
-            commitments.give_up(session, lease, self._now(session), code, detail)
+            now = self._now(session)
+            commitments.give_up(session, lease, now, code, detail)
+            self._tell_audit(session, lease, now, Outcome.FAILED, {"reason": code})
         logger.error(
             "commitment.given_up",
             extra={"commitment": lease.id, "peer": lease.calling_ae, "code": code, "reason": detail},
         )
+
+    def _tell_audit(
+        self, session: Session, lease: CommitmentLease, now: datetime, outcome: Outcome, facts: Mapping[str, Fact]
+    ) -> None:
+        if self._audit is None:
+            return
+        told = {"commitment": lease.id, "peer": lease.calling_ae, "references": len(lease.references), **facts}
+        actor = Actor.system("commitment")
+        self._audit.append(session, Action.COMMITMENT_ANSWERED, actor, now=now, outcome=outcome, detail=told)
 
     # What is there ---------------------------------------------------------------------------------------------------
 
@@ -256,6 +277,7 @@ class CommitmentWorker:
 
         Raises:
             _NotYet: an instance is missing that may become a row soon.
+            StorageFull, StorageFailed: it cannot be made sure of that the disk has all bytes.
             StaleLease: the request was lost while the disk was read.
         """
         uids = sorted({reference.sop_instance_uid for reference in lease.references})
@@ -275,7 +297,21 @@ class CommitmentWorker:
                 renewed = self._clock.monotonic()
                 with self._database.write() as session:
                     commitments.renew(session, lease, self._now(session), self._lease_s)
+        self._make_durable(lease, copies, verified)
         return failures_of(reasons)
+
+    def _make_durable(
+        self, lease: CommitmentLease, copies: Mapping[str, Sequence[StoredCopy]], verified: Mapping[str, bool]
+    ) -> None:
+        """No power cut takes what is committed, also where images are acknowledged before the disk has them."""
+        loose = [one for group in copies.values() for one in group if verified.get(one.blob_sha256) and not one.durable]
+        if not loose:
+            return
+        if missing := self._blobs.harden(Sha256(one.blob_sha256) for one in loose):
+            raise StorageFailed(f"{len(missing)} blobs vanished while they were looked at")
+        with self._database.write() as session:
+            mark_durable(session, [one.id for one in loose])
+            commitments.renew(session, lease, self._now(session), self._lease_s)
 
     def _copies(self, uids: Sequence[str]) -> Mapping[str, list[StoredCopy]]:
         with self._database.read() as session:

@@ -21,6 +21,7 @@ from heimdallr_ray.listener.registry import Registry
 from heimdallr_ray.listener.scp import StoreScp
 from heimdallr_ray.listener.wire.server import WireScp
 from heimdallr_ray.listener.wire.tls import server_context
+from heimdallr_ray.security.audit import AuditLog
 from heimdallr_ray.storage.blobs import BlobStore
 
 logger = logging.getLogger(__name__)
@@ -61,16 +62,18 @@ class ListenerService:
         self._started = clock.monotonic()
         self._draining = False
         self.receiver = Receiver(settings, database, blobs, clock)
+        audit = AuditLog.of(settings)
         self.commitments = CommitmentWorker(
             database,
             blobs,
             clock,
             settings.peers,
-            ReportSender(settings.ae_title),
+            ReportSender.of(settings),
             self.receiver.flush,
             max_age_s=settings.commitment_days * 86400,
+            audit=audit,
         )
-        desk = CommitmentDesk(database, clock, settings.peers, self.commitments.wake)
+        desk = CommitmentDesk(database, clock, settings.peers, self.commitments.wake, audit)
         self.registry = Registry(GateRules.of(settings), self.receiver, clock)
         self.scp: IntakeBackend = backend_of(settings, self.registry, desk)
         self.watcher = CompletionWatcher(

@@ -41,9 +41,11 @@ def test_what_names_no_peer_is_refused(text: str) -> None:
 
 def test_peers_come_from_variable_and_file_alike(tmp_path: Path) -> None:
     file = tmp_path / "heimdallr.toml"
-    file.write_text('commitment_peers = ["CT1=10.0.0.5:104", "PACS=tls:pacs:2762"]', encoding="utf-8")
+    file.write_text(
+        'commitment_peers = ["CT1=10.0.0.5:104", "PACS=tls:pacs:2762"]\ndicom_tls_ca = "ca.pem"', encoding="utf-8"
+    )
     of_file = load({}, config_file=file)
-    of_variable = load({"HEIMDALLR_COMMITMENT_PEERS": "CT1=10.0.0.5:104, PACS=tls:pacs:2762,"})
+    of_variable = load({"HEIMDALLR_COMMITMENT_PEERS": "CT1=10.0.0.5:104, PACS=tls:pacs:2762,"}, dicom_tls_ca="ca.pem")
     assert of_file.peers == of_variable.peers
     assert of_file.peers["PACS"] == Peer("PACS", "pacs", 2762, tls=True)
 
@@ -55,3 +57,8 @@ def test_a_title_that_is_named_twice_is_refused() -> None:
 
 def test_every_list_may_be_a_variable() -> None:
     assert load({"HEIMDALLR_MEASUREMENTS": "a, b"}).measurements == ("a", "b")
+
+
+def test_a_peer_that_wants_tls_needs_an_authority() -> None:
+    with pytest.raises(BadSetting, match="set dicom_tls_ca"):
+        load({}, commitment_peers=["PACS=tls:pacs:2762"])

@@ -32,7 +32,7 @@ def asked(number: int = 1, peer: str = "CT1", instance: str = "1.2.3") -> Commit
 def record(database: Database, request: CommitmentRequest, at_s: float = 0.0) -> Asked:
     now = EPOCH + timedelta(seconds=at_s)
     with database.write() as session:
-        return commitments.record_request(session, request, now, now)
+        return commitments.record_request(session, request, now, now).asked
 
 
 def claim(database: Database, at_s: float = 0.0, owner: str = "host/1/a") -> CommitmentLease | None:
@@ -139,7 +139,7 @@ def test_a_refused_report_keeps_no_other_waiting(database: Database) -> None:
     record(database, asked(2), 0.1)
     lease = held(database)
     with database.write() as session:
-        commitments.record_failure(session, lease, EPOCH, "refused", "0x0110", refused=True)
+        commitments.record_failure(session, lease, EPOCH, "refused", "0x0110", refused=True, of_peer=False)
     assert held(database, 1).transaction_uid == "1.2.99.2"
     assert rows(database)[0].refusals == 1
 

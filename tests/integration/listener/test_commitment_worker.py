@@ -14,7 +14,7 @@ import pytest
 from sqlmodel import select
 
 from heimdallr_ray.catalog.commitments import Asked
-from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow, StudyRow
+from heimdallr_ray.catalog.tables import AuditRow, InstanceRow, SeriesRow, StudyRow
 from heimdallr_ray.config import Peer
 from heimdallr_ray.errors import DatabaseBusy, StorageFull
 from heimdallr_ray.listener.commitment import REPORT_DELAY_S, ActionStatus, CommitmentDesk
@@ -26,6 +26,7 @@ from heimdallr_ray.listener.commitment_worker import (
     RECHECK_S,
     CommitmentWorker,
 )
+from heimdallr_ray.security.audit import AuditLog
 from tests.support.clock import FakeClock
 from tests.support.commitment import CT, IMPLICIT, MR, report_peer, request, rows
 from tests.support.intake import Intake, wait_for
@@ -327,3 +328,24 @@ def test_what_a_killed_worker_was_telling_is_told_by_the_next(tmp_path: Path) ->
             worker.stop()
     assert time.monotonic() - started < 10, "without waiting for the lease of a dead process"
     assert [told.committed for told in peer.told] == [["1.2.3"]] and rows(bench.intake.database)[0].fence == 2
+
+
+def test_requests_and_answers_stand_in_the_audit_chain(bench: Bench) -> None:
+    log = AuditLog.of(bench.intake.settings)
+    bench.desk = CommitmentDesk(bench.intake.database, bench.clock, PEERS, audit=log)
+    bench.store("1.2.3", b"x")
+    bench.ask()
+    assert bench.another(audit=log).step()
+    bench.ask(transaction="1.2.99.2")
+    assert bench.another(audit=log, max_age_s=0.1).step()
+    with bench.intake.database.read() as session:
+        entries = session.exec(
+            select(AuditRow).where(AuditRow.action.startswith("commitment")).order_by(AuditRow.id)
+        ).all()
+    assert [(entry.action, entry.outcome, entry.actor_kind, entry.actor_name) for entry in entries] == [
+        ("commitment.asked", "success", "ae", "CT1"),
+        ("commitment.answered", "success", "system", "commitment"),
+        ("commitment.asked", "success", "ae", "CT1"),
+        ("commitment.answered", "failed", "system", "commitment"),
+    ]
+    assert entries[0].actor_address == "10.0.0.5" and "1.2.99" not in "".join(entry.detail for entry in entries)
