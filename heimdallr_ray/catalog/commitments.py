@@ -15,6 +15,7 @@ from enum import StrEnum
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy import ColumnElement, CursorResult, and_, func, or_, text, update
+from sqlalchemy import select as sa_select
 from sqlmodel import Session, col, select
 
 from heimdallr_ray.catalog.events import record_event
@@ -370,19 +371,15 @@ def stored_copies(session: Session, sop_instance_uids: Sequence[str]) -> Mapping
     """Every row that has one of these SOP Instance UIDs; the same UID may have come with several contents."""
     found: dict[str, list[StoredCopy]] = {}
     for start in range(0, len(sop_instance_uids), _CHUNK):
-        rows = session.exec(
-            select(
-                InstanceRow.sop_uid,
-                InstanceRow.id,
-                InstanceRow.sop_class_uid,
-                InstanceRow.blob_sha256,
-                InstanceRow.durable,
-            ).where(  # pyright: ignore[reportCallIssue]
-                col(InstanceRow.sop_uid).in_(sop_instance_uids[start : start + _CHUNK])
-            )
-        )
-        for sop_uid, *facts in rows:
-            found.setdefault(sop_uid, []).append(StoredCopy(*facts))
+        wanted = sa_select(
+            col(InstanceRow.sop_uid),
+            col(InstanceRow.id),
+            col(InstanceRow.sop_class_uid),
+            col(InstanceRow.blob_sha256),
+            col(InstanceRow.durable),
+        ).where(col(InstanceRow.sop_uid).in_(sop_instance_uids[start : start + _CHUNK]))
+        for sop_uid, row_id, sop_class_uid, blob_sha256, durable in session.connection().execute(wanted):
+            found.setdefault(sop_uid, []).append(StoredCopy(row_id, sop_class_uid, blob_sha256, durable))
     return found
 
 
@@ -403,23 +400,23 @@ def outbox(session: Session) -> CommitmentOutbox:
 
 def pending(session: Session, limit: int = 100) -> list[PendingCommitment]:
     """Requests that wait for their report, the oldest first."""
-    rows = session.exec(
-        select(
-            CommitmentRow.id,
-            CommitmentRow.calling_ae,
-            CommitmentRow.n_items,
-            CommitmentRow.n_failed,
-            CommitmentRow.asked_at,
-            CommitmentRow.run_at,
-            CommitmentRow.attempt,
-            CommitmentRow.error_code,
-            CommitmentRow.error,
-        )  # pyright: ignore[reportCallIssue]
-        .where(CommitmentRow.state == CommitmentState.WAITING.value)
+    wanted = (
+        sa_select(
+            col(CommitmentRow.id),
+            col(CommitmentRow.calling_ae),
+            col(CommitmentRow.n_items),
+            col(CommitmentRow.n_failed),
+            col(CommitmentRow.asked_at),
+            col(CommitmentRow.run_at),
+            col(CommitmentRow.attempt),
+            col(CommitmentRow.error_code),
+            col(CommitmentRow.error),
+        )
+        .where(col(CommitmentRow.state) == CommitmentState.WAITING.value)
         .order_by(col(CommitmentRow.asked_at), col(CommitmentRow.id))
         .limit(limit)
     )
-    return [PendingCommitment(*row) for row in rows]
+    return [PendingCommitment(*row) for row in session.connection().execute(wanted)]
 
 
 def _end(

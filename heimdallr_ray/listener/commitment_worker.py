@@ -56,7 +56,7 @@ MAX_PER_SCAN: Final = 1000
 class Flush(Protocol):
     """Makes rows of what was acknowledged."""
 
-    def __call__(self, timeout_s: float) -> bool:
+    def __call__(self, timeout_s: float, /) -> bool:
         """True once all that this process acknowledged is a row."""
         ...
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import ssl
 import struct
 import threading
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from pydicom.dataset import Dataset
 from pynetdicom import AE, _config, build_role, evt
-from pynetdicom.sop_class import StorageCommitmentPushModel, StorageCommitmentPushModelInstance
-from sqlmodel import select
+from pynetdicom.sop_class import (
+    StorageCommitmentPushModel,  # pyright: ignore[reportAttributeAccessIssue]
+    StorageCommitmentPushModelInstance,
+)
+from sqlmodel import col, select
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.tables import CommitmentRow
@@ -99,8 +103,14 @@ class ReportPeer:
     """Takes reports on a port of its own; `answer` gives the status of each, `role` whether it answers the role."""
 
     def __init__(
-        self, ae_title: str = PEER_AE, *, answer: Callable[[Told], int] = lambda _: 0, role: bool = True
+        self,
+        ae_title: str = PEER_AE,
+        *,
+        answer: Callable[[Told], int] = lambda _: 0,
+        role: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
+        self.tls = tls
         self.ae_title = ae_title
         self.told: list[Told] = []
         self.answer = answer
@@ -120,12 +130,14 @@ class ReportPeer:
             entity.add_supported_context(StorageCommitmentPushModel, scu_role=False, scp_role=True)
         else:
             entity.add_supported_context(StorageCommitmentPushModel)
-        handlers = [
+        handlers: list[Any] = [
             (evt.EVT_N_EVENT_REPORT, self._on_report),
             (evt.EVT_ACCEPTED, self._on_accepted),
             (evt.EVT_CONN_CLOSE, self._on_closed),
         ]
-        self._server = entity.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
+        self._server = entity.start_server(
+            ("127.0.0.1", port), block=False, evt_handlers=handlers, ssl_context=self.tls
+        )
         self.port = self._server.server_address[1]
 
     def stop(self) -> None:
@@ -146,7 +158,9 @@ class ReportPeer:
 
     def _on_report(self, event: evt.Event) -> tuple[int, None]:
         told = Told(
-            int(event.request.EventTypeID), event.event_information, str(event.assoc.requestor.ae_title).strip()
+            int(cast(Any, event.request).EventTypeID),
+            event.event_information,
+            str(event.assoc.requestor.ae_title).strip(),
         )
         status = self.answer(told)
         with self._lock:
@@ -167,7 +181,7 @@ def report_peer(ae_title: str = PEER_AE, **options: Any) -> Generator[ReportPeer
 
 def rows(database: Database) -> Sequence[CommitmentRow]:
     with database.read() as session:
-        return session.exec(select(CommitmentRow).order_by(CommitmentRow.first_asked_at)).all()
+        return session.exec(select(CommitmentRow).order_by(col(CommitmentRow.first_asked_at))).all()
 
 
 __all__ = ["CT", "EXPLICIT", "IMPLICIT", "MR", "PEER_AE", "ReportPeer", "Told", "ask", "build_role", "report_peer"]

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from datetime import timedelta
+from typing import Any, cast
 
 import pytest
 
@@ -203,7 +204,15 @@ def test_workers_of_several_processes_tell_each_request_once_and_a_peer_one_at_a
     peers = {f"CT{number}": Peer(f"CT{number}", "127.0.0.1", 104) for number in range(3)}
     workers = [
         CommitmentWorker(
-            database, _NoBlobs(), clock, peers, send, lambda _: True, max_age_s=60, missing_grace_s=0, scan_s=0.05
+            database,
+            cast(Any, _NoBlobs()),
+            clock,
+            peers,
+            send,
+            lambda _: True,
+            max_age_s=60,
+            missing_grace_s=0,
+            scan_s=0.05,
         )
         for _ in range(4)
     ]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from heimdallr_ray.catalog.commitments import outbox
+from heimdallr_ray.catalog.tables import CommitmentRow
 from heimdallr_ray.listener.commitment import MAX_REFERENCES
+from heimdallr_ray.listener.wire.tls import server_context
+from tests.support.certificates import authority
 from tests.support.commitment import (
     CT,
     MR,
@@ -170,3 +174,31 @@ def test_a_peer_that_hangs_does_not_keep_the_listener_from_stopping(tmp_path: Pa
             started = time.monotonic()
         assert time.monotonic() - started < 8
     assert rows(intake.database)[0].state == "waiting"
+
+
+def tried(intake: Intake) -> CommitmentRow | None:
+    """The request, once its report has got through or failed."""
+    return next((row for row in rows(intake.database) if row.attempt or row.ended_at), None)
+
+
+@pytest.mark.peers("storescu", "openssl")
+def test_a_peer_that_wants_tls_is_called_by_tls_and_must_be_who_it_is(tmp_path: Path) -> None:
+    ours, strangers = authority(tmp_path / "ours"), authority(tmp_path / "strangers", "stranger")
+    own = ours.issue("heimdallr")
+    for signed_by, expected in ((ours, "told"), (strangers, "waiting")):
+        theirs = signed_by.issue("sender")
+        with report_peer(tls=server_context(theirs.certificate, theirs.key, ours.certificate)) as peer:
+            intake = Intake(
+                tmp_path / expected,
+                commitment_peers=[f"{peer.ae_title}=tls:127.0.0.1:{peer.port}"],
+                dicom_tls_certificate=own.certificate,
+                dicom_tls_key=own.key,
+                dicom_tls_ca=ours.certificate,
+            )
+            with intake.listening() as service:
+                storescu(service.scp.port, write_study(tmp_path / "files", 1, STUDY))
+                assert ask(service.scp.port, request_dataset(TRANSACTION, references(1))) == 0x0000
+                row = wait_for(partial(tried, intake), 30, "an end")
+        assert (row.state, row.error_code, len(peer.told)) == (
+            (expected, None, 1) if expected == "told" else (expected, "unreachable", 0)
+        )

@@ -6,17 +6,18 @@ import itertools
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sqlmodel import select
+from sqlmodel import col, select
 
 from heimdallr_ray.catalog.commitments import Asked
 from heimdallr_ray.catalog.tables import AuditRow, InstanceRow, SeriesRow, StudyRow
 from heimdallr_ray.config import Peer
-from heimdallr_ray.errors import DatabaseBusy, StorageFull
+from heimdallr_ray.errors import DatabaseBusy, StorageFailed, StorageFull
+from heimdallr_ray.ids import Sha256
 from heimdallr_ray.listener.commitment import REPORT_DELAY_S, ActionStatus, CommitmentDesk
 from heimdallr_ray.listener.commitment_report import Delivery, DeliveryOutcome, Report, ReportSender
 from heimdallr_ray.listener.commitment_worker import (
@@ -46,15 +47,21 @@ class Bench:
         self.outcome = DeliveryOutcome(Delivery.TOLD, 0)
         self.flushes = 0
         self.flushed = True
-        self.on_flush: Callable[[], None] = lambda: None
+        self.on_flush: Callable[[], object] = lambda: None
         self.on_send: Callable[[], None] = lambda: None
         self.desk = CommitmentDesk(self.intake.database, self.clock, PEERS)
         self.worker = self.another()
 
-    def another(self, **changes: object) -> CommitmentWorker:
-        options = {"max_age_s": 7 * DAY_S, **changes}
+    def another(self, *, max_age_s: float = 7 * DAY_S, audit: AuditLog | None = None) -> CommitmentWorker:
         return CommitmentWorker(
-            self.intake.database, self.intake.blobs, self.clock, PEERS, self.send, self.flush, **options
+            self.intake.database,
+            self.intake.blobs,
+            self.clock,
+            PEERS,
+            self.send,
+            self.flush,
+            max_age_s=max_age_s,
+            audit=audit,
         )
 
     def send(self, peer: Peer, report: Report) -> DeliveryOutcome:
@@ -69,7 +76,9 @@ class Bench:
         self.on_flush()
         return self.flushed
 
-    def store(self, sop_uid: str, content: bytes, sop_class: str = CT, *, study: str = "1.2.1") -> str:
+    def store(
+        self, sop_uid: str, content: bytes, sop_class: str = CT, *, study: str = "1.2.1", durable: bool = True
+    ) -> str:
         """An instance in catalog and store; its blob."""
         blob = self.intake.blobs.put(content).sha256
         with self.intake.database.write() as session:
@@ -82,20 +91,19 @@ class Bench:
             series = SeriesRow(study_id=row.id, series_uid=f"{study}.{blob[:5]}")
             session.add(series)
             session.flush()
-            values = {
-                "study_id": row.id,
-                "series_id": series.id,
-                "sop_uid": sop_uid,
-                "sop_class_uid": sop_class,
-                "transfer_syntax_uid": "1.2.840.10008.1.2.1",
-                "blob_sha256": blob,
-                "dataset_sha256": blob,
-                "size": len(content),
-                "spool_name": f"{study}{blob}",
-                "received_at": now,
-            }
             session.add(
-                InstanceRow(**{name: value for name, value in values.items() if name in InstanceRow.model_fields})
+                InstanceRow(
+                    study_id=row.id,
+                    series_id=series.id,
+                    sop_uid=sop_uid,
+                    sop_class_uid=sop_class,
+                    transfer_syntax_uid="1.2.840.10008.1.2.1",
+                    blob_sha256=blob,
+                    size=len(content),
+                    spool_name=f"{study}{blob}"[:64],
+                    received_at=now,
+                    durable=durable,
+                )
             )
         return blob
 
@@ -152,7 +160,7 @@ def test_where_one_uid_came_with_two_contents_both_must_be_whole(bench: Bench) -
 
 
 def test_what_was_acknowledged_but_is_no_row_yet_is_flushed_first(bench: Bench) -> None:
-    bench.on_flush = lambda: bench.store("1.2.3", b"x") and None
+    bench.on_flush = lambda: bench.store("1.2.3", b"x")
     bench.ask()
     assert bench.worker.step()
     assert bench.flushes == 1 and bench.failures() == {}
@@ -340,7 +348,7 @@ def test_requests_and_answers_stand_in_the_audit_chain(bench: Bench) -> None:
     assert bench.another(audit=log, max_age_s=0.1).step()
     with bench.intake.database.read() as session:
         entries = session.exec(
-            select(AuditRow).where(AuditRow.action.startswith("commitment")).order_by(AuditRow.id)
+            select(AuditRow).where(col(AuditRow.action).startswith("commitment")).order_by(col(AuditRow.id))
         ).all()
     assert [(entry.action, entry.outcome, entry.actor_kind, entry.actor_name) for entry in entries] == [
         ("commitment.asked", "success", "ae", "CT1"),
@@ -349,3 +357,28 @@ def test_requests_and_answers_stand_in_the_audit_chain(bench: Bench) -> None:
         ("commitment.answered", "failed", "system", "commitment"),
     ]
     assert entries[0].actor_address == "10.0.0.5" and "1.2.99" not in "".join(entry.detail for entry in entries)
+
+
+def test_what_the_disk_may_not_have_yet_is_made_durable_before_it_is_committed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """durability = study: Success was answered before the disk had the bytes; a commitment says that it has them."""
+    loose = bench.store("1.2.3", b"loose", durable=False)
+    bench.store("1.2.4", b"firm")
+    asked: list[Sha256] = []
+    harden = bench.intake.blobs.harden
+
+    def spy(digests: Iterable[Sha256]) -> list[Sha256]:
+        asked.extend(given := list(digests))
+        if len(asked) == 1:
+            raise StorageFailed("the disk refuses")
+        assert bench.reports == []
+        return harden(given)
+
+    monkeypatch.setattr(bench.intake.blobs, "harden", spy)
+    bench.ask((CT, "1.2.3"), (CT, "1.2.4"))
+    assert bench.worker.step() and bench.reports == []
+    assert rows(bench.intake.database)[0].error_code == "storage_failed"
+    bench.clock.advance(6)
+    assert bench.worker.step() and bench.failures() == {}
+    assert asked == [loose, loose] and all(row.durable for row in bench.intake.instances())
