@@ -97,7 +97,11 @@ class IntakeCollector(Collector):
         stores = HistogramMetricFamily(
             f"{PREFIX}_store_seconds", "From an object's request to its answer.", labels=["process", "door"]
         )
-        syncs = HistogramMetricFamily(f"{PREFIX}_fsync_seconds", "How long the disk took.", labels=["process"])
+        syncs = HistogramMetricFamily(
+            f"{PREFIX}_fsync_seconds",
+            "How long the disk took to make an object and its name durable.",
+            labels=["process"],
+        )
         for one in self._processes:
             for door, values in one.figures.store_seconds.items():
                 stores.add_metric([one.place, door], _buckets(STORE_BOUNDS_S, values), values.seconds)

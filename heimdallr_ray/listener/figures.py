@@ -25,21 +25,33 @@ SYNC_BOUNDS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.
 OTHER: Final = "other"
 GATE_REASONS: Final = frozenset(
     {
+        "action_too_long",
         "address",
+        "application_context",
         "called_ae",
         "calling_ae",
         "command_too_long",
-        "no_context",
+        "context_not_accepted",
+        "data_without_command",
+        "idle",
+        "malformed_message",
+        "malformed_request",
         "no_request",
+        "no_thread",
         "object_too_large",
         "pdu_too_long",
-        "protocol",
+        "peer_does_not_read",
+        "protocol_version",
         "slow_sender",
+        "stopping",
+        "storage_full",
         "tls",
         "too_many_associations",
         "too_many_connections",
         "too_many_from_address",
         "too_many_requests",
+        "unexpected_command",
+        "unexpected_pdu",
     }
 )
 """Why a connection or an association is refused or cut, beside the codes of our errors."""
@@ -92,7 +104,7 @@ class Figures:
     store_seconds: Mapping[str, HistogramValues] = field(default_factory=dict[str, HistogramValues])
     """By door; classes of STORE_BOUNDS_S."""
     sync_seconds: HistogramValues = HistogramValues((0,) * (len(SYNC_BOUNDS_S) + 1), 0.0)
-    """Of fsync; classes of SYNC_BOUNDS_S."""
+    """Of fsync, of an object with its name; classes of SYNC_BOUNDS_S."""
     associations_opened: int = 0
     associations_closed: Mapping[str, int] = field(default_factory=dict[str, int])
     """By how they ended."""
@@ -168,13 +180,13 @@ class IntakeFigures:
         with self._lock:
             self._opened += 1
 
-    def association_closed(self, how: How | None = None) -> None:
-        """An association has ended; None where nobody says how."""
+    def association_closed(self, how: How) -> None:
+        """An association has ended."""
         with self._lock:
-            self._closed[how.value if how else OTHER] += 1
+            self._closed[how.value] += 1
 
     def synced(self, seconds: float) -> None:
-        """The disk took `seconds` for an fsync."""
+        """The disk took `seconds` to make an object durable."""
         with self._lock:
             self._sync_seconds.add(seconds)
 

@@ -64,7 +64,7 @@ class Figures(Protocol):
         """One more is open."""
         ...
 
-    def association_closed(self) -> None:
+    def association_closed(self, how: How) -> None:
         """One fewer is open."""
         ...
 
@@ -234,7 +234,7 @@ class Registry:
             del self._open[opened.id]
         self.receiver.spool.end_intake(opened.id)
         if self._figures:
-            self._figures.association_closed()
+            self._figures.association_closed(how)
         logger.info(
             "association.closed",
             extra={

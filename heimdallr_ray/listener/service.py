@@ -9,16 +9,20 @@ from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import Retryable
+from heimdallr_ray.listener.auditing import IntakeAudit
 from heimdallr_ray.listener.backend import IntakeBackend
 from heimdallr_ray.listener.commitment import CommitmentDesk
 from heimdallr_ray.listener.commitment_report import ReportSender
 from heimdallr_ray.listener.commitment_worker import CommitmentWorker
 from heimdallr_ray.listener.completion import CompletionWatcher
 from heimdallr_ray.listener.draining import DrainMark
+from heimdallr_ray.listener.figures import IntakeFigures, OpenNow
 from heimdallr_ray.listener.gate import GateRules
 from heimdallr_ray.listener.receive import Receiver
 from heimdallr_ray.listener.registry import Registry
 from heimdallr_ray.listener.scp import StoreScp
+from heimdallr_ray.listener.snapshots import LISTENER, ProcessState
+from heimdallr_ray.listener.telling import Telling
 from heimdallr_ray.listener.wire.server import WireScp
 from heimdallr_ray.listener.wire.tls import server_context
 from heimdallr_ray.security.audit import AuditLog
@@ -74,7 +78,22 @@ class ListenerService:
             audit=audit,
         )
         desk = CommitmentDesk(database, clock, settings.peers, self.commitments.wake, audit)
-        self.registry = Registry(GateRules.of(settings), self.receiver, clock)
+        figures, intake_audit = IntakeFigures(clock), IntakeAudit(audit, clock)
+        self.receiver.spool.on_durable = figures.synced
+        self.registry = Registry(
+            GateRules.of(settings), self.receiver, clock, figures=figures, audit=intake_audit.association
+        )
+        self.telling = Telling(
+            LISTENER,
+            settings.data_dir,
+            settings.run_dir,
+            database,
+            clock,
+            figures,
+            intake_audit,
+            self.receiver.note,
+            self._state,
+        )
         self.scp: IntakeBackend = backend_of(settings, self.registry, desk)
         self.watcher = CompletionWatcher(
             self.receiver,
@@ -106,6 +125,7 @@ class ListenerService:
             self._open(bind_timeout_s)
         self.watcher.start()
         self.commitments.start()
+        self.telling.start()
 
     def _open(self, bind_timeout_s: float) -> None:
         try:
@@ -125,21 +145,43 @@ class ListenerService:
 
     def stop(self, grace_s: float = 5.0) -> None:
         """The port is free, associations have ended, and what was acknowledged is committed or safe in the spool."""
+        self.telling.stop()
         self.watcher.stop()
         self.scp.stop(grace_s)
         self.commitments.stop()
         self.receiver.stop()
         self.receiver.spool.close()
 
+    @property
+    def healthy(self) -> bool:
+        """True while every part works, and the port answers unless it is closed on purpose."""
+        return (
+            (self._draining or self.scp.alive) and self.receiver.alive and self.watcher.alive and self.commitments.alive
+        )
+
+    def _state(self) -> ProcessState:
+        counts = self.receiver.counts()
+        return ProcessState(
+            port=self.scp.port,
+            healthy=self.healthy,
+            draining=self._draining,
+            open=tuple(
+                OpenNow(one.id, one.calling_ae, one.address, one.opened_at, one.stored, one.refused)
+                for one in self.registry.open_associations()
+            ),
+            waiting=counts.queued,
+            committed=counts.committed,
+            duplicates=counts.duplicates,
+            conflicts=counts.conflicts,
+            commit_failures=counts.commit_failures,
+        )
+
     def status(self) -> ListenerStatus:
         """What the listener is doing now."""
         counts = self.receiver.counts()
         return ListenerStatus(
             port=self.scp.port,
-            healthy=(self._draining or self.scp.alive)
-            and self.receiver.alive
-            and self.watcher.alive
-            and self.commitments.alive,
+            healthy=self.healthy,
             open_associations=len(self.registry.open_associations()),
             spool_depth=self.receiver.spool.depth(),
             quarantined=self.receiver.spool.quarantine_depth(),

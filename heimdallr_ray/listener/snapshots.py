@@ -214,7 +214,7 @@ class FiguresPublisher:
             figures: the counts of this process.
             clock: time.
             state: what else there is to tell; called in the publisher's thread.
-            chores: work that is done every minute, by the first process of its kind only.
+            chores: work that is done every minute, in the publisher's thread.
         """
         self._folder = run_dir / FOLDER
         self._kind = kind
@@ -291,7 +291,7 @@ class FiguresPublisher:
 
     def _do_chores(self) -> None:
         now = self._clock.monotonic()
-        if self._chores is None or now - self._chores_at < CHORES_EVERY_S or self.place != f"{self._kind}-0":
+        if self._chores is None or now - self._chores_at < CHORES_EVERY_S:
             return
         self._chores_at = now
         self._chores()

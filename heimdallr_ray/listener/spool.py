@@ -21,7 +21,7 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -99,6 +99,8 @@ class Spool:
         self.marks = marks or Watermarks()
         self.max_object_bytes = max_object_bytes
         self.durable = durable
+        self.on_durable: Callable[[float], None] = lambda _seconds: None
+        """Hears of every object how many seconds the disk took."""
         self._make_name = make_name
         self._lock = threading.Lock()
         self._records: dict[str, int] = {}
@@ -174,6 +176,7 @@ class Spool:
             (lambda: None) if staging else (lambda: self._keep_record(arrival)),
             (lambda: None) if staging or not self.durable else (lambda: os.fsync(self._ready_fd)),
             durable=self.durable or staging is not None,
+            told=self.on_durable,
         )
         try:
             writer.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -43,14 +44,19 @@ class SpoolWriter:
         sync: Callable[[], None],
         *,
         durable: bool,
+        told: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """`make_findable` runs before the file gets its name, `sync` after it; both may raise OSError."""
+        """`make_findable` runs before the file gets its name, `sync` after it; both may raise OSError.
+
+        `told` hears how many seconds the disk took for all of it, where the writer waits for the disk.
+        """
         self._arrival = arrival
         self._fd = fd
         self._folder = folder
         self._max_bytes = max_bytes
         self._make_findable = make_findable
         self._sync = sync
+        self._told = told
         self.durable = durable
         self._digest = hashlib.sha256()
         self._head = bytearray()
@@ -114,6 +120,7 @@ class SpoolWriter:
         """
         sha256 = self.sha256
         final = self._folder / f"{self.name}.{sha256}.dcm"
+        started = time.perf_counter()
         try:
             if self.durable:
                 os.fsync(self._fd)
@@ -128,6 +135,8 @@ class SpoolWriter:
                 final.unlink()
             raise storage_error(error) from error
         self._committed = True
+        if self.durable:
+            self._told(time.perf_counter() - started)
         return SpoolEntry(self.name, final, self._arrival, sha256, self._size)
 
     def close(self) -> None:

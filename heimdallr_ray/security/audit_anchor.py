@@ -56,7 +56,7 @@ def keep_anchor(database: Database, data_dir: Path) -> Anchor | None:
     if found is None or (known is not None and found.entries <= known.entries):
         return None
     anchor = Anchor(found.entries, found.mac)
-    draft = data_dir / f"{NAME}.part"
+    draft = data_dir / f"{NAME}.{os.getpid()}.part"
     fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w", encoding="ascii") as stream:
         stream.write(f"{anchor}\n")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import timeit
+from pathlib import Path
 
 from heimdallr_ray.catalog.associations import How
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.clock import SystemClock
+from heimdallr_ray.listener import figures as figures_module
 from heimdallr_ray.listener.figures import (
+    GATE_REASONS,
     MINUTES,
     REASONS,
     STORE_BOUNDS_S,
@@ -39,9 +43,8 @@ def test_associations_and_the_disk_are_counted() -> None:
     figures.association_opened()
     figures.association_closed(How.ABORTED)
     figures.synced(0.004)
-    figures.association_closed()
     told = figures.figures()
-    assert (told.associations_opened, told.associations_closed) == (1, {"aborted": 1, "other": 1})
+    assert (told.associations_opened, told.associations_closed) == (1, {"aborted": 1})
     assert sum(told.sync_seconds.counts) == 1
 
 
@@ -58,6 +61,16 @@ def test_no_peer_decides_how_many_reasons_there_are() -> None:
         "upload": {"storage_full": 1},
     }
     assert {"unauthorized", "too_large", "not_dicom", "called_ae", "slow_sender"} <= REASONS
+
+
+def test_every_reason_of_the_doors_is_known() -> None:
+    package = Path(figures_module.__file__).parent
+    pattern = re.compile(r"""(?:Cut|Refusal|refuse_connection|_cut|return)\(?\s*"([a-z_]+)\"""")
+    sources = [package / name for name in ("gate.py", "guarded.py", "registry.py", "scp.py")]
+    sources += sorted((package / "wire").glob("*.py"))
+    found = {reason for path in sources for reason in pattern.findall(path.read_text(encoding="utf-8"))}
+    assert len(found) > 20
+    assert found <= GATE_REASONS
 
 
 def test_refusals_of_the_last_hour_are_forgotten_after_it() -> None:

@@ -1,0 +1,81 @@
+"""What a running listener tells: the audit chain of who was let in, and figures that are what was done."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from heimdallr_ray.listener.snapshots import FOLDER, Snapshot, read_snapshots
+from heimdallr_ray.security.audit_anchor import read_anchor
+from heimdallr_ray.security.audit_check import verify
+from heimdallr_ray.security.audit_entries import recent
+from heimdallr_ray.security.audit_key import read_key
+from tests.contract.listener.conftest import MakeIntake
+from tests.support.intake import Intake, dcmtk, storescu, wait_for, write_study
+
+pytestmark = pytest.mark.peers("storescu", "echoscu")
+
+
+def told(intake: Intake) -> Snapshot | None:
+    found = read_snapshots(intake.settings.run_dir / FOLDER, intake.clock.now())
+    return found[0] if found else None
+
+
+def entries(intake: Intake) -> list[tuple[str, str, str, dict[str, Any]]]:
+    """Action, actor and detail, oldest first; the chain is whole."""
+    with intake.database.read() as session:
+        assert verify(session, [read_key(intake.settings.data_dir / "audit.key")]).intact
+        return [
+            (row.action, row.actor_name, row.actor_address, json.loads(row.detail))
+            for row in reversed(recent(session, 100))
+        ]
+
+
+def test_who_is_let_in_and_who_is_not_is_audited_and_counted(make_intake: MakeIntake, tmp_path: Path) -> None:
+    intake = make_intake(tmp_path / "data", idle_seconds=60.0)
+    with intake.listening() as service:
+        port = str(service.scp.port)
+        storescu(service.scp.port, write_study(tmp_path / "study", 3))
+        for _ in range(4):
+            assert dcmtk("echoscu", "-aec", "SOMEBODY", "-aet", "STRANGER", "127.0.0.1", port).returncode != 0
+        assert service.receiver.flush(10)
+        snapshot = wait_for(
+            lambda: one if (one := told(intake)) and one.figures.associations_closed else None, 10, "figures"
+        )
+        accepted, refused = entries(intake)[1:]
+        assert accepted[:3] == ("association.accepted", "STORESCU", "127.0.0.1")
+        assert accepted[3]["called_ae"] == "HEIMDALLR"
+        assert {row.association_id for row in intake.instances()} == {accepted[3]["association"]}
+        # Four refusals of one kind within a minute are one entry, and four in the figures.
+        assert refused == (
+            "association.refused",
+            "STRANGER",
+            "127.0.0.1",
+            {"called_ae": "SOMEBODY", "reason": "called_ae"},
+        )
+        service.telling.chores()
+        anchor = read_anchor(intake.settings.data_dir)
+        assert anchor is not None and anchor.entries == 3
+    figures = snapshot.figures
+    assert figures.stored["dicom"] == 3
+    assert sum(figures.store_seconds["dicom"].counts) == sum(figures.sync_seconds.counts) == 3
+    assert figures.stored_bytes["dicom"] > 3 * 64 * 64 * 2
+    assert snapshot.state.port == int(port) and snapshot.state.healthy
+    assert told(intake) is None
+
+
+def test_an_open_association_is_told_with_its_sender(intake: Intake) -> None:
+    from pynetdicom.ae import ApplicationEntity
+
+    entity = ApplicationEntity("CT_1")
+    entity.add_requested_context("1.2.840.10008.1.1")
+    with intake.listening() as service:
+        association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
+        assert association.is_established
+        snapshot = wait_for(lambda: one if (one := told(intake)) and one.state.open else None, 10, "it to be told")
+        assert [(one.calling_ae, one.address) for one in snapshot.state.open] == [("CT_1", "127.0.0.1")]
+        association.release()
+        wait_for(lambda: (one := told(intake)) and not one.state.open, 10, "its end to be told")
