@@ -11,7 +11,6 @@ import json
 import os
 import re
 import tomllib
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from heimdallr_ray.errors import BadSetting
+from heimdallr_ray.sources import CompletionPolicy, CompletionRules, Sources
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 ENV_PREFIX = "HEIMDALLR_"
@@ -119,7 +119,38 @@ class Settings(BaseSettings):
     )
     max_associations: int = Field(32, ge=1, le=1000, description="Associations open at once.")
     max_instance_mib: int = Field(512, ge=1, description="Largest single DICOM object.")
-    idle_seconds: float = Field(30.0, gt=0, description="A study is closed after this long without a new image.")
+    idle_seconds: float = Field(
+        60.0,
+        gt=0,
+        description="A study is closed after this long without a new image, where nothing is known of how its sender "
+        "ended. Never while an association is open that has sent to it.",
+    )
+    settle_after_release_seconds: float = Field(
+        15.0,
+        gt=0,
+        description="The same after the last association (or upload) that sent to it has ended properly; never more "
+        "than `idle_seconds`.",
+    )
+    settle_after_abort_seconds: float = Field(
+        300.0,
+        gt=0,
+        description="The same after that association was aborted or lost; never less than `idle_seconds`.",
+    )
+    max_open_seconds: float = Field(
+        7200.0,
+        gt=0,
+        description="A study is ended so long after its first image, also while an association is still sending to it.",
+    )
+    at_max_open: Literal["close", "fail"] = Field(
+        "close",
+        description="What becomes of it then. `close`: what is there is analysed, and its page says that it was cut "
+        "off. `fail`: it is not analysed until a person asks for it or more images come.",
+    )
+    sources: Sources = Field(
+        (),
+        description="Other rules for single senders, the first that fits counts: `[[sources]]` tables in the file, "
+        "JSON in the variable; see operations/completion.md.",
+    )
     scan_seconds: float = Field(1.0, gt=0, le=60, description="How often the listener looks for idle studies.")
     commitment_peers: tuple[str, ...] = Field(
         (),
@@ -356,6 +387,18 @@ class Settings(BaseSettings):
         return self.audit_key_file or self.data_dir / "audit.key"
 
     @property
+    def completion(self) -> CompletionPolicy:
+        """When a study is complete, by sender."""
+        site = CompletionRules(
+            idle_s=self.idle_seconds,
+            after_release_s=self.settle_after_release_seconds,
+            after_abort_s=self.settle_after_abort_seconds,
+            max_open_s=self.max_open_seconds,
+            at_max_open=self.at_max_open,
+        )
+        return CompletionPolicy(site.bounded(), self.sources)
+
+    @property
     def spool_dir(self) -> Path:
         """Where received objects are made durable before they are acknowledged."""
         return self.data_dir / "spool"
@@ -410,7 +453,8 @@ def load(environ: Mapping[str, str] | None = None, config_file: Path | None = No
 
 def _is_list(name: str) -> bool:
     field = Settings.model_fields.get(name)
-    return field is not None and typing.get_origin(field.annotation) is tuple
+    # A list of tables has no form with commas.
+    return field is not None and field.annotation == tuple[str, ...]
 
 
 def _words(problem: Mapping[str, Any], env: Mapping[str, str]) -> str:

@@ -164,6 +164,13 @@ class NotRetryable(Rejected):
     http_status = 409
 
 
+class NotOpen(Rejected):
+    """The study is not being received any more, so that nobody can say that it is complete."""
+
+    code = "not_open"
+    http_status = 409
+
+
 class NoTilt(Rejected):
     """The series has no tilt of the gantry that could be taken out or left in."""
 

@@ -65,6 +65,34 @@ _STUDY_ROWS = (
         "The slices of the chosen series do not form an exact volume. Send the series again from the scanner or PACS.",
         _STUDY,
     ),
+    _row(
+        "idle_after_release",
+        "The study was closed because nothing came any more after its sender had ended properly.",
+        _STUDY,
+    ),
+    _row("idle", "The study was closed because nothing came any more; how its sender ended is not known.", _STUDY),
+    _row(
+        "idle_after_abort",
+        "The study was closed although its last transfer was broken off: nothing came for a long while. Images may be "
+        "missing; compare their number with the scanner or PACS.",
+        _STUDY,
+    ),
+    _row("expected_count", "The study was closed because all images that were announced are here.", _STUDY),
+    _row(
+        "required_series", "The study was closed because every series that its source's rule asks for is here.", _STUDY
+    ),
+    _row(
+        "hard_maximum",
+        "Images went on coming for longer than a study may stay open, so it was cut off. Where it was not analysed, "
+        "retry it once it is complete.",
+        _STUDY,
+    ),
+    _row("operator", "A person said that the study is complete.", _STUDY),
+    _row(
+        "late_images_unchanged",
+        "Images came after the analysis and none of them belongs to what was measured, so the results stand.",
+        _STUDY,
+    ),
     _row("empty_image", "The images hold nothing to measure: all pixels are equal or zero.", _STUDY),
     _row(
         "truncated",

@@ -12,6 +12,7 @@ from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from heimdallr_ray.config import ENV_PREFIX, MIN_SECRET_LENGTH, NOT_SETTINGS, Settings
+from heimdallr_ray.sources import SourceRule
 
 ROOT = Path(__file__).resolve().parents[1]
 OUTPUT = ROOT / "docs" / "settings.md"
@@ -22,6 +23,7 @@ WORDS: tuple[tuple[type, str], ...] = (
     (bool, "true or false"),
     (Path, "path"),
     (SecretStr, "secret text"),
+    (SourceRule, "tables"),
 )
 
 

@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, cast
 
 from sqlalchemy import Table, case
+from sqlalchemy import select as sql_select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, func, or_, select, update
 
@@ -24,7 +25,7 @@ TEXT_LIMIT = 64
 REASON_LIMIT = 500
 _CHUNK = 500
 """Values per IN list: below SQLite's 999 of old builds."""
-_DIED = "the listener that had it open does not run any more"
+_UNSEEN = "nobody saw how it ended"
 
 
 class How(StrEnum):
@@ -148,11 +149,7 @@ def mark_lost(
     """
     statement = select(AssociationRow.id).where(
         col(AssociationRow.closed_at).is_(None),
-        or_(
-            col(AssociationRow.door).in_([door.value for door in doors]),
-            # Only an end tells of nothing but itself, so a row without a door has none to wait for.
-            col(AssociationRow.door).is_(None),
-        ),
+        col(AssociationRow.door).in_([door.value for door in doors]),
     )
     if opened_before is not None:
         statement = statement.where(col(AssociationRow.opened_at) < opened_before)
@@ -165,7 +162,7 @@ def mark_lost(
                 col(AssociationRow.id).in_(lost[start : start + _CHUNK]),
                 col(AssociationRow.closed_at).is_(None),
             )
-            .values(closed_at=now, how=How.LOST.value, reason=_DIED)
+            .values(closed_at=now, how=How.LOST.value, reason=_UNSEEN)
         )
     return len(lost)
 
@@ -178,33 +175,35 @@ def last_seen(session: Session, limit: int, since: datetime | None = None) -> li
         limit: entries.
         since: only associations opened then or later count; None: all that are kept.
     """
-    opened_at = func.max(AssociationRow.opened_at)
-    brought = or_(col(AssociationRow.stored) > 0, col(AssociationRow.duplicates) > 0)
+    table = _table()
+    opened_at = func.max(table.c.opened_at)
+    brought = or_(table.c.stored > 0, table.c.duplicates > 0)
     statement = (
-        select(
-            AssociationRow.calling_ae,
-            AssociationRow.address,
-            func.max(AssociationRow.door),
+        sql_select(
+            table.c.calling_ae,
+            table.c.address,
+            func.max(table.c.door),
             opened_at,
-            func.max(case((brought, col(AssociationRow.closed_at)))),
-            func.sum(case((col(AssociationRow.closed_at).is_(None), 1), else_=0)),
+            func.max(case((brought, table.c.closed_at))),
+            func.sum(case((table.c.closed_at.is_(None), 1), else_=0)),
             func.count(),
-            func.sum(case((col(AssociationRow.how).in_((How.ABORTED.value, How.LOST.value)), 1), else_=0)),
-            func.sum(AssociationRow.stored),
-            func.sum(AssociationRow.duplicates),
-            func.sum(AssociationRow.refused),
-            func.sum(AssociationRow.n_bytes),
+            func.sum(case((table.c.how.in_((How.ABORTED.value, How.LOST.value)), 1), else_=0)),
+            func.sum(table.c.stored),
+            func.sum(table.c.duplicates),
+            func.sum(table.c.refused),
+            func.sum(table.c.n_bytes),
         )
-        .where(col(AssociationRow.door).is_not(None))
-        .group_by(col(AssociationRow.calling_ae), col(AssociationRow.address))
-        .order_by(opened_at.desc(), col(AssociationRow.calling_ae), col(AssociationRow.address))
+        .where(table.c.door.is_not(None))
+        .group_by(table.c.calling_ae, table.c.address)
+        .order_by(opened_at.desc(), table.c.calling_ae, table.c.address)
         .limit(max(0, limit))
     )
     if since is not None:
-        statement = statement.where(col(AssociationRow.opened_at) >= since)
+        statement = statement.where(table.c.opened_at >= since)
+    rows = cast("Sequence[Sequence[Any]]", session.connection().execute(statement).all())
     return [
         LastSeen(row[0] or "", row[1] or "", row[2] or "", row[3], row[4], *(int(value or 0) for value in row[5:]))
-        for row in session.execute(statement).all()
+        for row in rows
     ]
 
 
@@ -233,7 +232,7 @@ def bounded(value: str | None, limit: int) -> str | None:
 
 
 def _upsert(session: Session, rows: list[dict[str, Any]], names: Iterable[str], *, only_open: bool = False) -> None:
-    table = cast(Table, cast(Any, AssociationRow).__table__)
+    table = _table()
     insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     counts = {"stored": 0, "duplicates": 0, "refused": 0, "n_bytes": 0}
     statement = insert(table)
@@ -243,3 +242,7 @@ def _upsert(session: Session, rows: list[dict[str, Any]], names: Iterable[str], 
         statement.on_conflict_do_update(index_elements=["id"], set_=changes, where=where),
         [{**counts, **row} for row in rows],
     )
+
+
+def _table() -> Table:
+    return cast(Table, cast(Any, AssociationRow).__table__)

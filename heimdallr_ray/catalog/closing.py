@@ -1,67 +1,284 @@
-"""When a study is complete: idle and with no open association that has sent to it. Then it gets its job."""
+"""Closing an epoch of a study: manifest, state, reason and its one job together; what must be known before it."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlmodel import Session, col, select
+from sqlmodel import Session, col, func, select
 
-from heimdallr_ray.catalog.choosing import job_payload, standing_choice
+from heimdallr_ray.catalog.associations import How, last_sender
+from heimdallr_ray.catalog.choosing import MAX_NAME, MAX_REASON, job_payload, standing_choice
+from heimdallr_ray.catalog.completeness import CloseCode, SeriesSeen, Verdict
 from heimdallr_ray.catalog.jobs import STUDY_JOB, insert_job
 from heimdallr_ray.catalog.priority import ordered_class, urgency_class
 from heimdallr_ray.catalog.recording import OPEN
-from heimdallr_ray.catalog.states import StudyState
-from heimdallr_ray.catalog.tables import InstanceRow, StudyRow
+from heimdallr_ray.catalog.states import Door, StudyState
+from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow, StudyRow
 from heimdallr_ray.catalog.transitions import lock_study_uid, locked_study, transition
+from heimdallr_ray.errors import BadIdentifier, NotFound, NotOpen
 
-QUIET_S = 2.0
-"""After this long without an image a study is shown as settling."""
 MAX_PER_CALL = 50
-"""Studies moved in one transaction; the rest wait for the next scan."""
+"""Studies changed in one transaction; the rest wait for the next scan."""
+MAX_WATCHED = 5000
+"""Open studies that one scan looks at, those that have been quiet longest first."""
+PLAN_SLACK_S = 2.0
+"""A time of closing that moves by less is not written anew."""
+
+Version = tuple[int, int, datetime]
 
 
-def close_idle_studies(
-    session: Session,
-    now: datetime,
-    idle_s: float,
-    busy_study_uids: Collection[str],
-    max_attempts: int,
-    actor: str,
-) -> list[str]:
-    """Idle studies are queued, quiet ones settle; returns the ids of the queued ones.
+@dataclass(frozen=True)
+class OpenStudy:
+    """One study that is being received, as it was when it was read."""
 
-    A study is idle when its last image is older than `idle_s` and no open association has sent to it
-    (`busy_study_uids`). Its manifest, state, history and job row change together; each epoch is closed once.
+    id: str
+    study_uid: str
+    state: StudyState
+    epoch: int
+    n_images: int
+    n_expected: int | None
+    last_received_at: datetime
+    epoch_opened_at: datetime | None
+    closes_at: datetime | None
+    close_code: str | None
+    door: str
+    calling_ae: str | None
+
+    @property
+    def version(self) -> Version:
+        """Another one as soon as an image has come."""
+        return self.epoch, self.n_images, self.last_received_at
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who sends to a study, or was the last to."""
+
+    calling_ae: str | None
+    address: str | None
+    door: str | None
+    open: bool
+    ended: How | None
+    """None while it is open, and where nothing is known of how it ended."""
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Change:
+    """What is to be done with one study that is still as `study` says.
+
+    Attributes:
+        verdict: why and when it will be closed; None: that cannot be said, an association is sending.
+        close: True: now.
+        fail: True: and it is not analysed.
+        settling: True: it is shown as settling where it was receiving.
+        epoch_opened_at: when the first image of its epoch came.
     """
-    busy = frozenset(str(uid) for uid in busy_study_uids)
+
+    study: OpenStudy
+    verdict: Verdict | None
+    epoch_opened_at: datetime
+    close: bool = False
+    fail: bool = False
+    settling: bool = False
+
+    def is_needed(self, now: datetime) -> bool:
+        """True where the study's row does not say so already."""
+        before = self.study
+        return (
+            self.close
+            or (self.settling and before.state is StudyState.RECEIVING)
+            or before.epoch_opened_at is None
+            or self._replans(before.closes_at, before.close_code, now)
+        )
+
+    def closes_at(self, now: datetime) -> datetime | None:
+        """When the study will be closed, by the wall clock as it stands."""
+        return None if self.verdict is None else now + timedelta(seconds=max(0.0, self.verdict.in_s))
+
+    def _replans(self, at: datetime | None, code: str | None, now: datetime) -> bool:
+        planned = self.closes_at(now)
+        if planned is None or at is None or self.verdict is None:
+            return planned != at
+        return code != self.verdict.code.value or abs((planned - at).total_seconds()) > PLAN_SLACK_S
+
+
+def open_studies(session: Session) -> list[OpenStudy]:
+    """The studies that are being received, at most MAX_WATCHED, the quiet ones first."""
+    statement = (
+        select(StudyRow)
+        .where(col(StudyRow.state).in_([state.value for state in sorted(OPEN)]))
+        .order_by(col(StudyRow.last_received_at), col(StudyRow.study_uid))
+        .limit(MAX_WATCHED)
+    )
+    return [_open_study(row) for row in session.exec(statement).all()]
+
+
+def sender_of(session: Session, study: OpenStudy) -> Sender:
+    """Who has this epoch of the study open, or was the last to end.
+
+    An upload or STOW request without a row of its own has ended: its objects become rows once it is whole.
+    """
+    row = last_sender(session, study.id, study.epoch)
+    if row is not None:
+        ended = None if row.how is None else How(row.how)
+        calling_ae, door = row.calling_ae or study.calling_ae, row.door or study.door
+        return Sender(calling_ae, row.address, door, row.closed_at is None, ended, row.closed_at)
+    of_epoch = select(InstanceRow).where(InstanceRow.study_id == study.id, InstanceRow.epoch == study.epoch).limit(1)
+    one = session.exec(of_epoch).one_or_none()
+    if one is None:
+        return Sender(study.calling_ae, None, study.door, open=False, ended=None, ended_at=None)
+    ended = None if one.door == Door.DICOM.value else How.RELEASED
+    return Sender(one.calling_ae, one.address, one.door, open=False, ended=ended, ended_at=None)
+
+
+def series_seen(session: Session, study_id: str) -> tuple[SeriesSeen, ...]:
+    """The study's series as far as they have come."""
+    rows = session.exec(select(SeriesRow).where(SeriesRow.study_id == study_id)).all()
+    return tuple(SeriesSeen(row.modality or "", row.series_description or "", row.n_instances) for row in rows)
+
+
+def epoch_opened_at(session: Session, study: OpenStudy) -> datetime:
+    """When the first image of the study's present epoch came."""
+    first = select(func.min(InstanceRow.received_at)).where(
+        InstanceRow.study_id == study.id, InstanceRow.epoch == study.epoch
+    )
+    return session.exec(first).one() or study.last_received_at
+
+
+def apply_changes(
+    session: Session, changes: Iterable[Change], *, now: datetime, max_attempts: int, actor: str
+) -> list[str]:
+    """What was decided is done, for at most MAX_PER_CALL studies to which nothing has come meanwhile.
+
+    Manifest, state, reason, history and job of a study change together; each epoch is closed once.
+
+    Returns:
+        The ids of the studies that were closed, to be analysed or not.
+    """
+    needed = [change for change in changes if change.is_needed(now)]
+    # What is due first; then in the order in which everybody locks studies.
+    first = sorted(needed, key=lambda change: not change.close)[:MAX_PER_CALL]
     closed: list[str] = []
-    for study_uid, study_id in _quiet(session, now - timedelta(seconds=min(QUIET_S, idle_s)), busy):
-        lock_study_uid(session, study_uid)
-        study = locked_study(session, study_id)
-        quiet_s = (now - study.last_received_at).total_seconds()
-        if StudyState(study.state) not in OPEN:
+    for change in sorted(first, key=lambda one: one.study.study_uid):
+        lock_study_uid(session, change.study.study_uid)
+        row = locked_study(session, change.study.id)
+        if StudyState(row.state) not in OPEN or _open_study(row).version != change.study.version:
             continue
-        if quiet_s >= idle_s:
-            close_study(session, study_id, now=now, max_attempts=max_attempts, actor=actor)
-            closed.append(study_id)
-        elif study.state == StudyState.RECEIVING.value and quiet_s >= QUIET_S:
-            transition(session, study_id, StudyState.SETTLING, now=now, actor=actor)
+        row.epoch_opened_at = change.epoch_opened_at
+        if change.close and change.verdict is not None and not _reopened(session, change):
+            _end(session, row, change.verdict, fail=change.fail, now=now, max_attempts=max_attempts, actor=actor)
+            closed.append(row.id)
+            continue
+        _plan(row, change, now)
+        if change.settling and row.state == StudyState.RECEIVING.value:
+            row = transition(session, row.id, StudyState.SETTLING, now=now, actor=actor)
+        session.add(row)
     return closed
 
 
-def close_study(session: Session, study_id: str, *, now: datetime, max_attempts: int, actor: str) -> None:
-    """The study's present epoch is closed: manifest, state `queued` and its one job, in the caller's transaction.
+def close_study(
+    session: Session, study_id: str, verdict: Verdict, *, now: datetime, max_attempts: int, actor: str
+) -> StudyRow:
+    """The study's present epoch is closed: manifest, state `queued`, why, and its one job, in the caller's transaction.
 
     Raises:
         IllegalTransition: the study is not receiving or settling.
         NotFound: there is no such study.
     """
-    study = transition(session, study_id, StudyState.QUEUED, now=now, actor=actor)
-    study.manifest_sha256 = manifest_sha256(session, study_id)
+    row = locked_study(session, study_id)
+    return _end(session, row, verdict, fail=False, now=now, max_attempts=max_attempts, actor=actor)
+
+
+def complete_study(
+    session: Session, study_uid: str, *, reason: str, by: str, now: datetime, max_attempts: int, actor: str
+) -> StudyRow:
+    """A person says that the study is complete: it is closed now, whoever may still be sending to it.
+
+    Args:
+        session: Of `Database.write()`.
+        study_uid: StudyInstanceUID.
+        reason: why, in the person's words; not blank.
+        by: the person's name; not blank.
+        now: UTC.
+        max_attempts: Of the job.
+        actor: Who asked, for the history.
+
+    Raises:
+        NotFound: there is no such study.
+        NotOpen: it is closed already; says what it is.
+        BadIdentifier: the reason or the name is blank or too long.
+    """
+    why, who = reason.strip(), by.strip()
+    if not why or len(why) > MAX_REASON or not who or len(who) > MAX_NAME:
+        raise BadIdentifier(f"a reason of 1 to {MAX_REASON} letters and a name of 1 to {MAX_NAME} are needed")
+    lock_study_uid(session, study_uid)
+    found = session.exec(select(StudyRow).where(StudyRow.study_uid == study_uid)).one_or_none()
+    if found is None:
+        raise NotFound("there is no such study")
+    row = locked_study(session, found.id)
+    if StudyState(row.state) not in OPEN:
+        raise NotOpen(f"the study is {row.state}; only one that is receiving or settling can be completed")
+    verdict = Verdict(CloseCode.OPERATOR, 0.0, f"{who} said that it is complete: {why}")
+    return _end(session, row, verdict, fail=False, now=now, max_attempts=max_attempts, actor=actor)
+
+
+def manifest_sha256(session: Session, study_id: str) -> str:
+    """Digest of the study's content: its objects' digests, sorted, one per line."""
+    statement = select(InstanceRow.blob_sha256).where(InstanceRow.study_id == study_id)
+    return hashlib.sha256("\n".join(sorted(session.exec(statement).all())).encode()).hexdigest()
+
+
+def _open_study(row: StudyRow) -> OpenStudy:
+    return OpenStudy(
+        id=row.id,
+        study_uid=row.study_uid,
+        state=StudyState(row.state),
+        epoch=row.epoch,
+        n_images=row.n_instances,
+        n_expected=row.n_expected,
+        last_received_at=row.last_received_at,
+        epoch_opened_at=row.epoch_opened_at,
+        closes_at=row.closes_at,
+        close_code=row.close_code,
+        door=row.door,
+        calling_ae=row.calling_ae,
+    )
+
+
+def _reopened(session: Session, change: Change) -> bool:
+    """True where an association that is open now has sent to it since it was looked at; only the maximum minds not."""
+    if change.verdict is None or change.verdict.code is CloseCode.HARD_MAXIMUM:
+        return False
+    row = last_sender(session, change.study.id, change.study.epoch)
+    return row is not None and row.closed_at is None and row.door == Door.DICOM.value
+
+
+def _plan(row: StudyRow, change: Change, now: datetime) -> None:
+    row.closes_at = change.closes_at(now)
+    row.close_code = None if change.verdict is None else change.verdict.code.value
+    row.close_reason = None if change.verdict is None else change.verdict.reason
+
+
+def _end(
+    session: Session, row: StudyRow, verdict: Verdict, *, fail: bool, now: datetime, max_attempts: int, actor: str
+) -> StudyRow:
+    state = StudyState.FAILED if fail else StudyState.QUEUED
+    study = transition(
+        session, row.id, state, now=now, actor=actor, reason_code=verdict.code.value, reason=verdict.reason
+    )
+    study.manifest_sha256 = manifest_sha256(session, study.id)
     study.closed_at = now
+    study.closes_at = study.epoch_opened_at = None
+    study.close_code, study.close_reason = verdict.code.value, verdict.reason
     session.add(study)
+    if fail:
+        return study
+    # The history keeps the reason; the study's own is for what has no result.
+    study.reason_code = study.reason = None
     insert_job(
         session,
         STUDY_JOB,
@@ -74,20 +291,4 @@ def close_study(session: Session, study_id: str, *, now: datetime, max_attempts:
         max_attempts=max_attempts,
         payload=job_payload(study.manifest_sha256, standing_choice(session, study.id)),
     )
-
-
-def manifest_sha256(session: Session, study_id: str) -> str:
-    """Digest of the study's content: its objects' digests, sorted, one per line."""
-    statement = select(InstanceRow.blob_sha256).where(InstanceRow.study_id == study_id)
-    return hashlib.sha256("\n".join(sorted(session.exec(statement).all())).encode()).hexdigest()
-
-
-def _quiet(session: Session, before: datetime, busy: frozenset[str]) -> list[tuple[str, str]]:
-    # Oldest first: a crowd of quiet studies cannot keep an idle one waiting.
-    statement = (
-        select(StudyRow.study_uid, StudyRow.id)
-        .where(col(StudyRow.state).in_([state.value for state in sorted(OPEN)]), StudyRow.last_received_at <= before)
-        .order_by(col(StudyRow.last_received_at), col(StudyRow.study_uid))
-    )
-    rows = session.exec(statement).all()
-    return sorted([row for row in rows if row[0] not in busy][:MAX_PER_CALL])
+    return study

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlmodel import Session, col, func, select
 
@@ -16,6 +16,9 @@ from heimdallr_ray.catalog.tables import ArtifactRow, ResultRow, SeriesRow
 from heimdallr_ray.catalog.transitions import bounded_reason, locked_study, set_urgency, transition
 from heimdallr_ray.errors import NotFound, StaleLease
 from heimdallr_ray.ids import Sha256
+
+LATE_IMAGES_UNCHANGED: Final = "late_images_unchanged"
+"""Images came after a result was made, and all that it was made from is as it was."""
 
 
 def _no_meta() -> dict[str, Any]:

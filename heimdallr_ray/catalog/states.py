@@ -27,8 +27,9 @@ TERMINAL = frozenset(
 )
 
 TRANSITIONS: dict[StudyState, frozenset[StudyState]] = {
-    StudyState.RECEIVING: frozenset({StudyState.SETTLING, StudyState.QUEUED, StudyState.CANCELLED}),
-    StudyState.SETTLING: frozenset({StudyState.RECEIVING, StudyState.QUEUED, StudyState.CANCELLED}),
+    # Failed without a run: it was open for longer than the site allows.
+    StudyState.RECEIVING: frozenset({StudyState.SETTLING, StudyState.QUEUED, StudyState.FAILED, StudyState.CANCELLED}),
+    StudyState.SETTLING: frozenset({StudyState.RECEIVING, StudyState.QUEUED, StudyState.FAILED, StudyState.CANCELLED}),
     # A late image opens the next epoch from any state after the study was closed.
     StudyState.QUEUED: frozenset({StudyState.RUNNING, StudyState.RECEIVING, StudyState.FAILED, StudyState.CANCELLED}),
     # Back to queued: the lease ran out or the attempt failed and another is left.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlmodel import Session, col, select
 
-from heimdallr_ray.catalog.closing import close_idle_studies, close_study, manifest_sha256
+from heimdallr_ray.catalog.closing import close_study, complete_study, manifest_sha256
 from heimdallr_ray.catalog.recording import RecordOutcome, record_instances
 from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow, StudyRow
 from heimdallr_ray.catalog.transitions import set_step, set_urgency, transition
@@ -12,8 +12,8 @@ from heimdallr_ray.errors import NotFound
 
 __all__ = [
     "RecordOutcome",
-    "close_idle_studies",
     "close_study",
+    "complete_study",
     "instances_of",
     "manifest_sha256",
     "record_instances",

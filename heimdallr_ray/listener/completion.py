@@ -1,20 +1,38 @@
-"""The watcher that closes studies: what waits is committed, then the catalog closes what has been idle long enough.
+"""The watcher that closes studies: what waits is committed, then what is complete by the rules of its sender is closed.
 
-All state is in the database. The wall clock decides, because it survives a restart; what is still open (associations,
-objects not yet committed) is asked anew on every scan.
+What has been received, who sent it and how that ended is in the database and survives a restart. What is open now
+(associations, objects not yet committed) is asked anew on every scan; time passes by the monotonic clock.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
+from sqlmodel import Session
+
+from heimdallr_ray.catalog.associations import How, mark_lost
+from heimdallr_ray.catalog.closing import (
+    Change,
+    OpenStudy,
+    Sender,
+    apply_changes,
+    epoch_opened_at,
+    open_studies,
+    sender_of,
+    series_seen,
+)
+from heimdallr_ray.catalog.completeness import QUIET_S, CloseCode, Observed, Verdict, judge
 from heimdallr_ray.catalog.database import Database
-from heimdallr_ray.catalog.studies import close_idle_studies
+from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.listener.receive import ACTOR, Receiver
+from heimdallr_ray.listener.watch import Durations, StudyWatch
+from heimdallr_ray.sources import CompletionPolicy, CompletionRules
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +40,20 @@ FLUSH_TIMEOUT_S = 30.0
 ORPHAN_SCAN_S = 30.0
 ORPHAN_AGE_S = 60.0
 """A ready file this old is in no living receiver's hand: groups are committed at once or retried from memory."""
+LOST_SCAN_S = 30.0
+ASK_AGAIN_S = 5.0
+"""How long the word about a study's last sender is believed: `lost` may have given way to another end."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What was read of a study's sender, and until when it need not be read again."""
+
+    epoch: int
+    n_images: int
+    sender: Sender
+    opened_at: datetime
+    good_until: float
 
 
 class CompletionWatcher:
@@ -34,23 +66,49 @@ class CompletionWatcher:
         database: Database,
         clock: Clock,
         *,
-        idle_s: float,
+        policy: CompletionPolicy,
         scan_s: float,
         max_attempts: int,
+        grace_s: float | None = None,
+        open_association_ids: Callable[[], Collection[str]] | None = None,
+        before_closing: Callable[[Collection[str]], Collection[str]] | None = None,
     ) -> None:
+        """`policy` says when a study is complete.
+
+        Args:
+            receiver: what it has in hand is committed first.
+            busy_study_uids: studies to which an association has sent that is open.
+            database: of the catalog.
+            clock: both its sides are used.
+            policy: as the settings give it.
+            scan_s: pause between two scans.
+            max_attempts: of the jobs.
+            grace_s: for so long after the start nothing is closed for being quiet: senders that a restart cut off come
+                back, and the wall clock that dates what was before may be wrong. None: the wait after a release.
+            open_association_ids: every DICOM association that any process of this listener has open; what the catalog
+                has open beside them is lost. None: not known here.
+            before_closing: is told the ids of studies that are about to be closed and gives those that may be, for
+                example because their images have reached the disk. None: all may.
+        """
         self._receiver = receiver
         self._busy_study_uids = busy_study_uids
         self._database = database
         self._clock = clock
-        self._idle_s = idle_s
+        self._policy = policy
         self._scan_s = scan_s
         self._max_attempts = max_attempts
+        self._open_association_ids = open_association_ids
+        self._before_closing = before_closing
+        self._watch = StudyWatch(clock)
+        self._known: dict[str, _Known] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._orphans_at = clock.monotonic()
+        self._lost_at: float | None = None
+        self._quiet_counts_from = clock.monotonic() + (policy.site.after_release_s if grace_s is None else grace_s)
 
     def scan(self) -> list[str]:
-        """Studies that have been idle are closed, each with its queue row; returns their ids.
+        """Studies that are complete are closed, each with its queue row; returns their ids.
 
         Raises:
             Retryable: the database does not answer now.
@@ -61,18 +119,22 @@ class CompletionWatcher:
             logger.warning("completion.waits_for_spool")
             return []
         busy |= self._busy_study_uids() | self._receiver.pending_study_uids()
+        self._mark_lost()
+        changes = self._decided(busy)
+        now = self._clock.now()
+        changes = [change for change in changes if change.is_needed(now)]
+        if self._before_closing is not None and any(change.close for change in changes):
+            ready = frozenset(self._before_closing([one.study.id for one in changes if one.close]))
+            changes = [change for change in changes if not change.close or change.study.id in ready]
+        if not changes:
+            return []
         with self._database.write() as session:
-            closed = close_idle_studies(
-                session,
-                self._clock.now(),
-                idle_s=self._idle_s,
-                busy_study_uids=busy,
-                max_attempts=self._max_attempts,
-                actor=ACTOR,
-            )
+            closed = apply_changes(session, changes, now=now, max_attempts=self._max_attempts, actor=ACTOR)
+        why = {change.study.id: change.verdict for change in changes}
         for study_id in closed:
-            logger.info("study.closed", extra={"study_id": study_id})
-        return list(closed)
+            verdict = why[study_id]
+            logger.info("study.closed", extra={"study_id": study_id, "code": verdict.code.value if verdict else ""})
+        return closed
 
     def start(self) -> None:
         """Scans run in their own thread."""
@@ -90,6 +152,104 @@ class CompletionWatcher:
     def alive(self) -> bool:
         """True while scans run."""
         return self._thread is not None and self._thread.is_alive()
+
+    # What is decided -------------------------------------------------------------------------------------------------
+
+    def _decided(self, busy: frozenset[str]) -> list[Change]:
+        self._watch.begin()
+        with self._database.read() as session:
+            studies = open_studies(session)
+            changes = [self._change(session, study, held=study.study_uid in busy) for study in studies]
+        ids = {study.id for study in studies}
+        self._watch.end(ids)
+        self._known = {id_: known for id_, known in self._known.items() if id_ in ids}
+        return changes
+
+    def _change(self, session: Session, study: OpenStudy, *, held: bool) -> Change:
+        known = self._sender(session, study, held=held)
+        sender = known.sender
+        rules = self._policy.of(sender.calling_ae, sender.address, sender.door)
+        held = held or (sender.open and sender.door == Door.DICOM.value)
+        durations = self._watch.see(study, sender.ended_at, known.opened_at, sending=held)
+        # An upload in several requests may be given up without a word: it holds the study for as long as an abort.
+        given_up = sender.open and durations.quiet_s >= rules.after_abort_s
+        sending = held or (sender.open and not given_up)
+        ended = How.LOST if given_up and not held else sender.ended
+        verdict = judge(self._observed(session, study, durations, rules, sending=sending, ended=ended), rules)
+        if verdict.code is not CloseCode.HARD_MAXIMUM:
+            grace_s = self._quiet_counts_from - self._clock.monotonic()
+            verdict = replace(verdict, in_s=max(verdict.in_s, grace_s))
+        due = verdict.in_s <= 0
+        planned: Verdict | None = verdict if due or not sending else None
+        return Change(
+            study,
+            planned,
+            known.opened_at,
+            close=due,
+            fail=due and verdict.code is CloseCode.HARD_MAXIMUM and rules.at_max_open == "fail",
+            settling=not sending and durations.quiet_s >= min(QUIET_S, rules.after_release_s),
+        )
+
+    def _observed(
+        self,
+        session: Session,
+        study: OpenStudy,
+        durations: Durations,
+        rules: CompletionRules,
+        *,
+        sending: bool,
+        ended: How | None,
+    ) -> Observed:
+        wanted = bool(rules.required_series) and study.epoch == 1 and not sending
+        return Observed(
+            epoch=study.epoch,
+            n_images=study.n_images,
+            n_expected=study.n_expected,
+            series=series_seen(session, study.id) if wanted else (),
+            sending=sending,
+            ended=ended,
+            quiet_s=durations.quiet_s,
+            open_s=durations.open_s,
+        )
+
+    def _sender(self, session: Session, study: OpenStudy, *, held: bool) -> _Known:
+        at = self._clock.monotonic()
+        known = self._known.get(study.id)
+        same_epoch = known is not None and known.epoch == study.epoch
+        if known is not None and same_epoch and held:
+            # Who holds it open is known, and when it began; the rest is asked once it has ended.
+            return known
+        if known is not None and same_epoch and known.n_images == study.n_images and at < known.good_until:
+            return known
+        opened_at = study.epoch_opened_at or epoch_opened_at(session, study)
+        if known is not None and same_epoch:
+            opened_at = known.opened_at
+        sender = sender_of(session, study)
+        # What has not ended is asked again on the next scan.
+        good_until = at if held or sender.open else at + ASK_AGAIN_S
+        self._known[study.id] = known = _Known(study.epoch, study.n_images, sender, opened_at, good_until)
+        return known
+
+    # What is lost ----------------------------------------------------------------------------------------------------
+
+    def _mark_lost(self) -> None:
+        """Associations that nobody has open any more have an end; asked at the first scan and then now and again."""
+        at = self._clock.monotonic()
+        if self._lost_at is not None and at - self._lost_at < LOST_SCAN_S:
+            return
+        now = self._clock.now()
+        alive = None if self._open_association_ids is None else frozenset(self._open_association_ids())
+        given_up = now - timedelta(seconds=self._policy.site.max_open_s)
+        with self._database.write() as session:
+            lost = 0
+            if alive is not None and self._open_association_ids is not None:
+                # Asked again under the lock: one that was opened meanwhile may have its row already.
+                alive |= frozenset(self._open_association_ids())
+                lost = mark_lost(session, alive, now)
+            lost += mark_lost(session, (), now, doors=(Door.UPLOAD, Door.STOW), opened_before=given_up)
+        self._lost_at = at
+        if lost:
+            logger.warning("associations.lost", extra={"count": lost})
 
     def _run(self) -> None:
         while not self._stopping.wait(self._scan_s):

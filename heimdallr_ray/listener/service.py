@@ -100,9 +100,10 @@ class ListenerService:
             self.registry.busy_study_uids,
             database,
             clock,
-            idle_s=settings.idle_seconds,
+            policy=settings.completion,
             scan_s=settings.scan_seconds,
             max_attempts=settings.max_attempts,
+            open_association_ids=lambda: frozenset(one.id for one in self.registry.open_associations()),
         )
 
     def start(self, bind_timeout_s: float = 30.0) -> None:

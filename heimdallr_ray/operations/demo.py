@@ -45,6 +45,7 @@ def demo_settings(data_dir: Path, environ: Mapping[str, str] | None = None) -> S
         "server_port": 8001 if ports.is_free(8001) else server,
         "dicom_port": 11112 if ports.is_free(11112) else dicom,
         "idle_seconds": 2.0,
+        "settle_after_abort_seconds": 2.0,
         "scan_seconds": 0.5,
         "ray_port": 0,
         "ray_dashboard_port": 0,

@@ -108,6 +108,7 @@ class Intake:
             "data_dir": root,
             "dicom_port": 0,
             "idle_seconds": 1.0,
+            "settle_after_abort_seconds": 1.0,
             "scan_seconds": 0.2,
             "min_free_mib": 0,
         }

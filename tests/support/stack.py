@@ -63,6 +63,7 @@ class Stack:
             "HEIMDALLR_SERVER_PORT": str(self.server_port),
             "HEIMDALLR_DICOM_PORT": str(self.dicom_port),
             "HEIMDALLR_IDLE_SECONDS": "3",
+            "HEIMDALLR_SETTLE_AFTER_ABORT_SECONDS": "3",
             "HEIMDALLR_SCAN_SECONDS": "0.5",
             "HEIMDALLR_RAY_WORKER_PORTS": "21000-29999",
             "HEIMDALLR_START_SECONDS": str(START_S),

@@ -27,6 +27,9 @@ def received(
     series_facts: SeriesFacts | None = None,
     door: Door = Door.DICOM,
     synthetic: bool = False,
+    association: str | None = "a1",
+    ae: str | None = "SCANNER",
+    address: str | None = None,
 ) -> ReceivedInstance:
     """Instance `number` of a study; `content` makes other bytes, `spool` another arrival of it."""
     name = f"{study}.{series}.{number}.{content}"
@@ -42,8 +45,9 @@ def received(
         sop_uid=Uid(f"1.2.{study}.{series}.{number}"),
         sop_class_uid="1.2.840.10008.5.1.4.1.1.2",
         transfer_syntax_uid="1.2.840.10008.1.2.1",
-        association_id="a1",
-        calling_ae="SCANNER",
+        association_id=association,
+        calling_ae=ae,
+        address=address,
         synthetic=synthetic,
         study=facts or StudyFacts(),
         series=series_facts or SeriesFacts(modality="CT"),

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import heimdallr_ray
+from heimdallr_ray.catalog.completeness import CloseCode
+from heimdallr_ray.catalog.results import LATE_IMAGES_UNCHANGED
 from heimdallr_ray.metrics.axes import SIDES
 from heimdallr_ray.metrics.result import Status
 from heimdallr_ray.queue.lease import ATTEMPTS_EXHAUSTED, WORKER_LOST_REPEATEDLY
@@ -26,6 +28,7 @@ NOT_OF_A_STUDY = {
         "unauthorized",
         "forbidden",
         "not_retryable",
+        "not_open",
         "no_tilt",
         "no_result",
         "bad_setting",
@@ -141,7 +144,9 @@ def measurement_codes() -> set[str]:
 
 
 EXPECTED = {
-    Place.STUDY: (error_codes() - NOT_OF_A_STUDY) | {ATTEMPTS_EXHAUSTED, WORKER_LOST_REPEATEDLY},
+    Place.STUDY: (error_codes() - NOT_OF_A_STUDY)
+    | {ATTEMPTS_EXHAUSTED, WORKER_LOST_REPEATEDLY, LATE_IMAGES_UNCHANGED}
+    | {code.value for code in CloseCode},
     Place.SERIES: series_codes(),
     Place.IMAGE: image_flags(),
     Place.TASK: {str(code) for code in LeftOutCode},

@@ -16,7 +16,7 @@ import pytest
 from pydicom import dcmread
 
 from heimdallr_ray.api.app import create_app
-from heimdallr_ray.catalog.studies import close_idle_studies, record_instances
+from heimdallr_ray.catalog.studies import record_instances
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.pipelines.study import StudyRunner
 from heimdallr_ray.pipelines.worker import StudyWorker
@@ -27,6 +27,7 @@ from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
 from heimdallr_ray.storage.blobs import LocalBlobStore
 from tests.integration.api.conftest import client_of
 from tests.support.clock import FakeClock
+from tests.support.closing import close_idle_studies
 from tests.support.dicom import ct_datasets, ct_study, new_uid, set_pixels, to_bytes
 from tests.support.seeded import services
 from tests.support.studies import received

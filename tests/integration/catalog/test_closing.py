@@ -11,11 +11,12 @@ from sqlmodel import select
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.received import StudyFacts
 from heimdallr_ray.catalog.states import StudyState, Urgency
-from heimdallr_ray.catalog.studies import close_idle_studies, record_instances, set_urgency, study_by_uid, transition
+from heimdallr_ray.catalog.studies import complete_study, record_instances, set_urgency, study_by_uid, transition
 from heimdallr_ray.catalog.tables import JobRow, StudyRow
 from heimdallr_ray.catalog.worklist import event_history
-from heimdallr_ray.errors import IllegalTransition, NotFound
+from heimdallr_ray.errors import BadIdentifier, IllegalTransition, NotFound, NotOpen
 from tests.support.clock import EPOCH
+from tests.support.closing import close_idle_studies
 from tests.support.studies import received
 
 
@@ -43,15 +44,6 @@ def _jobs(database: Database) -> list[JobRow]:
         return list(session.exec(select(JobRow)).all())
 
 
-def test_receiving_then_settling_then_queued(database: Database) -> None:
-    study = _arrive(database)
-    seen: list[str] = []
-    for at in (0, 1.9, 2, 29.9, 30, 31, 1000):
-        assert _close(database, at) == ([study.id] if at == 30 else [])
-        seen.append(_study(database).state)
-    assert seen == ["receiving", "receiving", "settling", "settling", "queued", "queued", "queued"]
-
-
 def test_closing_makes_manifest_job_and_history_together(database: Database) -> None:
     study = _arrive(database)
     _close(database, 30)
@@ -65,6 +57,46 @@ def test_closing_makes_manifest_job_and_history_together(database: Database) -> 
     with database.read() as session:
         last = event_history(session, study.id)[-1]
     assert (last.kind, last.old, last.new, last.actor) == ("study.state", "receiving", "queued", "listener")
+    assert (last.reason, last.payload["reason_code"]) == ("30 s without an image", "idle")
+    assert (closed.close_code, closed.close_reason) == ("idle", "30 s without an image")
+    # The study's own reason is for what has no result.
+    assert (closed.reason_code, closed.reason, closed.closes_at) == (None, None, None)
+
+
+def test_a_person_completes_a_study_to_which_somebody_still_sends(database: Database) -> None:
+    study = _arrive(database)
+    with database.write() as session:
+        complete_study(
+            session,
+            study.study_uid,
+            reason=" the scanner broke ",
+            by=" Dr. Grey ",
+            now=EPOCH,
+            max_attempts=4,
+            actor="api",
+        )
+    done = _study(database)
+    assert (done.state, done.close_code) == ("queued", "operator")
+    assert done.close_reason == "Dr. Grey said that it is complete: the scanner broke"
+    (job,) = _jobs(database)
+    assert (job.key, job.max_attempts, job.payload["manifest_sha256"]) == (f"{study.id}:1", 4, done.manifest_sha256)
+    with database.read() as session:
+        last = event_history(session, study.id)[-1]
+    assert (last.actor, last.reason, last.payload["reason_code"]) == ("api", done.close_reason, "operator")
+    with pytest.raises(NotOpen, match="the study is queued"), database.write() as session:
+        complete_study(session, study.study_uid, reason="again", by="me", now=EPOCH, max_attempts=4, actor="api")
+
+
+@pytest.mark.parametrize(
+    ("reason", "by"), [("", "me"), (" ", "me"), ("x" * 501, "me"), ("why", " "), ("why", "x" * 65)]
+)
+def test_nobody_completes_a_study_without_name_and_reason(database: Database, reason: str, by: str) -> None:
+    study = _arrive(database)
+    with pytest.raises(BadIdentifier), database.write() as session:
+        complete_study(session, study.study_uid, reason=reason, by=by, now=EPOCH, max_attempts=3, actor="api")
+    with pytest.raises(NotFound), database.write() as session:
+        complete_study(session, "1.2.9", reason="why", by="me", now=EPOCH, max_attempts=3, actor="api")
+    assert _study(database).state == StudyState.RECEIVING
 
 
 def test_nothing_is_half_closed_when_the_transaction_fails(database: Database) -> None:

@@ -14,16 +14,11 @@ from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyFacts
 from heimdallr_ray.catalog.recording import RecordOutcome
 from heimdallr_ray.catalog.states import Door, JobState, StudyState
-from heimdallr_ray.catalog.studies import (
-    close_idle_studies,
-    instances_of,
-    record_instances,
-    series_rows_of,
-    study_by_uid,
-)
+from heimdallr_ray.catalog.studies import instances_of, record_instances, series_rows_of, study_by_uid
 from heimdallr_ray.catalog.tables import InstanceRow, JobRow, StudyRow
 from heimdallr_ray.catalog.worklist import event_history
 from tests.support.clock import EPOCH
+from tests.support.closing import close_idle_studies
 from tests.support.studies import received
 
 

@@ -10,12 +10,13 @@ from sqlmodel import select
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.results import NewArtifact, SeriesChoice, commit_result, current_result, results_of
 from heimdallr_ray.catalog.states import JobState, StudyState, Urgency
-from heimdallr_ray.catalog.studies import close_idle_studies, record_instances, study_by_uid
+from heimdallr_ray.catalog.studies import record_instances, study_by_uid
 from heimdallr_ray.catalog.tables import ArtifactRow, JobRow, ResultRow, StudyRow
 from heimdallr_ray.catalog.worklist import study_detail
 from heimdallr_ray.errors import BadIdentifier, NotFound, StaleLease
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
 from tests.support.clock import FakeClock
+from tests.support.closing import close_idle_studies
 from tests.support.studies import digest, received
 
 ARTIFACTS = (

@@ -12,12 +12,13 @@ from heimdallr_ray.catalog.jobs import cancel_jobs
 from heimdallr_ray.catalog.results import commit_result
 from heimdallr_ray.catalog.retrying import retry_study
 from heimdallr_ray.catalog.states import StudyState
-from heimdallr_ray.catalog.studies import close_idle_studies, record_instances, study_by_uid, transition
+from heimdallr_ray.catalog.studies import record_instances, study_by_uid, transition
 from heimdallr_ray.catalog.tables import JobRow, StudyRow
 from heimdallr_ray.catalog.worklist import event_history
 from heimdallr_ray.errors import NotFound, NotRetryable
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
 from tests.support.clock import FakeClock
+from tests.support.closing import close_idle_studies
 from tests.support.studies import received
 
 UID = "1.2.1"

@@ -9,7 +9,7 @@ import pytest
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.received import StudyFacts
 from heimdallr_ray.catalog.states import StudyState, Urgency
-from heimdallr_ray.catalog.studies import close_idle_studies, record_instances, set_urgency, study_by_uid
+from heimdallr_ray.catalog.studies import record_instances, set_urgency, study_by_uid
 from heimdallr_ray.catalog.worklist import (
     artifact_named,
     counts_by_state,
@@ -22,6 +22,7 @@ from heimdallr_ray.catalog.worklist import (
     worklist_count,
 )
 from tests.support.clock import EPOCH
+from tests.support.closing import close_idle_studies
 from tests.support.studies import received
 
 

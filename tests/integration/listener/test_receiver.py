@@ -17,6 +17,7 @@ from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.completion import CompletionWatcher
 from heimdallr_ray.listener.facts import Accepted
 from heimdallr_ray.listener.receive import Receiver
+from tests.support.closing import policy
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, wait_for
 
 STUDY = "1.2.826.0.1.3680043.9.9.77"
@@ -155,7 +156,7 @@ def test_success_does_not_wait_for_the_database(intake: Intake, receiver: Receiv
         assert not receiver.flush(0.5)
         assert receiver.pending_study_uids() == {STUDY}
         watcher = CompletionWatcher(
-            receiver, frozenset, intake.database, intake.clock, idle_s=0.1, scan_s=1, max_attempts=3
+            receiver, frozenset, intake.database, intake.clock, policy=policy(0.1), scan_s=1, max_attempts=3
         )
     finally:
         lock.execute("ROLLBACK")

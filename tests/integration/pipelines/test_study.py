@@ -15,7 +15,7 @@ from pydicom import dcmread
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.results import current_result
 from heimdallr_ray.catalog.retrying import choose_series
-from heimdallr_ray.catalog.studies import close_idle_studies, record_instances, series_rows_of, study_by_uid
+from heimdallr_ray.catalog.studies import record_instances, series_rows_of, study_by_uid
 from heimdallr_ray.catalog.worklist import event_history, steps_of
 from heimdallr_ray.errors import StaleLease
 from heimdallr_ray.ids import Uid
@@ -25,6 +25,7 @@ from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationR
 from heimdallr_ray.segmentation.planner import Plan
 from heimdallr_ray.storage.blobs import LocalBlobStore
 from tests.support.clock import FakeClock
+from tests.support.closing import close_idle_studies
 from tests.support.dicom import ct_study
 from tests.support.studies import received
 

@@ -12,7 +12,7 @@ from sqlmodel import select
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.results import commit_result
 from heimdallr_ray.catalog.states import JobState
-from heimdallr_ray.catalog.studies import close_idle_studies, record_instances, study_by_uid
+from heimdallr_ray.catalog.studies import record_instances, study_by_uid
 from heimdallr_ray.catalog.tables import JobRow, StudyRow
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.config import Settings, load
@@ -20,6 +20,7 @@ from heimdallr_ray.errors import StaleLease
 from heimdallr_ray.pipelines.worker import StudyWorker
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
 from heimdallr_ray.queue.owners import owner_name
+from tests.support.closing import close_idle_studies
 from tests.support.studies import received
 
 LEASE_S = 600.0

@@ -9,13 +9,14 @@ from sqlmodel import select
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.results import commit_result
 from heimdallr_ray.catalog.states import JobState, StudyState
-from heimdallr_ray.catalog.studies import close_idle_studies, record_instances, study_by_uid, transition
+from heimdallr_ray.catalog.studies import record_instances, study_by_uid, transition
 from heimdallr_ray.catalog.tables import JobRow, StudyRow
 from heimdallr_ray.catalog.worklist import event_history, queue_depth, steps_of
 from heimdallr_ray.errors import StaleLease
 from heimdallr_ray.queue.lease import ATTEMPTS_EXHAUSTED, WORKER_LOST_REPEATEDLY, Lease, LeaseQueue
 from heimdallr_ray.queue.statements import MAX_LOST
 from tests.support.clock import FakeClock
+from tests.support.closing import close_idle_studies
 from tests.support.studies import received
 
 LEASE_S = 20.0
