@@ -73,9 +73,10 @@ lock: $(STAMPS)/python ## resolve requirements.lock anew from pyproject.toml, ke
 licences: setup ## write THIRD_PARTY_LICENSES.md anew
 	$(BIN)/python -m tools.third_party_licences
 
-docs: setup ## write docs/settings.md and the tables of docs/measurements.md anew
+docs: setup ## write docs/settings.md and the tables of docs/measurements.md and docs/conformance.md anew
 	$(BIN)/python -m tools.settings_page
 	$(BIN)/python -m tools.measurements_page
+	$(BIN)/python -m tools.conformance_page
 
 clean: ## remove what was built here; the next target starts from a bare checkout
 	rm -rf .venv .cache build dist dashboard/node_modules $(STATIC)
