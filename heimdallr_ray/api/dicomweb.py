@@ -17,6 +17,8 @@ from heimdallr_ray.api.dicomjson import JSON_TYPE, XML_TYPE, Attribute, chosen_t
 from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.related import RelatedReader, parse_content_type
 from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.api.told import Story
+from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import Draining, NotAcceptable, UnsupportedMedia
 from heimdallr_ray.ids import Uid, new_id
 from heimdallr_ray.listener.stow import StowFailed, StowOutcome, store_objects
@@ -111,16 +113,20 @@ async def _store(request: Request, services: ApiServices, pool: ThreadPoolExecut
     address = request.client.host if request.client else None
     body = ThreadBody(measured(request.stream(), max_bytes, services.clock), loop)
     reader = RelatedReader(iter(body), related.boundary, settings.max_zip_entries)
+    story = Story(services, request, Door.STOW, intake_id)
     started = services.clock.monotonic()
     try:
         outcome = await loop.run_in_executor(
-            pool, store_objects, object_bodies(reader), services.receiver, intake_id, address, study
+            pool, store_objects, object_bodies(reader), services.receiver, intake_id, address, study, story.notes
         )
     finally:
         body.abandon()
+    if outcome.stored:
+        story.stored()
+    told = story.refused([item.code for item in outcome.failed])
     ms = round((services.clock.monotonic() - started) * 1000)
     _log.info("stow answered", extra={"upload": intake_id, "status": status_of(outcome), "ms": ms})
-    return Response(encode(response_module(outcome), wanted), status_of(outcome), media_type=wanted)
+    return Response(encode(response_module(outcome), wanted), status_of(outcome), media_type=wanted, background=told)
 
 
 def build_router() -> APIRouter:

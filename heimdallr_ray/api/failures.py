@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 
+from heimdallr_ray.api import told
 from heimdallr_ray.api.guard import SAFE_METHODS
 from heimdallr_ray.errors import Broken, HeimdallrError, NoResult, Retryable
 
@@ -95,7 +96,9 @@ async def _heimdallr(request: Request, error: Exception, unknown_page: UnknownPa
     facts: dict[str, str | None] = {}
     if isinstance(error, NoResult):
         facts = {"state": error.state, "reason_code": error.reason_code, "reason": error.reason}
-    return error_response(error.http_status, error.code, error.detail, headers, facts)
+    response = error_response(error.http_status, error.code, error.detail, headers, facts)
+    response.background = told.refusal(request, _route(request), error)
+    return response
 
 
 def _route(request: Request) -> str:

@@ -16,6 +16,8 @@ from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.models import UploadAccepted, UploadResult
 from heimdallr_ray.api.multipart import UploadedFile, receive_file
 from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.api.told import Story
+from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import Draining, NotReady, TooLarge
 from heimdallr_ray.ids import new_id
 from heimdallr_ray.listener.archive import ArchiveLimits, UploadOutcome, receive_zip
@@ -99,16 +101,20 @@ async def _receive(request: Request, services: ApiServices, suffix: str = "") ->
     upload_id = new_id()
     address = request.client.host if request.client else None
     target = folder / f"{upload_id}.zip"
+    story = Story(services, request, Door.UPLOAD, upload_id)
     started = services.clock.monotonic()
     try:
         content_type = request.headers.get("content-type")
         min_free_bytes = settings.min_free_mib << 20
         upload = await receive_file(request.stream(), content_type, FIELD, suffix, target, max_bytes, min_free_bytes)
         limits = ArchiveLimits(settings.max_zip_entries, settings.max_unpacked_mib << 20)
-        outcome = await asyncio.to_thread(receive_zip, target, services.receiver, limits, upload_id, address)
+        outcome = await asyncio.to_thread(
+            receive_zip, target, services.receiver, limits, upload_id, address, story.notes
+        )
     finally:
         with suppress(OSError):  # What stays is swept later; the answer does not depend on it.
             await asyncio.to_thread(target.unlink, missing_ok=True)
+    story.stored()
     ms = round((services.clock.monotonic() - started) * 1000)
     _log.info(
         "upload stored",

@@ -87,6 +87,7 @@ class Ingress:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The application over this installation's database, blobs and receiver."""
         from heimdallr_ray.api.app import ApiServices, create_app
+        from heimdallr_ray.api.told import telling_of
         from heimdallr_ray.catalog.database import Database
         from heimdallr_ray.dashboard import static_dir
         from heimdallr_ray.listener.receive import Receiver
@@ -104,17 +105,18 @@ class Ingress:
         )
         database = Database(settings.resolved_database_url)
         blobs = LocalBlobStore(settings.blob_dir)
-        return create_app(
-            ApiServices(
-                settings=settings,
-                database=database,
-                blobs=blobs,
-                receiver=Receiver(settings, database, blobs, clock),
-                clock=clock,
-                static_dir=static_dir(),
-                build=self._args.build,
-                # Made by whoever is about to stop the stack: a file, because it must hold across processes.
-                draining=DrainMark(settings.run_dir).is_set,
-                components=components,
-            )
+        services = ApiServices(
+            settings=settings,
+            database=database,
+            blobs=blobs,
+            receiver=Receiver(settings, database, blobs, clock),
+            clock=clock,
+            static_dir=static_dir(),
+            build=self._args.build,
+            # Made by whoever is about to stop the stack: a file, because it must hold across processes.
+            draining=DrainMark(settings.run_dir).is_set,
+            components=components,
         )
+        # Ends with the process, which frees its place.
+        telling_of(services).start()
+        return create_app(services)

@@ -20,7 +20,7 @@ from heimdallr_ray.errors import BadArchive, EmptyInput, NotDicom, Rejected, Too
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.facts import Accepted
-from heimdallr_ray.listener.receive import Receiver
+from heimdallr_ray.listener.receive import NotesOf, Receiver
 from heimdallr_ray.listener.spool import Staging, storage_error
 from heimdallr_ray.zips import ArchiveLimits, Budget, check_directory, check_end_record
 
@@ -42,12 +42,18 @@ class UploadOutcome:
 
 
 def receive_zip(
-    path: Path, receiver: Receiver, limits: ArchiveLimits, upload_id: str, address: str | None = None
+    path: Path,
+    receiver: Receiver,
+    limits: ArchiveLimits,
+    upload_id: str,
+    address: str | None = None,
+    notes: NotesOf = lambda items: (),
 ) -> UploadOutcome:
     """Every DICOM object of the ZIP at `path` is an instance in the catalog, or none is.
 
     A sender may delete its files once this is answered. So one DICOM object that cannot be taken refuses them all.
-    Entries that are not DICOM are counted; archives inside the archive are such entries.
+    Entries that are not DICOM are counted; archives inside the archive are such entries. `notes` of the objects are
+    carried out with their rows.
 
     Raises:
         Rejected: some objects are DICOM and cannot be accepted; the class, and so the code, is that of the first one.
@@ -61,7 +67,7 @@ def receive_zip(
         with zipfile.ZipFile(path) as archive:
             members = check_directory(archive.infolist(), archive.start_dir, path.stat().st_size, limits)
             with receiver.spool.staging() as staging:
-                return _receive_members(archive, members, receiver, staging, limits, upload_id, address)
+                return _receive_members(archive, members, receiver, staging, limits, upload_id, address, notes)
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeError) as error:
         logger.warning("upload.refused", extra={"upload": upload_id, "code": BadArchive.code})
         raise BadArchive("this is not a ZIP archive, or it is damaged: put the DICOM files into a ZIP anew") from error
@@ -77,6 +83,7 @@ def _receive_members(
     limits: ArchiveLimits,
     upload_id: str,
     address: str | None,
+    notes: NotesOf,
 ) -> UploadOutcome:
     budget = Budget(limits, Path(archive.filename or "").stat().st_size)
     accepted: list[Accepted] = []
@@ -116,7 +123,7 @@ def _receive_members(
     if not accepted:
         logger.warning("upload.refused", extra={"upload": upload_id, "code": EmptyInput.code})
         raise EmptyInput("no entry of the archive is a DICOM object")
-    already_there = receiver.commit_upload(accepted)
+    already_there = receiver.commit_upload(accepted, notes(accepted))
     study_uids = tuple(sorted({str(item.identity.study_uid) for item in accepted}))
     logger.info(
         "upload.stored",

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -42,6 +42,10 @@ UPLOAD_GROUP_SIZE = 1000
 ACTOR = "listener"
 _QUIET_S = 2.0
 """Bytes of a study are made durable once no image came for so long (durability = study)."""
+
+
+NotesOf = Callable[[Sequence[Accepted]], Sequence[Note]]
+"""What belongs into the catalog with these objects."""
 
 
 @dataclass(frozen=True)
@@ -187,10 +191,14 @@ class Receiver:
         """As `commit`, for the committer."""
         self.commit(group, notes)
 
-    def commit_upload(self, items: Sequence[Accepted]) -> int:
+    def commit_upload(self, items: Sequence[Accepted], notes: Sequence[Note] = ()) -> int:
         """All objects of one upload are rows; a study's objects become rows together or not at all.
 
         A death between two transactions leaves whole studies, so that no part of one is ever measured for all of it.
+
+        Args:
+            items: at least one.
+            notes: carried out in the last transaction: an upload of which they tell is there as a whole.
 
         Returns:
             How many of the objects the catalog had before.
@@ -201,7 +209,9 @@ class Receiver:
         """
         with self._drain_mark.storing():
             self._blobs.keep([(item.entry.path, item.entry.sha256) for item in items])
-            return sum(self._record(group, ()).duplicates for group in whole_studies(items, UPLOAD_GROUP_SIZE))
+            *others, last = whole_studies(items, UPLOAD_GROUP_SIZE)
+            known = sum(self._record(group, ()).duplicates for group in others)
+            return known + self._record(last, notes).duplicates
 
     def _record(self, group: Sequence[Accepted], notes: Sequence[Note]) -> RecordOutcome:
         received = [to_received(item.entry, item.identity, durable=item.durable) for item in group]

@@ -18,7 +18,8 @@ from heimdallr_ray.errors import EmptyInput, HeimdallrError, NotDicom, Rejected,
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.arrival import Arrival
-from heimdallr_ray.listener.receive import Accepted, Receiver
+from heimdallr_ray.listener.facts import Accepted
+from heimdallr_ray.listener.receive import NotesOf, Receiver
 from heimdallr_ray.listener.spool import Staging
 
 logger = logging.getLogger(__name__)
@@ -79,6 +80,7 @@ def store_objects(
     intake_id: str,
     address: str | None = None,
     study_uid: Uid | None = None,
+    notes: NotesOf = lambda items: (),
 ) -> StowOutcome:
     """Every object of `bodies` is an instance in the catalog, or listed as failed.
 
@@ -88,6 +90,7 @@ def store_objects(
         intake_id: of the request.
         address: of the sender.
         study_uid: where the request names a study: objects of others are refused.
+        notes: of the objects that are stored; carried out with their rows.
 
     Raises:
         EmptyInput: no object.
@@ -106,7 +109,7 @@ def store_objects(
                     failed.append(one)
             if not accepted and not failed:
                 raise EmptyInput("the request holds no object")
-            already_there = receiver.commit_upload(accepted) if accepted else 0
+            already_there = receiver.commit_upload(accepted, notes(accepted)) if accepted else 0
     except _Interrupted as interrupted:
         raise interrupted.error from interrupted
     refused = Counter(item.code for item in failed)

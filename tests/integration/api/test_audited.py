@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import getpass
+import io
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlmodel import select
 from typer.testing import CliRunner
 
 from heimdallr_ray.api.app import ApiServices, create_app
+from heimdallr_ray.api.told import telling_of
 from heimdallr_ray.catalog.jobs import STUDY_JOB, insert_job
+from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.catalog.tables import InstanceRow
 from heimdallr_ray.cli import app as command
 from heimdallr_ray.clock import SystemClock
+from heimdallr_ray.listener.snapshots import FOLDER, read_snapshots
+from heimdallr_ray.security.audit import Actor, ActorKind
 from heimdallr_ray.security.audit_check import verify
 from heimdallr_ray.security.audit_entries import recent
 from heimdallr_ray.security.audit_key import read_key
 from tests.integration.api.conftest import TOKEN, bearer, client_of
+from tests.support.intake import ct_slice, file_bytes, wait_for, write_study
+from tests.support.related import TYPE, related
 from tests.support.seeded import add_study, services
 
 FAILED, DONE = "1.2.3.1", "1.2.3.2"
@@ -35,6 +45,14 @@ def site(tmp_path: Path) -> ApiServices:
     return made
 
 
+def zipped(folder: Path, count: int) -> dict[str, tuple[str, bytes, str]]:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path in write_study(folder / "images", count):
+            archive.write(path, path.name)
+    return {"file": ("study.zip", buffer.getvalue(), "application/zip")}
+
+
 def entries(made: ApiServices) -> list[tuple[str, str, str, str, dict[str, Any]]]:
     """Action and actor of all entries but the first, oldest first; the chain is whole."""
     with made.database.read() as session:
@@ -44,6 +62,61 @@ def entries(made: ApiServices) -> list[tuple[str, str, str, str, dict[str, Any]]
             for row in reversed(recent(session, 100))
             if row.action != "audit.key_created"
         ]
+
+
+def test_an_upload_and_a_stow_request_are_told_with_who_sent_them(site: ApiServices, tmp_path: Path) -> None:
+    client = client_of(create_app(site))
+    content = zipped(tmp_path, 3)
+    assert client.post("/api/v1/upload", files=content).status_code == 401
+    assert client.post("/api/v1/upload", files=content).status_code == 401
+    assert client.post("/api/v1/upload", files=content, headers=bearer(TOKEN)).status_code == 200
+    objects = [file_bytes(ct_slice(number, "1.2.3.9", "1.2.3.9.1")) for number in (1, 2)]
+    headers = {"Content-Type": TYPE, **bearer(TOKEN)}
+    body = related([objects[0], b"no image"])
+    assert client.post("/dicomweb/studies", content=body, headers=headers).status_code == 202
+    assert client.post("/dicomweb/studies", content=related([b"no image"]), headers=headers).status_code == 409
+    assert client.post("/dicomweb/studies", content=b"", headers=headers).status_code == 400
+    told = entries(site)
+    assert [one[:4] for one in told] == [
+        # Two of the same within a minute are one entry.
+        ("upload.refused", "anonymous", "", "127.0.0.1"),
+        ("upload.accepted", "token", "api_token", "127.0.0.1"),
+        ("stow.accepted", "token", "api_token", "127.0.0.1"),
+        ("stow.refused", "token", "api_token", "127.0.0.1"),
+        *[("stow.refused", "token", "api_token", "127.0.0.1")] * (len(told) - 4),
+    ]
+    assert told[0][4] == {"reason": "unauthorized"}
+    assert (told[1][4]["instances"], told[1][4]["studies"]) == (3, 1)
+    assert told[2][4]["instances"] == 1
+    assert told[3][4] == {"reason": "not_dicom"}
+    with site.database.read() as session:
+        assert told[1][4]["intake"] in {row.association_id for row in session.exec(select(InstanceRow)).all()}
+    figures = site.figures.figures()
+    assert figures.stored == {"dicom": 0, "upload": 3, "stow": 1}
+    assert figures.refused["upload"] == {"request.unauthorized": 2}
+    assert figures.refused["stow"]["store.not_dicom"] == 2
+    assert sum(figures.store_seconds["upload"].counts) == 1
+
+
+def test_an_upload_that_is_rolled_back_leaves_no_entry(site: ApiServices, tmp_path: Path) -> None:
+    content = zipped(tmp_path, 2)
+    with site.database.write() as session:
+        session.connection().exec_driver_sql("ALTER TABLE series RENAME TO gone")
+    answer = client_of(create_app(site)).post("/api/v1/upload", files=content, headers=bearer(TOKEN))
+    assert answer.status_code >= 500
+    assert [one[0] for one in entries(site)] == ["upload.refused"]
+
+
+def test_the_http_interface_tells_its_figures_like_a_listener(site: ApiServices) -> None:
+    telling = telling_of(site)
+    telling.start()
+    try:
+        told = wait_for(lambda: read_snapshots(site.settings.run_dir / FOLDER, site.clock.now()), 10, "figures")
+    finally:
+        telling.stop()
+    assert [(one.place, one.state.healthy) for one in told] == [("http-0", True)]
+    site.intake_audit.refused("unauthorized", Actor(ActorKind.ANONYMOUS, "", "192.0.2.9"), door=Door.STOW)
+    telling.chores()
 
 
 def test_a_retry_and_a_choice_over_the_api(site: ApiServices) -> None:
