@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -17,9 +13,10 @@ from pydicom import dcmread
 from heimdallr_ray.clients.send import SendReport, send_folder
 from tests.support.intake import Intake, dataset_bytes, sha256, wait_for, write_study
 from tests.support.kills import DuringSend
+from tests.support.listeners import prepared
 
-ROOT = Path(__file__).parents[2]
 IMAGES = 60
+IMAGES_OF_25_MOMENTS = 500
 IDLE_S = 6.0
 
 
@@ -29,39 +26,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def listener(root: Path, port: int) -> Generator[subprocess.Popen[str]]:
-    """A process with everything imported and nothing opened; `begin` starts it. Killed at the end if it still lives."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tests.support.listener_runner", str(root), str(port), str(IDLE_S)],
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait(10)
-        for pipe in (process.stdin, process.stdout):
-            assert pipe is not None
-            pipe.close()
-
-
-def begin(process: subprocess.Popen[str]) -> None:
-    """The listener answers on its port."""
-    assert process.stdin is not None
-    assert process.stdout is not None
-    process.stdin.write("\n")
-    process.stdin.flush()
-    assert process.stdout.readline().strip().isdigit()
-
-
-def kill_during_send(tmp_path: Path, seed: int) -> None:
-    moment = DuringSend(seed, IMAGES)
+def kill_during_send(tmp_path: Path, seed: int, images: int = IMAGES, durability: str = "instance") -> None:
+    moment = DuringSend(seed, images)
     folder = tmp_path / "study"
-    paths = write_study(folder, IMAGES)
+    paths = write_study(folder, images)
     digests = {
         str(dcmread(path, stop_before_pixels=True).SOPInstanceUID): sha256(dataset_bytes(path.read_bytes()))
         for path in paths
@@ -76,17 +44,16 @@ def kill_during_send(tmp_path: Path, seed: int) -> None:
 
     sender = threading.Thread(target=send)
     # The second is ready before the first is killed: the time between them counts as idle.
-    with listener(root, port) as first, listener(root, port) as second:
-
-        def kill() -> None:
-            first.kill()
-            first.wait(10)
-
-        begin(first)
+    started = (
+        prepared(root, port, IDLE_S, durability=durability, dicom_backend="wire"),
+        prepared(root, port, IDLE_S, durability=durability, dicom_backend="wire"),
+    )
+    with started[0] as first, started[1] as second:
+        first.begin()
         sender.start()
-        moment.kill(kill)
-        begin(second)
-        sender.join(120)
+        moment.kill(first.kill)
+        second.begin()
+        sender.join(240)
         assert not sender.is_alive()
         intake = Intake(root)
         assert set(reports[0].acknowledged) == set(digests)
@@ -95,19 +62,24 @@ def kill_during_send(tmp_path: Path, seed: int) -> None:
         # Longer than the idle time: a second closing would show.
         time.sleep(IDLE_S)
         assert intake.stored() == digests
-        assert len(intake.instances()) == IMAGES
-        assert [(study.state, study.epoch, study.n_instances) for study in intake.studies()] == [("queued", 1, IMAGES)]
+        assert len(intake.instances()) == images
+        assert [(study.state, study.epoch, study.n_instances) for study in intake.studies()] == [("queued", 1, images)]
         assert len(intake.jobs()) == 1
         assert intake.spooled() == []
 
 
-@pytest.mark.parametrize("seed", [11, 23, 47])
-def test_listener_killed_during_a_send(tmp_path: Path, seed: int) -> None:
-    kill_during_send(tmp_path, seed)
+@pytest.mark.parametrize(("seed", "durability"), [(11, "instance"), (47, "study")])
+def test_listener_killed_during_a_send(tmp_path: Path, seed: int, durability: str) -> None:
+    """Check 1 of the reliability list, two moments: no answered image is missing, each has the bytes that were sent.
+
+    The kernel keeps what a killed process has written, so nothing is lost where an image need not reach the disk first.
+    """
+    kill_during_send(tmp_path, seed, durability=durability)
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(3600)
-@pytest.mark.parametrize("seed", range(100, 125))
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", [23, *range(100, 124)])
 def test_listener_killed_at_25_moments(tmp_path: Path, seed: int) -> None:
-    kill_during_send(tmp_path, seed)
+    """Check 1 of the reliability list: 25 random moments of a send of 500 instances, 0 missing, sha256 as sent."""
+    kill_during_send(tmp_path, seed, IMAGES_OF_25_MOMENTS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from heimdallr_ray.dicom.isolated import DecoderPool
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.dicom.series import group, select
 from heimdallr_ray.errors import HeimdallrError, NotAVolume, TooLarge, TruncatedObject
+from tests.support.bombs import deflated_bomb
 from tests.support.bounds import within
 from tests.support.dicom import ct_datasets, indexed, to_bytes
 
@@ -123,26 +123,7 @@ def test_a_small_header_around_a_huge_codestream(syntax: str) -> None:
 
 @pytest.mark.usefixtures("no_decoder")
 def test_a_deflated_bomb_of_one_gibibyte_is_never_inflated() -> None:
-    (dataset,) = ct_datasets(1)
-    dataset.Rows = dataset.Columns = 16_384
-    dataset.NumberOfFrames = 2
-    dataset.PixelData = b""
-    plain = to_bytes(dataset)
-    tag = plain.rindex(b"\xe0\x7f\x10\x00")
-    meta_end = plain.index(b"\x08\x00\x05\x00", 132)
-    packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    packed = [packer.compress(plain[meta_end:tag] + b"\xe0\x7f\x10\x00OW\0\0" + struct.pack("<I", 1 << 30))]
-    packed += [packer.flush(zlib.Z_FULL_FLUSH)]
-    # Behind a full flush a block stands for itself and may be repeated.
-    zeros = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
-    packed += [zeros.compress(bytes(16 << 20)) + zeros.flush(zlib.Z_FULL_FLUSH)] * 64
-    head = to_bytes(dataset, DeflatedExplicitVRLittleEndian)
-    syntax = head.index(DeflatedExplicitVRLittleEndian.encode(), 132)
-    stream = b"".join([*packed, b"\x03\x00"])
-    content = head[: syntax + len(DeflatedExplicitVRLittleEndian)] + stream
-    assert len(content) < 1_100_000
-    # The first two of its 64 blocks, so that the test does not inflate it either.
-    assert len(zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream, 32 << 20)) == 32 << 20
+    content = deflated_bomb()
     header = read_header(content)
     assert header.native_pixel_bytes == 1 << 30
     assert isinstance(refused(lambda: stored_pixels(content, header), within_s=0.5), TooLarge)
