@@ -12,11 +12,12 @@ from pathlib import Path
 
 from pydicom.uid import UID
 
-from heimdallr_ray.catalog.commitments import BACKOFF_FIRST_S, BACKOFF_LAST_S
+from heimdallr_ray.catalog.commitment_leases import BACKOFF_FIRST_S, BACKOFF_LAST_S
 from heimdallr_ray.clients import dimse, send, sent
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import HeimdallrError, NotDicom, StorageFailed, StorageFull, TooLarge, TruncatedObject
 from heimdallr_ray.listener import commitment, commitment_report, commitment_worker, contexts, gate, part10
+from heimdallr_ray.listener.commitment_check import MISSING_GRACE_S
 from heimdallr_ray.listener.wire import association, command, negotiate
 from heimdallr_ray.listener.wire.tls import CIPHERS
 
@@ -134,7 +135,7 @@ def reports() -> str:
     bounds = (told.CONNECT_TIMEOUT_S, told.ASSOCIATE_TIMEOUT_S, told.ANSWER_TIMEOUT_S, told.RELEASE_TIMEOUT_S)
     rows = [
         ("first attempt", f"{commitment.REPORT_DELAY_S:g} s after the N-ACTION response, or later"),
-        ("an instance that is not in the catalog yet is waited for", f"{worker.MISSING_GRACE_S:g} s"),
+        ("an instance that is not in the catalog yet is waited for", f"{MISSING_GRACE_S:g} s"),
         ("connection, association, answer, release", ", ".join(f"{value:g} s" for value in bounds)),
         ("wait after a failure", f"{BACKOFF_FIRST_S:g} s, doubled each time, to {BACKOFF_LAST_S:g} s"),
         ("given up after", f"{Settings.model_fields['commitment_days'].default:g} days (`commitment_days`)"),

@@ -13,7 +13,7 @@ from datetime import timedelta
 from enum import IntEnum
 from typing import Final
 
-from heimdallr_ray.catalog.commitments import Asked, CommitmentRequest, Reference, record_request
+from heimdallr_ray.catalog.commitments import MAX_WAITING, Asked, CommitmentRequest, Reference, record_request
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Peer
@@ -76,7 +76,7 @@ STATUS_MEANINGS: Final[Mapping[ActionStatus, str]] = {
     ActionStatus.NOT_AUTHORIZED: "the calling AE title is not in `commitment_peers`, so no report could be sent to it",
     ActionStatus.MISTYPED_ARGUMENT: "the data set cannot be read, or an attribute has another value representation",
     ActionStatus.RESOURCE_LIMITATION: f"more than {MAX_REFERENCES} references or {MAX_REQUEST_BYTES >> 20} MiB, data "
-    "nested too deep, or no room on the disk",
+    f"nested too deep, or no room on the disk; or {MAX_WAITING} requests of this peer wait for their report",
 }
 """What each status says of the request; the conformance statement shows this table."""
 
@@ -245,10 +245,12 @@ class CommitmentDesk:
         now = self._clock.now()
         with self._database.write() as session:
             asked, row_id = record_request(session, request, now, now + timedelta(seconds=REPORT_DELAY_S))
-            if self._audit is not None and asked is not Asked.OTHER:
+            if self._audit is not None and asked in (Asked.NEW, Asked.AGAIN):
                 actor = Actor.ae(calling_ae, address)
                 facts = {"commitment": row_id, "references": len(references), "asked": asked.value}
                 self._audit.append(session, AuditAction.COMMITMENT_ASKED, actor, now=now, detail=facts)
         if asked is Asked.OTHER:
             raise CommitmentRefused(ActionStatus.INVALID_ARGUMENT, "the Transaction UID was used for other references")
+        if asked is Asked.TOO_MANY:
+            raise CommitmentRefused(ActionStatus.RESOURCE_LIMITATION, f"{MAX_WAITING} requests of this peer wait")
         return request, asked

@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Final, Protocol, cast
+from functools import partial
+from typing import Final, cast
 
 from sqlmodel import Session
 
-from heimdallr_ray.catalog import commitments
-from heimdallr_ray.catalog.commitments import CommitmentLease, Failure, Reference, StoredCopy
+from heimdallr_ray.catalog import commitment_leases as leases
+from heimdallr_ray.catalog.commitment_leases import CommitmentLease
 from heimdallr_ray.catalog.database import Database
-from heimdallr_ray.catalog.durability import mark_durable
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Peer
 from heimdallr_ray.errors import HeimdallrError, StaleLease, StorageFailed, StorageFull
-from heimdallr_ray.ids import Sha256
+from heimdallr_ray.listener.commitment_check import MISSING_GRACE_S, Flush, InstanceCheck, NotYet
 from heimdallr_ray.listener.commitment_report import (
     LONGEST_S,
     Delivery,
-    FailureReason,
     Report,
     SendReport,
-    failures_of,
 )
 from heimdallr_ray.queue.owners import is_dead_here, owner_name
 from heimdallr_ray.queue.statements import DATABASE_TIME
@@ -39,30 +37,12 @@ logger = logging.getLogger(__name__)
 
 SCAN_S: Final = 1.0
 LEASE_S: Final = 2 * LONGEST_S
-RENEW_EVERY_S: Final = 20.0
-FLUSH_TIMEOUT_S: Final = 10.0
-MISSING_GRACE_S: Final = 5.0
-"""An instance may have been acknowledged by another listener process a moment ago and not be a row yet."""
-FLUSH_PATIENCE_S: Final = 600.0
-"""How long missing instances are waited for while the spool cannot be committed (no database, no room)."""
 MISSING_PAUSE_S: Final = 2.0
 RECHECK_S: Final = 900.0
 """What was found is told for this long; a later attempt looks at the disk again."""
 MAX_REFUSALS: Final = 10
 """Failures that a peer may answer to one report; with the waits between them this is an hour and a half."""
 MAX_PER_SCAN: Final = 1000
-
-
-class Flush(Protocol):
-    """Makes rows of what was acknowledged."""
-
-    def __call__(self, timeout_s: float, /) -> bool:
-        """True once all that this process acknowledged is a row."""
-        ...
-
-
-class _NotYet(Exception):
-    """Instances may still become rows; a signal inside this module."""
 
 
 class CommitmentWorker:
@@ -99,16 +79,14 @@ class CommitmentWorker:
             scan_s: How often the database is asked.
         """
         self._database = database
-        self._blobs = blobs
         self._clock = clock
         self._peers = peers
         self._send = send
-        self._flush = flush
         self._max_age_s = max_age_s
         self._audit = audit
         self._lease_s = lease_s
-        self._missing_grace_s = missing_grace_s
         self._scan_s = scan_s
+        self._check = InstanceCheck(database, blobs, clock, flush, missing_grace_s)
         self._owner = owner_name()
         self._stopping = threading.Event()
         self._wake = threading.Event()
@@ -161,7 +139,7 @@ class CommitmentWorker:
     def free_dead(self) -> int:
         """Requests that a killed process of this host held are due again; returns how many."""
         with self._database.write() as session:
-            freed = commitments.free_dead_owners(session, is_dead_here)
+            freed = leases.free_dead_owners(session, is_dead_here)
         if freed:
             logger.info("commitment.taken_over", extra={"requests": freed})
         return freed
@@ -173,10 +151,10 @@ class CommitmentWorker:
             Retryable: the database does not answer now.
         """
         with self._database.read() as session:
-            if not commitments.anything_due(session, self._now(session)):
+            if not leases.anything_due(session, self._now(session)):
                 return False
         with self._database.write() as session:
-            lease = commitments.claim(session, self._owner, self._now(session), self._lease_s)
+            lease = leases.claim(session, self._owner, self._now(session), self._lease_s)
         if lease is None:
             return False
         try:
@@ -200,23 +178,23 @@ class CommitmentWorker:
         checked_at = lease.checked_at
         if checked_at is None or not 0 <= (now - checked_at).total_seconds() <= RECHECK_S:
             try:
-                failures, looked = self._check(lease, now), True
+                failures, looked = self._check(lease, now, partial(self._renew, lease)), True
             except (StorageFull, StorageFailed) as error:
                 self._failed(lease, error.code, error.detail, of_peer=False)
                 return
-            except _NotYet:
+            except NotYet:
                 with self._database.write() as session:
-                    commitments.postpone(session, lease, self._now(session), MISSING_PAUSE_S)
+                    leases.postpone(session, lease, self._now(session), MISSING_PAUSE_S)
                 return
         with self._database.write() as session:
             if looked:
-                commitments.record_check(session, lease, failures, self._now(session))
-            commitments.renew(session, lease, self._now(session), self._lease_s)
+                leases.record_check(session, lease, failures, self._now(session))
+            leases.renew(session, lease, self._now(session), self._lease_s)
         outcome = self._send(peer, Report(lease.transaction_uid, lease.references, failures))
         if outcome.delivery is Delivery.TOLD:
             with self._database.write() as session:
                 now = self._now(session)
-                commitments.record_told(session, lease, now, len(failures), outcome.detail or None)
+                leases.record_told(session, lease, now, len(failures), outcome.detail or None)
                 self._tell_audit(session, lease, now, Outcome.SUCCESS, {"failed": len(failures)})
             logger.info(
                 "commitment.told",
@@ -238,7 +216,7 @@ class CommitmentWorker:
         with self._database.write() as session:
             now = self._now(session)
             refused = code == Delivery.REFUSED.value
-            run_at = commitments.record_failure(session, lease, now, code, detail, refused=refused, of_peer=of_peer)
+            run_at = leases.record_failure(session, lease, now, code, detail, refused=refused, of_peer=of_peer)
         logger.warning(
             "commitment.not_told",
             extra={
@@ -254,7 +232,7 @@ class CommitmentWorker:
     def _give_up(self, lease: CommitmentLease, code: str, detail: str) -> None:
         with self._database.write() as session:
             now = self._now(session)
-            commitments.give_up(session, lease, now, code, detail)
+            leases.give_up(session, lease, now, code, detail)
             self._tell_audit(session, lease, now, Outcome.FAILED, {"reason": code})
         logger.error(
             "commitment.given_up",
@@ -270,74 +248,9 @@ class CommitmentWorker:
         actor = Actor.system("commitment")
         self._audit.append(session, Action.COMMITMENT_ANSWERED, actor, now=now, outcome=outcome, detail=told)
 
-    # What is there ---------------------------------------------------------------------------------------------------
-
-    def _check(self, lease: CommitmentLease, now: datetime) -> tuple[Failure, ...]:
-        """What each reference is found to be.
-
-        Raises:
-            _NotYet: an instance is missing that may become a row soon.
-            StorageFull, StorageFailed: it cannot be made sure of that the disk has all bytes.
-            StaleLease: the request was lost while the disk was read.
-        """
-        uids = sorted({reference.sop_instance_uid for reference in lease.references})
-        copies = self._copies(uids)
-        if len(copies) < len(uids):
-            flushed = self._flush(FLUSH_TIMEOUT_S)
-            copies = self._copies(uids)
-            age_s = abs((now - lease.asked_at).total_seconds())
-            if len(copies) < len(uids) and age_s < (self._missing_grace_s if flushed else FLUSH_PATIENCE_S):
-                raise _NotYet
-        renewed = self._clock.monotonic()
-        verified: dict[str, bool] = {}
-        reasons: list[FailureReason | None] = []
-        for reference in lease.references:
-            reasons.append(self._judge(reference, copies.get(reference.sop_instance_uid, ()), verified))
-            if self._clock.monotonic() - renewed > RENEW_EVERY_S:
-                renewed = self._clock.monotonic()
-                with self._database.write() as session:
-                    commitments.renew(session, lease, self._now(session), self._lease_s)
-        self._make_durable(lease, copies, verified)
-        return failures_of(reasons)
-
-    def _make_durable(
-        self, lease: CommitmentLease, copies: Mapping[str, Sequence[StoredCopy]], verified: Mapping[str, bool]
-    ) -> None:
-        """No power cut takes what is committed, also where images are acknowledged before the disk has them."""
-        loose = [one for group in copies.values() for one in group if verified.get(one.blob_sha256) and not one.durable]
-        if not loose:
-            return
-        if missing := self._blobs.harden(Sha256(one.blob_sha256) for one in loose):
-            raise StorageFailed(f"{len(missing)} blobs vanished while they were looked at")
+    def _renew(self, lease: CommitmentLease) -> None:
         with self._database.write() as session:
-            mark_durable(session, [one.id for one in loose])
-            commitments.renew(session, lease, self._now(session), self._lease_s)
-
-    def _copies(self, uids: Sequence[str]) -> Mapping[str, list[StoredCopy]]:
-        with self._database.read() as session:
-            return commitments.stored_copies(session, uids)
-
-    def _judge(
-        self, reference: Reference, copies: Sequence[StoredCopy], verified: dict[str, bool]
-    ) -> FailureReason | None:
-        """None where every copy of the reference is whole: which one was meant is not known."""
-        if not copies:
-            return FailureReason.NO_SUCH_INSTANCE
-        meant = [copy for copy in copies if copy.sop_class_uid == reference.sop_class_uid]
-        if not meant:
-            return FailureReason.CLASS_INSTANCE_CONFLICT
-        for copy in meant:
-            if copy.blob_sha256 not in verified:
-                verified[copy.blob_sha256] = self._is_whole(copy.blob_sha256)
-        return None if all(verified[copy.blob_sha256] for copy in meant) else FailureReason.PROCESSING_FAILURE
-
-    def _is_whole(self, blob_sha256: str) -> bool:
-        try:
-            self._blobs.verify(blob_sha256)
-        except HeimdallrError as error:
-            logger.error("commitment.damaged", extra={"blob": blob_sha256[:12], "code": error.code})  # noqa: TRY400
-            return False
-        return True
+            leases.renew(session, lease, self._now(session), self._lease_s)
 
     def _now(self, session: Session) -> datetime:
         """The server's time on PostgreSQL, where several hosts share the requests; the host's on SQLite."""

@@ -10,8 +10,10 @@ from typing import Any, cast
 
 import pytest
 
+from heimdallr_ray.catalog import commitment_leases as leases
 from heimdallr_ray.catalog import commitments
-from heimdallr_ray.catalog.commitments import Asked, CommitmentLease, CommitmentRequest, Failure, Reference
+from heimdallr_ray.catalog.commitment_leases import CommitmentLease
+from heimdallr_ray.catalog.commitments import Asked, CommitmentRequest, Failure, Reference
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.tables import EventRow
 from heimdallr_ray.catalog.worklist import events_after
@@ -38,7 +40,7 @@ def record(database: Database, request: CommitmentRequest, at_s: float = 0.0) ->
 
 def claim(database: Database, at_s: float = 0.0, owner: str = "host/1/a") -> CommitmentLease | None:
     with database.write() as session:
-        return commitments.claim(session, owner, EPOCH + timedelta(seconds=at_s), LEASE_S)
+        return leases.claim(session, owner, EPOCH + timedelta(seconds=at_s), LEASE_S)
 
 
 def held(database: Database, at_s: float = 0.0) -> CommitmentLease:
@@ -62,8 +64,8 @@ def test_a_request_that_has_ended_waits_again_when_it_is_asked_again(database: D
     record(database, asked())
     lease = held(database)
     with database.write() as session:
-        commitments.record_check(session, lease, [Failure(0, 0x0112)], EPOCH)
-        commitments.record_told(session, lease, EPOCH, 1, None)
+        leases.record_check(session, lease, [Failure(0, 0x0112)], EPOCH)
+        leases.record_told(session, lease, EPOCH, 1, None)
     assert rows(database)[0].state == "told" and claim(database, 9) is None
     assert record(database, asked(), 10) is Asked.AGAIN
     row = rows(database)[0]
@@ -80,7 +82,7 @@ def test_one_worker_holds_a_request_and_one_report_goes_to_a_peer_at_a_time(data
     assert held(database, 10).calling_ae == "CT2"
     assert claim(database, 10) is None, "CT1 is being told"
     with database.write() as session:
-        commitments.record_told(session, first, EPOCH, 0, None)
+        leases.record_told(session, first, EPOCH, 0, None)
     assert held(database, 10).transaction_uid == "1.2.99.2"
 
 
@@ -91,11 +93,11 @@ def test_a_lease_that_ran_out_is_taken_over_and_its_late_holder_changes_nothing(
     held(database, LEASE_S + 1)
     now = EPOCH + timedelta(seconds=LEASE_S + 2)
     with pytest.raises(StaleLease), database.write() as session:
-        commitments.record_told(session, late, now, 0, None)
+        leases.record_told(session, late, now, 0, None)
     with pytest.raises(StaleLease), database.write() as session:
-        commitments.renew(session, late, now, LEASE_S)
+        leases.renew(session, late, now, LEASE_S)
     with pytest.raises(StaleLease), database.write() as session:
-        commitments.record_failure(session, late, now, "unreachable", "")
+        leases.record_failure(session, late, now, "unreachable", "")
     row = rows(database)[0]
     assert (row.state, row.fence, row.attempt) == ("waiting", 2, 0)
 
@@ -106,7 +108,7 @@ def test_requests_of_a_dead_holder_are_free_at_once(database: Database) -> None:
     claim(database, 1, owner="host/1/dead")
     claim(database, 1, owner="host/2/alive")
     with database.write() as session:
-        assert commitments.free_dead_owners(session, lambda owner: "dead" in owner) == 1
+        assert leases.free_dead_owners(session, lambda owner: "dead" in owner) == 1
     assert held(database, 1).transaction_uid == "1.2.99.1" and claim(database, 1) is None
 
 
@@ -116,7 +118,7 @@ def test_a_peer_that_cannot_be_reached_is_tried_once_for_all_its_requests(databa
     record(database, asked(4, "CT2"), 0.9)
     lease = held(database)
     with database.write() as session:
-        again = commitments.record_failure(session, lease, EPOCH, "unreachable", "nobody there")
+        again = leases.record_failure(session, lease, EPOCH, "unreachable", "nobody there")
     assert again == EPOCH + timedelta(seconds=5)
     assert held(database, 1).calling_ae == "CT2" and claim(database, 1) is None
     with database.read() as session:
@@ -128,10 +130,10 @@ def test_a_peer_that_cannot_be_reached_is_tried_once_for_all_its_requests(databa
     # Once one report gets through, the others need not wait for their turn.
     lease = held(database, 6)
     with database.write() as session:
-        commitments.record_failure(session, lease, EPOCH + timedelta(seconds=6), "unreachable", "")
+        leases.record_failure(session, lease, EPOCH + timedelta(seconds=6), "unreachable", "")
     lease = held(database, 20)
     with database.write() as session:
-        commitments.record_told(session, lease, EPOCH + timedelta(seconds=20), 0, None)
+        leases.record_told(session, lease, EPOCH + timedelta(seconds=20), 0, None)
     assert held(database, 20).calling_ae == "CT1"
 
 
@@ -140,7 +142,7 @@ def test_a_refused_report_keeps_no_other_waiting(database: Database) -> None:
     record(database, asked(2), 0.1)
     lease = held(database)
     with database.write() as session:
-        commitments.record_failure(session, lease, EPOCH, "refused", "0x0110", refused=True, of_peer=False)
+        leases.record_failure(session, lease, EPOCH, "refused", "0x0110", refused=True, of_peer=False)
     assert held(database, 1).transaction_uid == "1.2.99.2"
     assert rows(database)[0].refusals == 1
 
@@ -150,7 +152,7 @@ def test_a_step_of_the_clock_holds_no_request_back(database: Database, hours: in
     record(database, asked())
     lease = held(database)
     with database.write() as session:
-        commitments.record_failure(session, lease, EPOCH, "unreachable", "")
+        leases.record_failure(session, lease, EPOCH, "unreachable", "")
     assert claim(database, hours * 3600) is not None
 
 
@@ -165,10 +167,10 @@ def test_asking_telling_and_giving_up_are_events_without_patient_data(database: 
     record(database, asked(2), 0.1)
     first = held(database)
     with database.write() as session:
-        commitments.record_told(session, first, EPOCH, 0, None)
-        commitments.give_up(
+        leases.record_told(session, first, EPOCH, 0, None)
+        leases.give_up(
             session,
-            commitments.claim(session, "o", EPOCH + timedelta(seconds=1), LEASE_S) or first,
+            leases.claim(session, "o", EPOCH + timedelta(seconds=1), LEASE_S) or first,
             EPOCH,
             "too_old",
             "no",

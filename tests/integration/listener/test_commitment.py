@@ -168,7 +168,7 @@ def test_a_peer_that_hangs_does_not_keep_the_listener_from_stopping(tmp_path: Pa
     with report_peer(answer=hang) as peer:
         intake = intake_of(tmp_path, peer)
         with intake.listening() as service:
-            service.commitments._missing_grace_s = 0
+            service.commitments._check._missing_grace_s = 0
             assert ask(service.scp.port, request_dataset(TRANSACTION, references(1))) == 0x0000
             wait_for(lambda: peer.associations, 30, "the peer is called")
             started = time.monotonic()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import time
@@ -19,14 +20,9 @@ from heimdallr_ray.config import Peer
 from heimdallr_ray.errors import DatabaseBusy, StorageFailed, StorageFull
 from heimdallr_ray.ids import Sha256
 from heimdallr_ray.listener.commitment import REPORT_DELAY_S, ActionStatus, CommitmentDesk
+from heimdallr_ray.listener.commitment_check import FLUSH_PATIENCE_S, MISSING_GRACE_S
 from heimdallr_ray.listener.commitment_report import Delivery, DeliveryOutcome, Report, ReportSender
-from heimdallr_ray.listener.commitment_worker import (
-    FLUSH_PATIENCE_S,
-    MAX_REFUSALS,
-    MISSING_GRACE_S,
-    RECHECK_S,
-    CommitmentWorker,
-)
+from heimdallr_ray.listener.commitment_worker import MAX_REFUSALS, RECHECK_S, CommitmentWorker
 from heimdallr_ray.security.audit import AuditLog
 from tests.support.clock import FakeClock
 from tests.support.commitment import CT, IMPLICIT, MR, report_peer, request, rows
@@ -382,3 +378,30 @@ def test_what_the_disk_may_not_have_yet_is_made_durable_before_it_is_committed(
     bench.clock.advance(6)
     assert bench.worker.step() and bench.failures() == {}
     assert asked == [loose, loose] and all(row.durable for row in bench.intake.instances())
+
+
+def test_what_is_in_memory_does_not_stand_for_what_is_on_the_disk(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob = bench.store("1.2.3", b"x")
+    asked: list[str] = []
+
+    def advise(descriptor: int, offset: int, length: int, advice: int) -> None:
+        asked.append(Path(f"/proc/self/fd/{descriptor}").readlink().name)
+        assert (offset, length, advice) == (0, 0, os.POSIX_FADV_DONTNEED)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    bench.ask()
+    assert bench.worker.step() and bench.failures() == {} and asked == [blob]
+
+
+def test_requests_that_wait_are_bounded_for_each_peer(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("heimdallr_ray.catalog.commitments.MAX_WAITING", 2)
+    bench.store("1.2.3", b"x")
+    bench.ask()
+    bench.ask(transaction="1.2.99.2")
+    third = request("1.2.99.3", [(CT, "1.2.3")])
+    assert bench.desk.ask(third, IMPLICIT, "CT1", None, None) == ActionStatus.RESOURCE_LIMITATION
+    bench.ask()  # again, which is no new request
+    assert bench.worker.step()
+    assert bench.desk.ask(third, IMPLICIT, "CT1", None, None) == ActionStatus.SUCCESS

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import resource
 import time
+from itertools import product
+from random import Random
 
 import pytest
 from pynetdicom.dsutils import encode
 
-from heimdallr_ray.catalog.commitments import Failure, Reference, backoff_s, references_sha256
+from heimdallr_ray.catalog.commitment_leases import backoff_s
+from heimdallr_ray.catalog.commitments import Failure, Reference, references_sha256
 from heimdallr_ray.errors import CommitmentRefused
 from heimdallr_ray.listener.commitment import MAX_REFERENCES, STATUS_MEANINGS, ActionStatus, parse_request
 from heimdallr_ray.listener.commitment_report import (
@@ -168,6 +171,42 @@ def test_hostile_requests_end_soon_and_cost_little(name: str) -> None:
     assert status_of(content) in (ActionStatus.RESOURCE_LIMITATION, ActionStatus.INVALID_ARGUMENT)
     assert time.process_time() - started < 2.0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 64 << 10
+
+
+def test_mutated_requests_are_read_or_refused_and_nothing_else() -> None:
+    """Flips, cuts, insertions and edits of lengths in 4,000 requests, of both transfer syntaxes."""
+    random = Random(16)
+    seeds: list[tuple[bytes, str]] = []
+    for syntax, undefined in product((IMPLICIT, EXPLICIT), (False, True)):
+        dataset = request_dataset(TRANSACTION, PAIRS)
+        dataset["ReferencedSOPSequence"].is_undefined_length = undefined
+        for item in dataset.ReferencedSOPSequence:
+            item.is_undefined_length_sequence_item = undefined
+        seeds.append((encode(dataset, syntax == IMPLICIT, True) or b"", syntax))
+    read = 0
+    for _ in range(1000):
+        for seed, syntax in seeds:
+            content = bytearray(seed)
+            for _ in range(random.randint(1, 4)):
+                at = random.randrange(len(content))
+                kind = random.randrange(4)
+                if kind == 0:
+                    content[at] ^= 1 << random.randrange(8)
+                elif kind == 1:
+                    content[at : at + 4] = random.choice((b"\xff\xff\xff\xff", b"\0\0\0\0", b"\xfe\xff\x00\xe0"))
+                elif kind == 2:
+                    del content[at : at + random.randint(1, 9)]
+                else:
+                    content[at:at] = random.randbytes(random.randint(1, 9))
+                content = content or bytearray(b"\0")
+            try:
+                transaction, references = parse_request(bytes(content), syntax)
+            except CommitmentRefused as refused:
+                assert refused.status in set(ActionStatus) - {ActionStatus.SUCCESS}
+            else:
+                read += 1
+                assert transaction.strip("0123456789.") == "" and references
+    assert 0 < read < 2000
 
 
 def test_every_status_and_every_reason_has_a_meaning() -> None:
