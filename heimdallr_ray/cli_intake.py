@@ -120,11 +120,14 @@ def _studies(view: IntakeView) -> Iterator[str]:
         yield "no study is being received"
         return
     yield f"{view.receiving} receiving, {view.settling} settling"
-    yield f"{'study':<64} {'state':<10} {'images':>7} {'last image':>12}  sender"
+    yield f"{'study':<64} {'state':<10} {'images':>7} {'last image':>12} {'closes in':>10}  sender"
     for one in view.studies:
         quiet = age((view.at - one.last_received_at).total_seconds())
+        due = "-" if one.closes_at is None else age((one.closes_at - view.at).total_seconds())
         sender = _shown(one.calling_ae) if one.calling_ae else one.door
-        yield f"{one.study_uid:<64} {one.state:<10} {one.instances:>7} {quiet + ' ago':>12}  {sender}"
+        yield f"{one.study_uid:<64} {one.state:<10} {one.instances:>7} {quiet + ' ago':>12} {due:>10}  {sender}"
+        if one.close_reason and one.closes_at is not None:
+            yield f"  {one.close_reason}"
     if number > len(view.studies):
         yield f"and {number - len(view.studies)} more"
 

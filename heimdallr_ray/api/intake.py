@@ -72,6 +72,8 @@ class OpenStudyView(BaseModel):
     instances: int
     first_received_at: datetime
     last_received_at: datetime
+    closes_at: datetime | None = Field(description="If nothing more comes; null while an association is sending.")
+    close_reason: str | None = Field(description="Why then.")
 
 
 class SpoolView(BaseModel):
@@ -199,6 +201,8 @@ def _study(one: OpenStudy) -> OpenStudyView:
         instances=one.n_instances,
         first_received_at=one.first_received_at,
         last_received_at=one.last_received_at,
+        closes_at=one.closes_at,
+        close_reason=one.close_reason,
     )
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from datetime import datetime
-from functools import partial
 from typing import Protocol
 
 from sqlmodel import Session
@@ -123,11 +122,8 @@ class IntakeAudit:
         facts: dict[str, Fact] = {"intake": intake_id, "instances": instances, "studies": studies, "bytes": size}
         return self._note(_ACCEPTED[door], actor, self._clock.now(), Outcome.SUCCESS, facts)
 
-    def study_received(self, study_id: str, now: datetime, why: str | None = None) -> Note:
-        """An epoch of a study was closed; to be carried out in the same transaction."""
-        return partial(self._study_received, study_id=study_id, now=now, why=why)
-
-    def _study_received(self, session: Session, study_id: str, now: datetime, why: str | None) -> None:
+    def study_received(self, session: Session, study_id: str, now: datetime) -> None:
+        """An epoch of a study was closed, in the session's transaction; the row says why."""
         study = session.get(StudyRow, study_id)
         if study is None:
             return
@@ -137,7 +133,7 @@ class IntakeAudit:
             "instances": study.n_instances,
             "door": study.door,
             "intake": None if sender is None else sender.id,
-            "why": why,
+            "why": study.close_code,
         }
         actor = Actor.system("completion")
         if study.door == Door.DICOM.value:

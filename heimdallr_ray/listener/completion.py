@@ -72,6 +72,7 @@ class CompletionWatcher:
         grace_s: float | None = None,
         open_association_ids: Callable[[], Collection[str]] | None = None,
         before_closing: Callable[[Collection[str]], Collection[str]] | None = None,
+        on_closed: Callable[[Session, str, datetime], None] | None = None,
     ) -> None:
         """`policy` says when a study is complete.
 
@@ -89,6 +90,7 @@ class CompletionWatcher:
                 has open beside them is lost. None: not known here.
             before_closing: is told the ids of studies that are about to be closed and gives those that may be, for
                 example because their images have reached the disk. None: all may.
+            on_closed: is told of each study that is closed, in the transaction that closes it, with its id and time.
         """
         self._receiver = receiver
         self._busy_study_uids = busy_study_uids
@@ -99,6 +101,7 @@ class CompletionWatcher:
         self._max_attempts = max_attempts
         self._open_association_ids = open_association_ids
         self._before_closing = before_closing
+        self._on_closed = on_closed
         self._watch = StudyWatch(clock)
         self._known: dict[str, _Known] = {}
         self._stopping = threading.Event()
@@ -130,6 +133,9 @@ class CompletionWatcher:
             return []
         with self._database.write() as session:
             closed = apply_changes(session, changes, now=now, max_attempts=self._max_attempts, actor=ACTOR)
+            if self._on_closed is not None:
+                for study_id in closed:
+                    self._on_closed(session, study_id, now)
         why = {change.study.id: change.verdict for change in changes}
         for study_id in closed:
             verdict = why[study_id]

@@ -54,6 +54,9 @@ class OpenStudy:
     n_instances: int
     first_received_at: datetime
     last_received_at: datetime
+    closes_at: datetime | None
+    """If nothing more comes; None while that cannot be said."""
+    close_reason: str | None
 
 
 @dataclass(frozen=True)
@@ -144,6 +147,8 @@ def open_studies(session: Session, limit: int) -> list[OpenStudy]:
             row.n_instances,
             row.first_received_at,
             row.last_received_at,
+            row.closes_at,
+            row.close_reason,
         )
         for row in rows
     ]

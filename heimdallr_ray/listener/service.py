@@ -104,6 +104,7 @@ class ListenerService:
             scan_s=settings.scan_seconds,
             max_attempts=settings.max_attempts,
             open_association_ids=lambda: frozenset(one.id for one in self.registry.open_associations()),
+            on_closed=intake_audit.study_received,
         )
 
     def start(self, bind_timeout_s: float = 30.0) -> None:

@@ -672,6 +672,16 @@ export interface components {
         OpenStudyView: {
             /** Calling Ae */
             calling_ae: string | null;
+            /**
+             * Close Reason
+             * @description Why then.
+             */
+            close_reason: string | null;
+            /**
+             * Closes At
+             * @description If nothing more comes; null while an association is sending.
+             */
+            closes_at: string | null;
             /** Door */
             door: string;
             /**

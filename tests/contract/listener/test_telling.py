@@ -67,6 +67,16 @@ def test_who_is_let_in_and_who_is_not_is_audited_and_counted(make_intake: MakeIn
     assert told(intake) is None
 
 
+def test_a_study_that_is_closed_was_received(intake: Intake, tmp_path: Path) -> None:
+    with intake.listening() as service:
+        storescu(service.scp.port, write_study(tmp_path / "study", 3))
+        wait_for(intake.jobs, 60, "the study to be queued")
+    (received,) = [one for one in entries(intake) if one[0] == "study.received"]
+    (study,) = intake.studies()
+    assert received[1:3] == ("STORESCU", "127.0.0.1")
+    assert (received[3]["epoch"], received[3]["instances"], received[3]["why"]) == (1, 3, study.close_code)
+
+
 def test_an_open_association_is_told_with_its_sender(intake: Intake) -> None:
     from pynetdicom.ae import ApplicationEntity
 

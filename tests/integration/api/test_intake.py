@@ -46,6 +46,8 @@ def busy(empty: ApiServices) -> Generator[ApiServices]:
                 last_received_at=now,
                 n_instances=3,
                 calling_ae="CT_1",
+                closes_at=now + timedelta(seconds=60) if state == "settling" else None,
+                close_reason="quiet for 60 s after a release" if state == "settling" else None,
             )
             session.add(row)
         empty.audit.append(session, Action.ASSOCIATION_ACCEPTED, Actor.ae(*CT), now=now)
@@ -92,6 +94,8 @@ def test_the_api_tells_who_is_there_who_was_and_what_waits(busy: ApiServices) ->
     ]
     assert (told["receiving"], told["settling"]) == (1, 1)
     assert {one["study_uid"] for one in told["studies"]} == {"1.2.3", "1.2.4"}
+    closing = {one["study_uid"]: (one["closes_at"] is None, one["close_reason"]) for one in told["studies"]}
+    assert closing == {"1.2.3": (True, None), "1.2.4": (False, "quiet for 60 s after a release")}
     assert (told["spool"]["depth"], told["spool"]["quarantined"]) == (2, 1)
     assert 90 <= told["spool"]["oldest_s"] < 150
     assert told["refused_last_hour"] == {"rejected.calling_ae": 3, "cut.slow_sender": 1}
@@ -167,6 +171,7 @@ def test_the_command_tells_a_person(busy: ApiServices) -> None:
     assert "2 acknowledged and not yet in the catalog, the oldest 90 s old" in said
     assert "rejected.calling_ae 3, cut.slow_sender 1 (last hour)" in said
     assert "1 receiving, 1 settling" in said
+    assert "  quiet for 60 s after a release" in said
     assert "CT_1" in said and "MR_1" in said and "192.0.2.8" in said
     document = json.loads(invoke(busy.settings.data_dir, "--json")[1])
     assert status == (1 if document["disk"]["level"] == "refuse" else 0)

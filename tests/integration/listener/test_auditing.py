@@ -132,12 +132,17 @@ def test_a_closed_epoch_is_a_study_received(database: Database, audit: IntakeAud
     now = clock.now()
     with database.write() as session:
         study = StudyRow(
-            study_uid="1.2.3", first_received_at=now, last_received_at=now, n_instances=2, calling_ae="CT_1"
+            study_uid="1.2.3",
+            first_received_at=now,
+            last_received_at=now,
+            n_instances=2,
+            calling_ae="CT_1",
+            close_code="idle",
         )
         session.add(study)
         session.flush()
-        audit.study_received(study.id, now, "idle")(session)
-        audit.study_received("0" * 32, clock.now())(session)
+        audit.study_received(session, study.id, now)
+        audit.study_received(session, "0" * 32, now)
     ((action, outcome, actor, _, detail),) = told(database)
     assert (action, outcome, actor) == ("study.received", "success", "CT_1")
     assert (detail["epoch"], detail["instances"], detail["why"]) == (1, 2, "idle")
