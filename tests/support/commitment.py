@@ -19,6 +19,7 @@ from sqlmodel import col, select
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.tables import CommitmentRow
+from heimdallr_ray.clients.dimse import Entity
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -70,10 +71,12 @@ def request_dataset(transaction_uid: str, references: Iterable[tuple[str, str]])
 
 def ask(port: int, dataset: Dataset, *, calling: str = PEER_AE, called: str = "HEIMDALLR", **changes: Any) -> int:
     """The status of an N-ACTION sent with pynetdicom; `changes` are action_type and instance_uid."""
-    entity = AE(calling)
+    entity = Entity(calling)
     entity.add_requested_context(StorageCommitmentPushModel)
     association = entity.associate("127.0.0.1", port, ae_title=called)
-    assert association.is_established
+    if not association.is_established:
+        entity.told.close()
+        raise ConnectionError("no association")
     try:
         status, _ = association.send_n_action(
             dataset,
@@ -82,7 +85,11 @@ def ask(port: int, dataset: Dataset, *, calling: str = PEER_AE, called: str = "H
             changes.get("instance_uid", StorageCommitmentPushModelInstance),
         )
     finally:
-        association.release()
+        if association.is_established:
+            association.release()
+        entity.told.close()
+    if "Status" not in status:
+        raise ConnectionError("no answer")
     return int(status.Status)
 
 
