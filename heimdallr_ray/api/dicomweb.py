@@ -17,10 +17,10 @@ from heimdallr_ray.api.dicomjson import JSON_TYPE, XML_TYPE, Attribute, chosen_t
 from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.related import RelatedReader, parse_content_type
 from heimdallr_ray.api.services import ApiServices
-from heimdallr_ray.api.told import Story
+from heimdallr_ray.api.taking import Taking
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import Draining, NotAcceptable, UnsupportedMedia
-from heimdallr_ray.ids import Uid, new_id
+from heimdallr_ray.ids import Uid
 from heimdallr_ray.listener.stow import StowFailed, StowOutcome, store_objects
 
 _log = logging.getLogger(__name__)
@@ -96,6 +96,21 @@ def _reason(failed: StowFailed) -> Attribute:
 
 
 async def _store(request: Request, services: ApiServices, pool: ThreadPoolExecutor, study: Uid | None) -> Response:
+    taking = Taking(request, services, Door.STOW)
+    wanted, outcome = await _take(request, services, pool, taking, study)
+    if outcome.stored:
+        taking.story.stored()
+    told = taking.story.refused([item.code for item in outcome.failed])
+    _log.info(
+        "stow answered",
+        extra={"upload": taking.id, "actor": taking.actor.name, "status": status_of(outcome), "ms": taking.ms},
+    )
+    return Response(encode(response_module(outcome), wanted), status_of(outcome), media_type=wanted, background=told)
+
+
+async def _take(
+    request: Request, services: ApiServices, pool: ThreadPoolExecutor, taking: Taking, study: Uid | None
+) -> tuple[str, StowOutcome]:
     settings = services.settings
     wanted = chosen_type(request.headers.get("accept"))
     if wanted is None:
@@ -109,24 +124,16 @@ async def _store(request: Request, services: ApiServices, pool: ThreadPoolExecut
     if await asyncio.to_thread(services.draining):
         raise Draining
     await asyncio.to_thread(services.receiver.spool.require_room)
-    intake_id = new_id()
-    address = request.client.host if request.client else None
+    await asyncio.to_thread(taking.begin)
     body = ThreadBody(measured(request.stream(), max_bytes, services.clock), loop)
-    reader = RelatedReader(iter(body), related.boundary, settings.max_zip_entries)
-    story = Story(services, request, Door.STOW, intake_id)
-    started = services.clock.monotonic()
+    bodies = object_bodies(RelatedReader(iter(body), related.boundary, settings.max_zip_entries))
     try:
         outcome = await loop.run_in_executor(
-            pool, store_objects, object_bodies(reader), services.receiver, intake_id, address, study, story.notes
+            pool, store_objects, bodies, services.receiver, taking.id, taking.address, study, taking.notes
         )
     finally:
         body.abandon()
-    if outcome.stored:
-        story.stored()
-    told = story.refused([item.code for item in outcome.failed])
-    ms = round((services.clock.monotonic() - started) * 1000)
-    _log.info("stow answered", extra={"upload": intake_id, "status": status_of(outcome), "ms": ms})
-    return Response(encode(response_module(outcome), wanted), status_of(outcome), media_type=wanted, background=told)
+    return wanted, outcome
 
 
 def build_router() -> APIRouter:

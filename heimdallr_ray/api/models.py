@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class StudySummary(BaseModel):
@@ -234,6 +234,32 @@ class UploadResult(BaseModel):
         description="Of the accepted ones, those that were stored here before, with equal bytes."
     )
     study_uids: list[str]
+
+
+class InstanceNamed(BaseModel):
+    """One DICOM object by what tells it from every other."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    sop_uid: str = Field(max_length=64, description="SOP Instance UID.")
+    sha256: str = Field(
+        pattern="^[0-9a-f]{64}$",
+        description="Of the Part 10 file as it is kept here; `heimdallr upload` computes it. Others send every object.",
+    )
+
+
+class InstancesAsked(BaseModel):
+    """Which of these are there already?"""
+
+    model_config = ConfigDict(extra="forbid")
+
+    instances: list[InstanceNamed] = Field(max_length=2000)
+
+
+class InstancesKnown(BaseModel):
+    """Of those that were asked about."""
+
+    known: list[int] = Field(description="Positions in the question of those that are stored here, byte for byte.")
 
 
 class UploadAccepted(BaseModel):

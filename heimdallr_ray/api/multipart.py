@@ -18,7 +18,7 @@ from python_multipart.multipart import MultipartParser
 from starlette.requests import ClientDisconnect
 
 from heimdallr_ray.errors import BadArchive, EmptyInput, Rejected, TooLarge
-from heimdallr_ray.listener.spool import require_room, storage_error
+from heimdallr_ray.listener.room import Watermarks, require_room, storage_error
 
 WRITE_BYTES = 1 << 20
 """Bytes gathered before a write, so that a thread is not started for every network packet."""
@@ -139,25 +139,26 @@ async def receive_file(
     suffix: str,
     target: Path,
     max_bytes: int,
-    min_free_bytes: int = 0,
+    marks: Watermarks | int = 0,
 ) -> UploadedFile:
     """The file part `field` of `body`, called `*suffix` by the client, is written to `target`, which must not exist.
 
-    The caller removes `target` in every case. `min_free_bytes` stay free on its device, asked before every write.
+    The caller removes `target` in every case. `marks` (a number: bytes) say how much stays free on
+    its device, asked before every write.
 
     Raises:
         Rejected: not multipart/form-data, malformed, ended early, or with too many parts.
         BadArchive: the client's name for it does not end in `suffix`.
         EmptyInput: no file part of that name, or an empty one.
         TooLarge: the body holds more than `max_bytes`.
-        StorageFull: no room, or less than `min_free_bytes` left.
+        StorageFull: no room, or less than `marks` ask for.
         StorageFailed: the operating system refused.
         FileExistsError: `target` exists.
     """
     collector = _OneFile(field, suffix)
     parser = MultipartParser(boundary_of(content_type), collector.callbacks())  # pyright: ignore[reportArgumentType]
     try:
-        return await _received(body, collector, parser, field, target, max_bytes, min_free_bytes)
+        return await _received(body, collector, parser, field, target, max_bytes, marks)
     except FileExistsError:
         raise
     except OSError as error:
@@ -171,13 +172,13 @@ async def _received(
     field: str,
     target: Path,
     max_bytes: int,
-    min_free_bytes: int,
+    marks: Watermarks | int,
 ) -> UploadedFile:
     def write(data: bytes) -> int:
-        require_room(target.parent, min_free_bytes, len(data))
+        require_room(target.parent, marks, len(data))
         return file.write(data)
 
-    await asyncio.to_thread(require_room, target.parent, min_free_bytes)
+    await asyncio.to_thread(require_room, target.parent, marks)
     file: BinaryIO = await asyncio.to_thread(target.open, "xb")
     received = size = 0
     try:

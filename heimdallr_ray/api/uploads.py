@@ -5,23 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from fastapi import APIRouter, Request
 
 from heimdallr_ray.api.access import SERVICES, UPLOADER
+from heimdallr_ray.api.bodies import Slots, measured, require_acceptable
 from heimdallr_ray.api.failures import documented
-from heimdallr_ray.api.models import UploadAccepted, UploadResult
-from heimdallr_ray.api.multipart import UploadedFile, receive_file
+from heimdallr_ray.api.models import InstancesAsked, InstancesKnown, UploadAccepted, UploadResult
+from heimdallr_ray.api.multipart import OVERHEAD_BYTES, UploadedFile, receive_file
 from heimdallr_ray.api.services import ApiServices
-from heimdallr_ray.api.told import Story
+from heimdallr_ray.api.taking import MORE_HEADER, SESSION_HEADER, Taking
+from heimdallr_ray.catalog.sessions import known_instances
 from heimdallr_ray.catalog.states import Door
-from heimdallr_ray.errors import Draining, NotReady, TooLarge
+from heimdallr_ray.errors import Draining
 from heimdallr_ray.ids import new_id
-from heimdallr_ray.listener.archive import ArchiveLimits, UploadOutcome, receive_zip
-from heimdallr_ray.listener.spool import storage_error
+from heimdallr_ray.listener.archive import ArchiveLimits, UploadOutcome, receive_upload
+from heimdallr_ray.listener.room import storage_error
 
 _log = logging.getLogger(__name__)
 FIELD = "file"
@@ -30,7 +31,22 @@ MAX_UPLOADS = 4
 STALE_S = 24 * 3600
 """A temporary file of this age belongs to a process that died."""
 MAX_SWEEP = 1000
+_SESSION_PARAMETERS = [
+    {
+        "in": "header",
+        "name": SESSION_HEADER,
+        "description": "32 hexadecimal digits, chosen by the client: several requests are one upload.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{32}$"},
+    },
+    {
+        "in": "header",
+        "name": MORE_HEADER,
+        "description": "`true`: another request of this session follows; its studies are not closed meanwhile.",
+        "schema": {"type": "string"},
+    },
+]
 _BODY = {
+    "parameters": _SESSION_PARAMETERS,
     "requestBody": {
         "required": True,
         "content": {
@@ -39,12 +55,12 @@ _BODY = {
                     "type": "object",
                     "required": [FIELD],
                     "properties": {
-                        FIELD: {"type": "string", "format": "binary", "description": "A ZIP of DICOM files."}
+                        FIELD: {"type": "string", "format": "binary", "description": "A ZIP of DICOM files, or one."}
                     },
                 }
             }
         },
-    }
+    },
 }
 
 
@@ -61,23 +77,6 @@ def sweep(folder: Path, now_s: float) -> int:
     return removed
 
 
-class _Slots:
-    """Counts uploads; never waits, because a waiting upload would hold its connection for nothing."""
-
-    def __init__(self) -> None:
-        self._taken = 0
-
-    @asynccontextmanager
-    async def one(self) -> AsyncGenerator[None]:
-        if self._taken >= MAX_UPLOADS:
-            raise NotReady("too many uploads at the moment")
-        self._taken += 1
-        try:
-            yield
-        finally:
-            self._taken -= 1
-
-
 def counted(number: int, noun: str, plural: str = "") -> str:
     """`1 image`, `2 images`."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
@@ -85,67 +84,71 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 async def _receive(request: Request, services: ApiServices, suffix: str = "") -> tuple[UploadedFile, UploadOutcome]:
     """The upload in `request`, stored; refused where the client's name for it does not end in `suffix`."""
+    taking = Taking(request, services, Door.UPLOAD)
+    upload, outcome = await _take(request, services, taking, suffix)
+    taking.story.stored()
+    _log.info(
+        "upload stored",
+        extra={
+            "upload": taking.id,
+            "actor": taking.actor.name,
+            "bytes": upload.size,
+            "accepted": outcome.accepted,
+            "rejected": outcome.rejected,
+            "ms": taking.ms,
+        },
+    )
+    return upload, outcome
+
+
+async def _take(
+    request: Request, services: ApiServices, taking: Taking, suffix: str
+) -> tuple[UploadedFile, UploadOutcome]:
     settings = services.settings
     if await asyncio.to_thread(services.draining):
         raise Draining
     max_bytes = settings.max_upload_mib << 20
-    declared = request.headers.get("content-length", "")
-    if declared.isdigit() and len(declared) < 20 and int(declared) > max_bytes + (1 << 20):
-        raise TooLarge(f"larger than {settings.max_upload_mib} MiB")
+    require_acceptable(request, max_bytes + OVERHEAD_BYTES)
     folder = settings.data_dir / "uploads"
     try:
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
         await asyncio.to_thread(sweep, folder, services.clock.now().timestamp())
     except OSError as error:
         raise storage_error(error) from error
-    upload_id = new_id()
-    address = request.client.host if request.client else None
-    target = folder / f"{upload_id}.zip"
-    story = Story(services, request, Door.UPLOAD, upload_id)
-    started = services.clock.monotonic()
+    target = folder / f"{new_id()}.zip"
+    marks = services.receiver.spool.marks
     try:
+        await asyncio.to_thread(taking.begin)
+        body = measured(request.stream(), max_bytes + OVERHEAD_BYTES, services.clock)
         content_type = request.headers.get("content-type")
-        min_free_bytes = settings.min_free_mib << 20
-        upload = await receive_file(request.stream(), content_type, FIELD, suffix, target, max_bytes, min_free_bytes)
+        upload = await receive_file(body, content_type, FIELD, suffix, target, max_bytes, marks)
         limits = ArchiveLimits(settings.max_zip_entries, settings.max_unpacked_mib << 20)
         outcome = await asyncio.to_thread(
-            receive_zip, target, services.receiver, limits, upload_id, address, story.notes
+            receive_upload, target, services.receiver, limits, taking.id, taking.address, taking.notes
         )
     finally:
         with suppress(OSError):  # What stays is swept later; the answer does not depend on it.
             await asyncio.to_thread(target.unlink, missing_ok=True)
-    story.stored()
-    ms = round((services.clock.monotonic() - started) * 1000)
-    _log.info(
-        "upload stored",
-        extra={
-            "upload": upload_id,
-            "bytes": upload.size,
-            "accepted": outcome.accepted,
-            "rejected": outcome.rejected,
-            "ms": ms,
-        },
-    )
     return upload, outcome
 
 
 def build_router() -> APIRouter:
     """Routes of uploads; one set of slots for both."""
     router = APIRouter(tags=["upload"])
-    slots = _Slots()
+    slots = Slots(MAX_UPLOADS)
 
     @router.post(
         "/api/v1/upload",
         dependencies=[UPLOADER],
-        responses=documented(400, 401, 403, 413, 503, 507),
+        responses=documented(400, 401, 403, 408, 413, 415, 503, 507),
         openapi_extra=_BODY,
-        summary="Store the DICOM files of a ZIP",
+        summary="Store the DICOM files of a ZIP, or one DICOM file",
     )
     async def upload(request: Request, services: ApiServices = SERVICES) -> UploadResult:
         """Every DICOM file of the ZIP in field `file` is durable, and its study on the worklist, when this answers.
 
-        One DICOM file that cannot be accepted refuses them all and nothing is stored. Other files are left out.
-        What is no ZIP by its content is refused, whatever it is called.
+        One DICOM file that cannot be accepted refuses them all and nothing is stored. Other files are left out. A
+        single DICOM file needs no ZIP. What is neither by its content is refused, whatever it is called.
         """
         async with slots.one():
             _, outcome = await _receive(request, services)
@@ -158,9 +161,22 @@ def build_router() -> APIRouter:
         )
 
     @router.post(
+        "/api/v1/instances/known",
+        dependencies=[UPLOADER],
+        responses=documented(401, 403, 422, 503),
+        summary="Which objects are there already",
+    )
+    def known(asked: InstancesAsked, services: ApiServices = SERVICES) -> InstancesKnown:
+        """What was stored before an upload broke off need not be sent again. Tells nothing to who has not the bytes."""
+        pairs = [(item.sop_uid, item.sha256) for item in asked.instances]
+        with services.database.read() as session:
+            found = known_instances(session, pairs)
+        return InstancesKnown(known=[position for position, pair in enumerate(pairs) if pair in found])
+
+    @router.post(
         "/upload",
         dependencies=[UPLOADER],
-        responses=documented(400, 401, 403, 413, 503, 507),
+        responses=documented(400, 401, 403, 408, 413, 415, 503, 507),
         openapi_extra=_BODY,
         summary="Upload, as clients of the original Heimdallr do it",
     )

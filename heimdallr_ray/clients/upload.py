@@ -1,63 +1,73 @@
-"""Upload client: a ZIP, or DICOM files that are zipped on the way, to /api/v1/upload as a multipart stream."""
+"""Upload client: a ZIP, a folder or a DICOM file to /api/v1/upload, in requests of a bounded size.
+
+An upload that breaks off goes on where it was: the server is asked first which objects it has, byte for byte, and the
+others are sent. Nothing is remembered here. All requests of one upload are one session of the server's, which keeps its
+studies open until the last; the session's name follows from the objects, so that it is the same one the next time.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import tempfile
-import zipfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+import hashlib
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
 import httpx
 
-from heimdallr_ray.clients.files import INDEX_REASON, MAX_NAMED, SkippedFile, candidates
+from heimdallr_ray.clients.files import MAX_NAMED, SkippedFile
+from heimdallr_ray.clients.requests import Counted, refusal_of, zipped
+from heimdallr_ray.clients.sources import NOT_DICOM, Item, LeftOut, Source, look_at, sources_of
 from heimdallr_ray.errors import (
     BadArchive,
+    Draining,
     EmptyInput,
     HeimdallrError,
     NotReady,
     Rejected,
+    Retryable,
     StorageFull,
     TooLarge,
-    Unauthorized,
 )
-from heimdallr_ray.listener import part10
+
+logger = logging.getLogger(__name__)
 
 UPLOAD_PATH = "/api/v1/upload"
+KNOWN_PATH = "/api/v1/instances/known"
 CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 600.0
 """From the last byte to the answer: the server unpacks and commits in between."""
-_NOT_DICOM = "not DICOM"
+BATCH_BYTES = 64 << 20
+BATCH_OBJECTS = 500
+"""Of one request. What is lost when a connection breaks is at most one of them."""
+ASK_OBJECTS = 2000
+"""The most that the server answers at once."""
+ATTEMPTS = 5
+PAUSE_FIRST_S = 0.5
+PAUSE_LAST_S = 8.0
 
 Progress = Callable[[int, int], None]
-
-_BY_STATUS: dict[int, type[HeimdallrError]] = {
-    401: Unauthorized,
-    403: Unauthorized,
-    413: TooLarge,
-    429: NotReady,
-    503: NotReady,
-    507: StorageFull,
-}
-_BY_CODE: dict[str, type[HeimdallrError]] = {kind.code: kind for kind in (BadArchive, EmptyInput, TooLarge)}
 
 
 @dataclass(frozen=True)
 class UploadReport:
-    """What the server says it did."""
+    """What the server says it has."""
 
     accepted: int
     rejected: int
+    """Files that are no DICOM objects; they were not sent."""
     study_uids: tuple[str, ...]
     bytes_sent: int
     skipped: int = 0
-    """Files of the archive that were left out: those that are no DICOM objects (`rejected`), and DICOMDIRs."""
+    """Files that were left out: those that are no DICOM objects (`rejected`), and DICOMDIRs."""
     skipped_files: tuple[SkippedFile, ...] = ()
     """The first of them, each with its reason."""
     already_there: int = 0
-    """Of `accepted`, those that the server had before; 0 where it does not say."""
+    """Of `accepted`, those that the server had before."""
+    requests: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The report for a program."""
@@ -65,154 +75,232 @@ class UploadReport:
         return {**asdict(self), "study_uids": list(self.study_uids), "skipped_files": skipped}
 
 
-class _Counted:
-    """A binary file that tells how far it has been read; httpx streams it."""
-
-    def __init__(self, stream: IO[bytes], total: int, on_progress: Progress | None) -> None:
-        self._stream = stream
-        self._total = total
-        self._on_progress = on_progress
-
-    def read(self, size: int = -1) -> bytes:
-        chunk = self._stream.read(size)
-        if self._on_progress is not None:
-            self._on_progress(self._stream.tell(), self._total)
-        return chunk
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._stream.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._stream.tell()
-
-    def fileno(self) -> int:
-        return self._stream.fileno()
+@dataclass(frozen=True)
+class _Found:
+    items: tuple[Item, ...]
+    skipped: tuple[SkippedFile, ...]
+    """The first of those that were left out."""
+    n_skipped: int
+    n_rejected: int
 
 
 def upload_zip(path: Path, url: str, token: str | None = None, on_progress: Progress | None = None) -> UploadReport:
     """The server has stored every DICOM object of the ZIP, file or folder at `path`.
 
+    One object that cannot be taken refuses them all, before the first is sent. What the server has already is not sent
+    again.
+
     Args:
-        path: a ZIP file, or a DICOM file or a folder, which is zipped into a temporary file first.
+        path: a ZIP file, a DICOM file or a folder.
         url: the server, such as http://127.0.0.1:8001.
         token: bearer token, where the server wants one.
-        on_progress: called with bytes sent and bytes in all.
+        on_progress: called with bytes that the server has or was sent, and bytes in all.
 
     Raises:
-        EmptyInput: the folder holds no file, or nothing in the archive is DICOM.
-        BadArchive, TooLarge: the server does not take this archive; or `path` is neither a ZIP nor DICOM.
+        EmptyInput: nothing at `path` is a DICOM object.
+        BadArchive, TooLarge: `path` is neither a ZIP nor DICOM, or a ZIP that is damaged or means harm; or the server
+            does not take an object of this size.
         Unauthorized: the token is absent or wrong.
-        NotReady, StorageFull: not now.
+        NotReady, StorageFull: not now; what was stored until then is not sent again the next time.
         Rejected: any other refusal.
     """
-    whole = path.resolve()
-    name = f"{(whole.stem if whole.is_file() else whole.name) or 'study'}.zip"
     try:
-        with path.open("rb") if path.is_file() and _is_archive(path) else _zipped(path) as stream:
-            return _named(stream, _post(stream, name, url, token, on_progress))
+        with sources_of(path) as sources:
+            found = _look(sources)
+            return _Upload(url, token, on_progress).send(found)
     except OSError as error:
         raise Rejected(f"{error.filename or path} cannot be read: {error.strerror}") from error
 
 
-def _is_archive(path: Path) -> bool:
-    """True for a file that is sent as it is, False for a DICOM file.
+def _look(sources: Sequence[Source]) -> _Found:
+    """Each file is an object or is left out.
 
     Raises:
-        BadArchive: neither.
+        EmptyInput: none is an object.
+        Rejected: some are DICOM and cannot be taken; the class is that of the first one.
     """
-    # What calls itself a ZIP is judged by the server, whose code says what is wrong with it.
-    if path.suffix.lower() == ".zip":
-        return True
-    with path.open("rb") as stream:
-        head = stream.read(part10.HEAD_BYTES)
-    if part10.has_prefix(head) or _reason_to_leave_out(head) != _NOT_DICOM:
-        return False
-    if zipfile.is_zipfile(path):
-        return True
-    raise BadArchive(f"{path.name} is neither a ZIP archive nor a DICOM file")
-
-
-def _zipped(path: Path) -> IO[bytes]:
-    """A temporary ZIP of the file or folder, gone when it is closed."""
-    files = candidates(path)
-    if not files:
+    if not sources:
         raise EmptyInput("the folder holds no file")
-    with contextlib.ExitStack() as unless_complete:
-        stream = unless_complete.enter_context(tempfile.TemporaryFile(suffix=".zip"))
-        # DICOM pixels barely shrink at level 1 and cost ten times more at level 6.
-        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED, compresslevel=1, strict_timestamps=False) as archive:
-            for item in files:
-                archive.write(item, item.name if item == path else str(item.relative_to(path)))
-        unless_complete.pop_all()
-        return stream
+    items: list[Item] = []
+    left_out: list[SkippedFile] = []
+    refused: Counter[str] = Counter()
+    first: type[Rejected] = Rejected
+    for source in sources:
+        try:
+            one = look_at(source)
+        except BadArchive:
+            raise
+        except Rejected as error:
+            first = first if refused else type(error)
+            refused[error.code] += 1
+            continue
+        if isinstance(one, LeftOut):
+            left_out.append(SkippedFile(source.name, one.reason))
+        else:
+            items.append(one)
+    if refused:
+        codes = ", ".join(f"{code} {count}" for code, count in sorted(refused.items()))
+        of = f"{refused.total()} of {refused.total() + len(items)} DICOM files"
+        raise first(f"{of} cannot be accepted ({codes}); nothing was sent")
+    if not items:
+        raise EmptyInput("nothing there is a DICOM object")
+    foreign = sum(item.reason == NOT_DICOM for item in left_out)
+    return _Found(tuple(items), tuple(left_out[:MAX_NAMED]), len(left_out), foreign)
 
 
-def _reason_to_leave_out(head: bytes) -> str:
-    """Why the server takes no object from a file that begins with `head`; empty where it takes one."""
-    try:
-        meta = part10.identify(head)
-    except Rejected:
-        return "" if part10.has_prefix(head) else _NOT_DICOM
-    return INDEX_REASON if meta.sop_class_uid == part10.DICOMDIR_CLASS else ""
+def session_of(items: Sequence[Item]) -> str:
+    """The name of the upload of these objects: the same for the same objects, so that it goes on as itself."""
+    lines = sorted(f"{sop_uid} {sha256}" for sop_uid, sha256 in {item.key for item in items})
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:32]
 
 
-def _named(stream: IO[bytes], report: UploadReport) -> UploadReport:
-    """`report` with the names of what was left out: the server counts them, the archive here knows their names."""
-    named: list[SkippedFile] = []
-    with zipfile.ZipFile(stream) as archive:
-        members = [member for member in archive.infolist() if not member.is_dir()]
-        skipped = max(0, len(members) - report.accepted)
-        for member in members:
-            if len(named) >= min(skipped, MAX_NAMED):
-                break
-            with archive.open(member) as entry:
-                reason = _reason_to_leave_out(entry.read(part10.HEAD_BYTES))
-            if reason:
-                named.append(SkippedFile(member.filename, reason))
-    return replace(report, skipped=skipped, skipped_files=tuple(named))
+def batches(items: Sequence[Item]) -> Iterator[list[Item]]:
+    """Requests of at most BATCH_OBJECTS and BATCH_BYTES; a larger object is one of its own."""
+    batch: list[Item] = []
+    size = 0
+    for item in items:
+        if batch and (len(batch) == BATCH_OBJECTS or size + item.source.size > BATCH_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(item)
+        size += item.source.size
+    if batch:
+        yield batch
 
 
-def _post(stream: IO[bytes], name: str, url: str, token: str | None, on_progress: Progress | None) -> UploadReport:
-    total = stream.seek(0, 2)
-    stream.seek(0)
-    counted = cast("IO[bytes]", _Counted(stream, total, on_progress))
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
-    try:
-        # The environment's proxies are for the internet, not for a hospital's own server.
-        with httpx.Client(timeout=timeout, trust_env=False) as client:
-            response = client.post(
-                url.rstrip("/") + UPLOAD_PATH, headers=headers, files={"file": (name, counted, "application/zip")}
-            )
-    except httpx.InvalidURL as error:
-        raise Rejected(f"not a URL: {error}") from error
-    except httpx.HTTPError as error:
-        raise NotReady(f"{url} does not answer ({type(error).__name__})") from error
-    if response.status_code >= 300:
-        raise _refusal(response)
-    try:
-        answer = cast("dict[str, Any]", response.json())
+class _Upload:
+    """One upload to one server."""
+
+    def __init__(self, url: str, token: str | None, on_progress: Progress | None) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._on_progress = on_progress
+        self._done = self._total = self._sent = self._requests = 0
+        self._accepted = self._already_there = 0
+        self._study_uids: set[str] = set()
+
+    def send(self, found: _Found) -> UploadReport:
+        """The server has all objects.
+
+        Raises:
+            HeimdallrError: as `upload_zip`.
+        """
+        unique = list({item.key: item for item in found.items}.values())
+        self._total = sum(item.source.size for item in found.items)
+        self._headers["X-Upload-Session"] = session_of(unique)
+        timeout = httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        try:
+            # The environment's proxies are for the internet, not for a hospital's own server.
+            with httpx.Client(timeout=timeout, trust_env=False) as client:
+                known = self._known(client, unique)
+                waiting = [item for item in unique if item.key not in known]
+                there = len(found.items) - len(waiting)
+                self._study_uids.update(item.study_uid for item in unique if item.key in known and item.study_uid)
+                self._advance(self._total - sum(item.source.size for item in waiting))
+                cut = list(batches(waiting))
+                for number, batch in enumerate(cut, start=1):
+                    self._send(client, batch, more=number < len(cut))
+        except httpx.InvalidURL as error:
+            raise Rejected(f"not a URL: {error}") from error
         return UploadReport(
-            accepted=int(answer["accepted"]),
-            rejected=int(answer["rejected"]),
-            study_uids=tuple(str(uid) for uid in answer["study_uids"]),
-            bytes_sent=total,
-            already_there=int(answer.get("already_there", 0)),
+            accepted=self._accepted + there,
+            rejected=found.n_rejected,
+            study_uids=tuple(sorted(self._study_uids)),
+            bytes_sent=self._sent,
+            skipped=found.n_skipped,
+            skipped_files=found.skipped,
+            already_there=self._already_there + there,
+            requests=self._requests,
         )
-    except (ValueError, KeyError, TypeError) as error:
-        raise NotReady("the answer is not one of heimdallr") from error
 
+    def _known(self, client: httpx.Client, items: Sequence[Item]) -> set[tuple[str, str]]:
+        known: set[tuple[str, str]] = set()
+        for start in range(0, len(items), ASK_OBJECTS):
+            asked = items[start : start + ASK_OBJECTS]
+            body = {"instances": [{"sop_uid": item.sop_uid, "sha256": item.sha256} for item in asked]}
+            answer = self._tried(
+                lambda body=body: client.post(self._url + KNOWN_PATH, headers=self._headers, json=body)
+            )
+            try:
+                known.update(asked[int(position)].key for position in answer["known"])
+            except (KeyError, TypeError, ValueError, IndexError) as error:
+                raise NotReady("the answer is not one of heimdallr") from error
+        return known
 
-def _refusal(response: httpx.Response) -> HeimdallrError:
-    """The typed error for an answer that is not a success; the server's code wins over the HTTP status."""
-    try:
-        body = cast("dict[str, Any]", response.json())
-        error = body.get("error", body)
-        fields = cast("dict[str, Any]", error) if isinstance(error, dict) else body
-    except ValueError:
-        fields = {}
-    code, detail = str(fields.get("code", "")), str(fields.get("detail", fields.get("message", "")))[:500]
-    kind = _BY_CODE.get(code) or _BY_STATUS.get(response.status_code)
-    if kind is None:
-        kind = NotReady if response.status_code >= 500 else Rejected
-    return kind(detail or f"the server answers {response.status_code}")
+    def _send(self, client: httpx.Client, batch: Sequence[Item], *, more: bool) -> None:
+        """The server has `batch`; cut in halves as often as it finds the request too large."""
+        before = self._done
+        headers = {**self._headers, **({"X-Upload-More": "true"} if more else {})}
+        size = sum(item.source.size for item in batch)
+        with zipped(batch) as stream:
+            packed = stream.seek(0, 2)
+            counted = cast("IO[bytes]", Counted(stream, lambda at: self._advance(before + size * at // packed)))
+
+            def post() -> httpx.Response:
+                stream.seek(0)
+                files = {"file": ("study.zip", counted, "application/zip")}
+                return client.post(self._url + UPLOAD_PATH, headers=headers, files=files)
+
+            try:
+                answer = self._tried(post)
+            except TooLarge:
+                self._done = before
+                if len(batch) == 1:
+                    raise
+                middle = len(batch) // 2
+                self._send(client, batch[:middle], more=True)
+                self._send(client, batch[middle:], more=more)
+                return
+        self._requests += 1
+        self._sent += packed
+        try:
+            self._accepted += int(answer["accepted"])
+            self._already_there += int(answer.get("already_there", 0))
+            self._study_uids.update(str(uid) for uid in answer["study_uids"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise NotReady("the answer is not one of heimdallr") from error
+        self._done = before + size
+        self._advance(self._done)
+
+    def _tried(self, ask: Callable[[], httpx.Response]) -> dict[str, Any]:
+        """The answer of the server, asked again where it does not answer or has no place now.
+
+        Raises:
+            HeimdallrError: its refusal.
+            NotReady: no answer, ATTEMPTS times.
+        """
+        pause_s = PAUSE_FIRST_S
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                response = ask()
+                if response.status_code < 300:
+                    return cast("dict[str, Any]", response.json())
+                failure: HeimdallrError = refusal_of(response)
+            except httpx.TransportError as error:
+                failure = NotReady(f"{self._url} does not answer ({type(error).__name__})")
+                failure.__cause__ = error
+                if isinstance(error, httpx.ConnectError) and not self._requests:
+                    # Nobody is there: waiting would only keep the person who mistyped the address.
+                    raise failure from error
+            except ValueError as error:
+                raise NotReady("the answer is not one of heimdallr") from error
+            if not isinstance(failure, Retryable) or isinstance(failure, StorageFull | Draining) or attempt == ATTEMPTS:
+                raise self._told(failure)
+            logger.warning("upload.again", extra={"code": failure.code, "attempt": attempt})
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, PAUSE_LAST_S)
+        raise NotReady("no attempt was made")
+
+    def _told(self, failure: HeimdallrError) -> HeimdallrError:
+        """`failure`, with what has been stored before it."""
+        if not self._accepted or not isinstance(failure, Retryable):
+            return failure
+        stored = "1 image is" if self._accepted == 1 else f"{self._accepted} images are"
+        told = type(failure)(f"{failure.detail}; {stored} stored, the same command goes on from there")
+        told.__cause__ = failure.__cause__
+        return told
+
+    def _advance(self, done: int) -> None:
+        self._done = min(done, self._total)
+        if self._on_progress is not None:
+            self._on_progress(self._done, self._total)

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import BinaryIO
 
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import BadArchive, EmptyInput, NotDicom, Rejected, TooLarge
@@ -25,6 +26,7 @@ from heimdallr_ray.listener.spool import Staging, storage_error
 from heimdallr_ray.zips import ArchiveLimits, Budget, check_directory, check_end_record
 
 logger = logging.getLogger(__name__)
+_CHUNK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,58 @@ class UploadOutcome:
     rejections: tuple[tuple[int, str], ...] = ()
     """Position in the archive's directory and error code of each entry that is not DICOM."""
     already_there: int = 0
+    size: int = 0
+    """Data set bytes of the accepted ones."""
+
+
+def receive_upload(
+    path: Path,
+    receiver: Receiver,
+    limits: ArchiveLimits,
+    upload_id: str,
+    address: str | None = None,
+    notes: NotesOf = lambda items: (),
+) -> UploadOutcome:
+    """As `receive_zip`, of a ZIP or of one DICOM file. What it is, its bytes say.
+
+    Raises:
+        As `receive_zip`.
+    """
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(part10.HEAD_BYTES)
+            if part10.has_prefix(head) or (not head.startswith(b"PK") and _identified(head)):
+                return _receive_object(head, stream, receiver, upload_id, address, notes)
+    except OSError as error:
+        raise storage_error(error) from error
+    return receive_zip(path, receiver, limits, upload_id, address, notes)
+
+
+def _identified(head: bytes) -> bool:
+    try:
+        part10.identify(head)
+    except Rejected:
+        return False
+    return True
+
+
+def _receive_object(
+    head: bytes,
+    stream: BinaryIO,
+    receiver: Receiver,
+    upload_id: str,
+    address: str | None,
+    notes: NotesOf,
+) -> UploadOutcome:
+    meta = part10.identify(head)
+    if meta.sop_class_uid == part10.DICOMDIR_CLASS:
+        raise EmptyInput("a DICOMDIR is an index, no image")
+    body = chain([head[meta.dataset_offset :]], iter(lambda: stream.read(_CHUNK_BYTES), b""))
+    with receiver.spool.staging() as staging:
+        one = receiver.accept(_arrival(meta, receiver, upload_id, address), body, staging=staging)
+        already_there = receiver.commit_upload([one], notes([one]))
+    logger.info("upload.stored", extra={"upload": upload_id, "accepted": 1, "rejected": 0, "skipped": 0, "studies": 1})
+    return UploadOutcome(1, 0, (str(one.identity.study_uid),), already_there=already_there, size=one.entry.size)
 
 
 def receive_zip(
@@ -135,7 +189,8 @@ def _receive_members(
             "studies": len(study_uids),
         },
     )
-    return UploadOutcome(len(accepted), len(rejections), study_uids, skipped, tuple(rejections), already_there)
+    size = sum(item.entry.size for item in accepted)
+    return UploadOutcome(len(accepted), len(rejections), study_uids, skipped, tuple(rejections), already_there, size)
 
 
 def _arrival(meta: part10.FileMeta, receiver: Receiver, upload_id: str, address: str | None) -> Arrival:

@@ -64,6 +64,8 @@ class StowOutcome:
     failed: tuple[StowFailed, ...]
     study_uids: tuple[str, ...]
     already_there: int = 0
+    size: int = 0
+    """Data set bytes of the stored ones."""
 
 
 class _Interrupted(Exception):
@@ -125,6 +127,7 @@ def store_objects(
         tuple(failed),
         study_uids,
         already_there,
+        sum(item.entry.size for item in accepted),
     )
 
 

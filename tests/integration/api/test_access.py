@@ -39,7 +39,13 @@ OPEN_TO_ALL = {
     "/api/v1/reasons",
 }
 CHANGES = ("/retry", "/series", "/complete")
-INTAKE = {"/upload", "/api/v1/upload", "/dicomweb/studies", "/dicomweb/studies/{study_uid}"}
+INTAKE = {
+    "/upload",
+    "/api/v1/upload",
+    "/api/v1/instances/known",
+    "/dicomweb/studies",
+    "/dicomweb/studies/{study_uid}",
+}
 ZIP = {"file": ("study.zip", b"PK", "application/zip")}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Generator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,10 @@ def test_a_folder_is_zipped_and_stored(tmp_path: Path, intake: Intake, url: str)
     assert (report.accepted, report.rejected) == (4, 1)
     assert report.study_uids == ("1.2.826.0.1.3680043.9.9.1",)
     assert (report.skipped, report.skipped_files) == (1, (SkippedFile("notes.txt", "not DICOM"),))
-    assert told[-1] == (report.bytes_sent, report.bytes_sent)
+    whole = sum(path.stat().st_size for path in (tmp_path / "study" / "deep").iterdir())
+    assert told[-1] == (whole, whole)
+    assert all(before <= now for (before, _), (now, _) in pairwise(told))
+    assert report.requests == 1 and 0 < report.bytes_sent < whole + 1000
     assert len(intake.instances()) == 4
 
 

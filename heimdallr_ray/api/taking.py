@@ -1,0 +1,102 @@
+"""One request that stores images: its id, its session, and the row that says when its client began and ended."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from functools import partial
+
+from fastapi import Request
+from sqlmodel import Session
+
+from heimdallr_ray.api.access import actor_of
+from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.api.told import Story
+from heimdallr_ray.catalog.associations import AssociationOpened, record_opened
+from heimdallr_ray.catalog.lastly import before_commit
+from heimdallr_ray.catalog.sessions import end_session, session_size, touch_session
+from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.errors import Rejected
+from heimdallr_ray.ids import new_id
+from heimdallr_ray.listener.auditing import Note
+from heimdallr_ray.listener.facts import Accepted
+
+SESSION_HEADER = "X-Upload-Session"
+MORE_HEADER = "X-Upload-More"
+_SESSION = re.compile(r"[0-9a-f]{32}")
+
+
+class Taking:
+    """One request, or one of a session.
+
+    Attributes:
+        id: what its instances name as their association.
+        actor: who asked.
+        address: of the client.
+        in_session: the client names a session, so that other requests may belong to the same upload.
+        more: the client will send another request of this session; its studies stay open.
+        story: what audit chain and figures are told.
+    """
+
+    def __init__(self, request: Request, services: ApiServices, door: Door) -> None:
+        """The intake that `request` is a part of.
+
+        Raises:
+            Rejected: a session that is not 32 hexadecimal digits, or more without a session.
+        """
+        named = request.headers.get(SESSION_HEADER)
+        self.more = request.headers.get(MORE_HEADER, "").strip().lower() == "true"
+        if named is not None and not _SESSION.fullmatch(named):
+            raise Rejected(f"{SESSION_HEADER} has to be 32 hexadecimal digits, lower case")
+        if self.more and named is None:
+            raise Rejected(f"{MORE_HEADER} needs {SESSION_HEADER}")
+        self.in_session = named is not None
+        # Hashed: a client that chooses its session can never name somebody else's association.
+        derived = hashlib.sha256(f"upload session\x1f{named}".encode()).hexdigest()[:32]
+        self.id = derived if self.in_session else new_id()
+        self.actor = actor_of(request)
+        self.address = self.actor.address or None
+        self.story = Story(services, request, door, self.id)
+        self._services = services
+        self._door = door
+        self._user_agent = request.headers.get("user-agent", "")
+        self._opened_at = services.clock.now()
+        self._began = services.clock.monotonic()
+        self._before = 0
+
+    @property
+    def ms(self) -> int:
+        """Since the request began."""
+        return round((self._services.clock.monotonic() - self._began) * 1000)
+
+    def begin(self) -> None:
+        """A session is open from here on: its studies are not closed while this request comes in.
+
+        Raises:
+            Retryable: the database does not answer.
+        """
+        if self.in_session:
+            with self._services.database.write() as session:
+                touch_session(session, self._opened())
+                self._before = session_size(session, self.id)
+
+    def notes(self, items: Sequence[Accepted]) -> Sequence[Note]:
+        """What is carried out in the transaction of the rows of `items`."""
+        return (partial(self._record, n_items=len(items)), *self.story.notes(items))
+
+    def _opened(self) -> AssociationOpened:
+        return AssociationOpened(self.id, self._door, None, None, self.address, self._opened_at, self._user_agent)
+
+    def _record(self, session: Session, n_items: int) -> None:
+        if self.in_session:
+            touch_session(session, self._opened())
+        else:
+            record_opened(session, [self._opened()])
+        if not self.more:
+            # Behind the rows, which are counted.
+            before_commit(session, partial(self._end, n_items=n_items))
+
+    def _end(self, session: Session, n_items: int) -> None:
+        stored = session_size(session, self.id)
+        end_session(session, self.id, self._services.clock.now(), stored, n_items - (stored - self._before))

@@ -1,0 +1,66 @@
+"""Uploads in several requests: one row of `association`, open from the first request to the last.
+
+A client that goes away tells of no end. So a session is touched by each of its requests, and what was not touched for
+SESSION_IDLE is lost; a client that comes back opens it again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, cast
+
+from sqlalchemy import func
+from sqlmodel import Session, col, select, update
+
+from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, How, mark_lost, record_closed
+from heimdallr_ray.catalog.associations import record_opened as _record_opened
+from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.catalog.tables import AssociationRow, InstanceRow
+
+SESSION_IDLE = timedelta(minutes=5)
+"""From one request to the next, or for one of them: 64 MiB at 1.8 Mbit/s."""
+_CHUNK = 500
+
+
+def touch_session(session: Session, opened: AssociationOpened) -> None:
+    """The intake is open as of `opened.opened_at`, also where it had ended."""
+    done = session.connection().execute(
+        update(AssociationRow)
+        .where(col(AssociationRow.id) == opened.id)
+        .values(opened_at=opened.opened_at, closed_at=None, how=None, reason=None)
+    )
+    if not cast(Any, done).rowcount:
+        _record_opened(session, [opened])
+
+
+def session_size(session: Session, intake_id: str) -> int:
+    """Instances that the intake has brought."""
+    statement = select(func.count(col(InstanceRow.id))).where(InstanceRow.association_id == intake_id)
+    return int(session.exec(statement).one())
+
+
+def end_session(session: Session, intake_id: str, now: datetime, stored: int, duplicates: int) -> None:
+    """The intake has ended as its client wanted; `stored` in all, `duplicates` in its last request."""
+    size = session.exec(select(func.sum(InstanceRow.size)).where(InstanceRow.association_id == intake_id)).one()
+    ended = AssociationClosed(
+        intake_id, now, How.RELEASED, stored=stored, duplicates=max(0, duplicates), n_bytes=int(size or 0)
+    )
+    record_closed(session, [ended])
+
+
+def end_idle_sessions(session: Session, now: datetime) -> int:
+    """Sessions whose client has gone are lost; returns how many. For whoever closes studies, before it looks."""
+    return mark_lost(session, (), now, doors=(Door.UPLOAD, Door.STOW), opened_before=now - SESSION_IDLE)
+
+
+def known_instances(session: Session, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those of `pairs` (SOP Instance UID, sha256 of the object) that the catalog has."""
+    wanted, found = set(pairs), set[tuple[str, str]]()
+    uids = sorted({uid for uid, _ in wanted})
+    for start in range(0, len(uids), _CHUNK):
+        statement = select(InstanceRow.sop_uid, InstanceRow.blob_sha256).where(
+            col(InstanceRow.sop_uid).in_(uids[start : start + _CHUNK])
+        )
+        found.update((str(uid), str(sha256)) for uid, sha256 in session.exec(statement).all())
+    return wanted & found
