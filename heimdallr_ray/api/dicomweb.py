@@ -99,7 +99,8 @@ async def _store(request: Request, services: ApiServices, pool: ThreadPoolExecut
     taking = Taking(request, services, Door.STOW)
     wanted, outcome = await _take(request, services, pool, taking, study)
     if outcome.stored:
-        taking.story.stored()
+        new = len(outcome.stored) - outcome.already_there
+        await asyncio.to_thread(taking.counted, new, outcome.already_there, len(outcome.failed), outcome.size)
     told = taking.story.refused([item.code for item in outcome.failed])
     _log.info(
         "stow answered",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from functools import partial
+from contextlib import suppress
 
 from fastapi import Request
 from sqlmodel import Session
@@ -14,16 +14,16 @@ from heimdallr_ray.api.access import actor_of
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.api.told import Story
 from heimdallr_ray.catalog.associations import AssociationOpened, record_opened
-from heimdallr_ray.catalog.lastly import before_commit
-from heimdallr_ray.catalog.sessions import end_session, session_size, touch_session
+from heimdallr_ray.catalog.sessions import count_request, end_session, touch_session
 from heimdallr_ray.catalog.states import Door
-from heimdallr_ray.errors import Rejected
+from heimdallr_ray.errors import Rejected, Retryable
 from heimdallr_ray.ids import new_id
 from heimdallr_ray.listener.auditing import Note
 from heimdallr_ray.listener.facts import Accepted
 
 SESSION_HEADER = "X-Upload-Session"
 MORE_HEADER = "X-Upload-More"
+COUNT_TIMEOUT_S = 1.0
 _SESSION = re.compile(r"[0-9a-f]{32}")
 
 
@@ -63,7 +63,6 @@ class Taking:
         self._user_agent = request.headers.get("user-agent", "")
         self._opened_at = services.clock.now()
         self._began = services.clock.monotonic()
-        self._before = 0
 
     @property
     def ms(self) -> int:
@@ -79,24 +78,24 @@ class Taking:
         if self.in_session:
             with self._services.database.write() as session:
                 touch_session(session, self._opened())
-                self._before = session_size(session, self.id)
 
     def notes(self, items: Sequence[Accepted]) -> Sequence[Note]:
         """What is carried out in the transaction of the rows of `items`."""
-        return (partial(self._record, n_items=len(items)), *self.story.notes(items))
+        return (self._record, *self.story.notes(items))
+
+    def counted(self, stored: int, duplicates: int, refused: int, size: int) -> None:
+        """The intake's row says how much came. For people: a database that is busy is not waited for."""
+        self.story.stored()
+        with suppress(Retryable), self._services.database.write(timeout_s=COUNT_TIMEOUT_S) as session:
+            count_request(session, self.id, stored=stored, duplicates=duplicates, refused=refused, size=size)
 
     def _opened(self) -> AssociationOpened:
         return AssociationOpened(self.id, self._door, None, None, self.address, self._opened_at, self._user_agent)
 
-    def _record(self, session: Session, n_items: int) -> None:
+    def _record(self, session: Session) -> None:
         if self.in_session:
             touch_session(session, self._opened())
         else:
             record_opened(session, [self._opened()])
         if not self.more:
-            # Behind the rows, which are counted.
-            before_commit(session, partial(self._end, n_items=n_items))
-
-    def _end(self, session: Session, n_items: int) -> None:
-        stored = session_size(session, self.id)
-        end_session(session, self.id, self._services.clock.now(), stored, n_items - (stored - self._before))
+            end_session(session, self.id, self._services.clock.now())

@@ -86,7 +86,8 @@ async def _receive(request: Request, services: ApiServices, suffix: str = "") ->
     """The upload in `request`, stored; refused where the client's name for it does not end in `suffix`."""
     taking = Taking(request, services, Door.UPLOAD)
     upload, outcome = await _take(request, services, taking, suffix)
-    taking.story.stored()
+    new = outcome.accepted - outcome.already_there
+    await asyncio.to_thread(taking.counted, new, outcome.already_there, outcome.rejected, outcome.size)
     _log.info(
         "upload stored",
         extra={

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, cast
 
-from sqlalchemy import func
 from sqlmodel import Session, col, select, update
 
-from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, How, mark_lost, record_closed
+from heimdallr_ray.catalog.associations import AssociationOpened, How, mark_lost
 from heimdallr_ray.catalog.associations import record_opened as _record_opened
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.catalog.tables import AssociationRow, InstanceRow
@@ -34,19 +33,28 @@ def touch_session(session: Session, opened: AssociationOpened) -> None:
         _record_opened(session, [opened])
 
 
-def session_size(session: Session, intake_id: str) -> int:
-    """Instances that the intake has brought."""
-    statement = select(func.count(col(InstanceRow.id))).where(InstanceRow.association_id == intake_id)
-    return int(session.exec(statement).one())
-
-
-def end_session(session: Session, intake_id: str, now: datetime, stored: int, duplicates: int) -> None:
-    """The intake has ended as its client wanted; `stored` in all, `duplicates` in its last request."""
-    size = session.exec(select(func.sum(InstanceRow.size)).where(InstanceRow.association_id == intake_id)).one()
-    ended = AssociationClosed(
-        intake_id, now, How.RELEASED, stored=stored, duplicates=max(0, duplicates), n_bytes=int(size or 0)
+def end_session(session: Session, intake_id: str, now: datetime) -> None:
+    """The intake has ended as its client wanted."""
+    session.connection().execute(
+        update(AssociationRow)
+        .where(col(AssociationRow.id) == intake_id, col(AssociationRow.closed_at).is_(None))
+        .values(closed_at=now, how=How.RELEASED.value)
     )
-    record_closed(session, [ended])
+
+
+def count_request(session: Session, intake_id: str, *, stored: int, duplicates: int, refused: int, size: int) -> None:
+    """The intake's row counts one more request."""
+    row = AssociationRow
+    session.connection().execute(
+        update(row)
+        .where(col(row.id) == intake_id)
+        .values(
+            stored=col(row.stored) + stored,
+            duplicates=col(row.duplicates) + duplicates,
+            refused=col(row.refused) + refused,
+            n_bytes=col(row.n_bytes) + size,
+        )
+    )
 
 
 def end_idle_sessions(session: Session, now: datetime) -> int:

@@ -44,6 +44,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/instances/known": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Which objects are there already
+         * @description What was stored before an upload broke off need not be sent again. Tells nothing to who has not the bytes.
+         */
+        post: operations["known_api_v1_instances_known_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/intake": {
         parameters: {
             query?: never;
@@ -264,11 +284,11 @@ export interface paths {
         get?: never;
         put?: never;
         /**
-         * Store the DICOM files of a ZIP
+         * Store the DICOM files of a ZIP, or one DICOM file
          * @description Every DICOM file of the ZIP in field `file` is durable, and its study on the worklist, when this answers.
          *
-         *     One DICOM file that cannot be accepted refuses them all and nothing is stored. Other files are left out.
-         *     What is no ZIP by its content is refused, whatever it is called.
+         *     One DICOM file that cannot be accepted refuses them all and nothing is stored. Other files are left out. A
+         *     single DICOM file needs no ZIP. What is neither by its content is refused, whatever it is called.
          */
         post: operations["upload_api_v1_upload_post"];
         delete?: never;
@@ -544,6 +564,41 @@ export interface components {
             old: string | null;
             /** Reason */
             reason: string | null;
+        };
+        /**
+         * InstanceNamed
+         * @description One DICOM object by what tells it from every other.
+         */
+        InstanceNamed: {
+            /**
+             * Sha256
+             * @description Of the Part 10 file as it is kept here; `heimdallr upload` computes it. Others send every object.
+             */
+            sha256: string;
+            /**
+             * Sop Uid
+             * @description SOP Instance UID.
+             */
+            sop_uid: string;
+        };
+        /**
+         * InstancesAsked
+         * @description Which of these are there already?
+         */
+        InstancesAsked: {
+            /** Instances */
+            instances: components["schemas"]["InstanceNamed"][];
+        };
+        /**
+         * InstancesKnown
+         * @description Of those that were asked about.
+         */
+        InstancesKnown: {
+            /**
+             * Known
+             * @description Positions in the question of those that are stored here, byte for byte.
+             */
+            known: number[];
         };
         /**
          * IntakeView
@@ -1477,6 +1532,66 @@ export interface operations {
             };
         };
     };
+    known_api_v1_instances_known_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["InstancesAsked"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["InstancesKnown"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+        };
+    };
     at_a_glance_api_v1_intake_get: {
         parameters: {
             query?: never;
@@ -2121,7 +2236,12 @@ export interface operations {
     upload_api_v1_upload_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description 32 hexadecimal digits, chosen by the client: several requests are one upload. */
+                "X-Upload-Session"?: string;
+                /** @description `true`: another request of this session follows; its studies are not closed meanwhile. */
+                "X-Upload-More"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2130,7 +2250,7 @@ export interface operations {
                 "multipart/form-data": {
                     /**
                      * Format: binary
-                     * @description A ZIP of DICOM files.
+                     * @description A ZIP of DICOM files, or one.
                      */
                     file: string;
                 };
@@ -2173,8 +2293,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorResponse"];
                 };
             };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
             /** @description Request Entity Too Large */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -2503,7 +2641,12 @@ export interface operations {
     original_upload_upload_post: {
         parameters: {
             query?: never;
-            header?: never;
+            header?: {
+                /** @description 32 hexadecimal digits, chosen by the client: several requests are one upload. */
+                "X-Upload-Session"?: string;
+                /** @description `true`: another request of this session follows; its studies are not closed meanwhile. */
+                "X-Upload-More"?: string;
+            };
             path?: never;
             cookie?: never;
         };
@@ -2512,7 +2655,7 @@ export interface operations {
                 "multipart/form-data": {
                     /**
                      * Format: binary
-                     * @description A ZIP of DICOM files.
+                     * @description A ZIP of DICOM files, or one.
                      */
                     file: string;
                 };
@@ -2555,8 +2698,26 @@ export interface operations {
                     "application/json": components["schemas"]["ErrorResponse"];
                 };
             };
+            /** @description Request Timeout */
+            408: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
             /** @description Request Entity Too Large */
             413: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Unsupported Media Type */
+            415: {
                 headers: {
                     [name: string]: unknown;
                 };
