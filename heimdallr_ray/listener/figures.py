@@ -27,6 +27,7 @@ GATE_REASONS: Final = frozenset(
     {
         "action_too_long",
         "address",
+        "broken",
         "application_context",
         "called_ae",
         "calling_ae",
@@ -34,8 +35,12 @@ GATE_REASONS: Final = frozenset(
         "context_not_accepted",
         "data_without_command",
         "idle",
+        "listener_busy",
         "malformed_message",
         "malformed_request",
+        "listener_busy",
+        "no_process",
+        "no_process",
         "no_request",
         "no_thread",
         "object_too_large",
@@ -55,7 +60,7 @@ GATE_REASONS: Final = frozenset(
     }
 )
 """Why a connection or an association is refused or cut, beside the codes of our errors."""
-WHATS: Final = frozenset({"refused", "rejected", "cut", "store", "request"})
+KINDS: Final = frozenset({"refused", "rejected", "cut", "store", "request"})
 """What was refused: a connection, an association, a connection that was open, an object, a request over HTTP."""
 MINUTES: Final = 60
 
@@ -161,13 +166,13 @@ class IntakeFigures:
         """Somebody was refused or cut off.
 
         Args:
-            reason: one of REASONS, alone or behind one of WHATS (`store.too_large`); anything else counts as `other`.
+            reason: one of REASONS, alone or behind one of KINDS (`store.too_large`); anything else counts as `other`.
             door: which one.
         """
         what, dot, why = reason.rpartition(".")
         known = why if why in REASONS else OTHER
         if dot:
-            known = f"{what if what in WHATS else OTHER}.{known}"
+            known = f"{what if what in KINDS else OTHER}.{known}"
         minute = int(self._clock.monotonic() // 60)
         with self._lock:
             self._refused[door][known] += 1
