@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,6 +19,8 @@ from typing import BinaryIO, Protocol
 from heimdallr_ray.clock import Clock, SystemClock
 from heimdallr_ray.errors import BlobMissing, HeimdallrError, StorageFailed, StorageFull, TooLarge
 from heimdallr_ray.ids import Sha256, new_id
+
+logger = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 """Bytes read or written at a time."""
@@ -308,6 +311,7 @@ class LocalBlobStore:
         try:
             target.hardlink_to(path)
         except FileExistsError:
+            self._require_whole(target, path, sha256)
             return target
         except OSError as error:
             if error.errno not in _NO_HARD_LINK:
@@ -317,6 +321,22 @@ class LocalBlobStore:
             if stored.sha256 != sha256:
                 raise StorageFailed("the file changed while it was adopted") from error
         return target
+
+    def _require_whole(self, target: Path, path: Path, sha256: Sha256) -> None:
+        """The blob that is there already has the bytes of `path`, as durably as that file has them.
+
+        A power cut may have left a name without its bytes, where nobody had fsynced them (durability = study).
+        """
+        with target.open("rb") as held:
+            if os.path.samestat(os.fstat(held.fileno()), path.stat()):
+                return
+            if hashlib.file_digest(held, "sha256").hexdigest() == sha256:
+                os.fsync(held.fileno())
+                return
+        temporary = self._temporary / f"{new_id()}.part"
+        temporary.hardlink_to(path)
+        temporary.replace(target)
+        logger.error("blob.mended", extra={"sha256": sha256[:12]})
 
     @contextmanager
     def _temporary_file(self) -> Generator[tuple[int, Path]]:

@@ -72,6 +72,20 @@ def test_what_its_writer_has_digested_is_kept_under_that_name(store: LocalBlobSt
         store.keep([(tmp_path / "absent", digest("absent"))])
 
 
+def test_a_name_without_its_bytes_is_mended_when_they_come_again(store: LocalBlobStore, tmp_path: Path) -> None:
+    """A power cut may take bytes that were not fsynced and leave the name; that must not pass for the blob."""
+    first, again = tmp_path / "first", tmp_path / "again"
+    for path in (first, again):
+        path.write_bytes(b"an image")
+    store.keep([(first, Sha256(digest("an image")))])
+    for lost in (b"", bytes(8), b"an imagf"):
+        store.locate(digest("an image")).unlink()
+        store.locate(digest("an image")).write_bytes(lost)
+        store.keep([(again, Sha256(digest("an image")))])
+        assert store.verify(digest("an image")).size == 8
+    assert first.read_bytes() == again.read_bytes() == b"an image"
+
+
 def test_hardening_names_what_is_not_there(store: LocalBlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     there, absent = store.put(b"there").sha256, digest("absent")
     assert store.harden([there, absent]) == [absent]

@@ -1,0 +1,236 @@
+"""Power cuts on a model disk that forgets what was not fsynced, through the spool to the catalog.
+
+What the catalog has committed is durable by SQLite's own word (synchronous=FULL), so each cut is recovered with a copy
+of the database as it is at that moment and with the files that the model disk still has.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlmodel import select
+
+from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.catalog.tables import EventRow
+from heimdallr_ray.listener import hardening
+from heimdallr_ray.listener.arrival import Arrival
+from heimdallr_ray.listener.facts import Accepted
+from heimdallr_ray.listener.receive import Receiver
+from heimdallr_ray.storage.blobs import LocalBlobStore
+from tests.support.clock import FakeClock
+from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256
+from tests.support.model_disk import Recorder
+from tests.support.wirepeer import CT, EXPLICIT
+
+STUDIES = ("1.2.826.0.1.3680043.9.9.61", "1.2.826.0.1.3680043.9.9.62")
+IMAGES = 16
+"""Of each study; sent in turn on two associations."""
+GROUP = 5
+
+
+class Installation:
+    """A spool and a catalog in a folder, driven by one thread as committer and doors would drive them."""
+
+    def __init__(self, root: Path, clock: FakeClock, durability: str) -> None:
+        self.intake = Intake(root, durability=durability)
+        self.clock = clock
+        self.receiver = Receiver(
+            self.intake.settings, self.intake.database, LocalBlobStore(self.intake.settings.blob_dir), clock
+        )
+
+    def accept(self, index: int, body: bytes) -> Accepted:
+        """The image is acknowledged."""
+        study = STUDIES[index % 2]
+        arrival = Arrival(f"a{index % 2}", Door.DICOM, self.clock.now(), EXPLICIT, CT, f"{study}.7.{index}", "SENDER")
+        return self.receiver.accept(arrival, [body[:300], body[300:]])
+
+    def harden(self) -> None:
+        """The studies have been quiet for long enough to be closed."""
+        self.clock.advance(60)
+        self.receiver.harden()
+
+    def lost(self) -> int:
+        """Images of which the history says that a power cut has taken them."""
+        with self.intake.database.read() as session:
+            events = session.exec(select(EventRow).where(EventRow.kind == "study.images_lost")).all()
+        return sum(int(event.payload["lost"]) for event in events)
+
+
+def bodies() -> list[bytes]:
+    made: list[bytes] = []
+    for index in range(2 * IMAGES):
+        study = STUDIES[index % 2]
+        made.append(dataset_bytes(file_bytes(ct_slice(index, study, f"{study}.7", size=4))))
+    return made
+
+
+class Cuts:
+    """Recovers from the disk as it would be at chosen cuts."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch, durability: str, chosen: set[int], at: Path) -> None:
+        self.bodies = bodies()
+        self.acknowledged: set[int] = set()
+        self.hardened: set[int] = set()
+        self.recovered = self.lost = 0
+        self._durability, self._chosen, self._at, self._patch = durability, chosen, at, patch
+        self._root = root
+        self.recorder = Recorder(root, patch, self._may_cut)
+
+    def _may_cut(self) -> None:
+        if self.recorder.cuts in self._chosen:
+            for names_kept in (False, True):
+                self._recover(self._at / f"{self.recorder.cuts}-{names_kept}", names_kept=names_kept)
+            self.recovered += 1
+
+    def _recover(self, root: Path, *, names_kept: bool) -> None:
+        """The machine starts again with what is left; what must be there is there, and the rest can be sent again."""
+        cut = f"cut {self.recorder.cuts}, names kept: {names_kept}"
+        for path, content in self.recorder.disk.survivors(self._root, names_kept=names_kept).items():
+            target = root / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        root.mkdir(parents=True, exist_ok=True)
+        with (
+            sqlite3.connect(self._root / "catalog.sqlite") as source,
+            sqlite3.connect(root / "catalog.sqlite") as copy,
+        ):
+            source.backup(copy)
+        source.close()
+        copy.close()
+        boot = root / "another_boot"
+        boot.write_text(cut, encoding="ascii")
+        self._patch.setattr(hardening, "_BOOT_ID", boot)
+        again = Installation(root, FakeClock(), self._durability)
+        again.clock.advance(3600)
+        rows_before = len(again.intake.instances())
+        again.receiver.replay()
+        stored = again.intake.stored()
+        safe = self.acknowledged if self._durability == "instance" else self.hardened
+        wanted = {sha256(self.bodies[index]) for index in safe}
+        assert wanted <= set(stored.values()), f"{cut}: an acknowledged image is lost"
+        assert set(stored.values()) <= set(map(sha256, self.bodies)), f"{cut}: a row has bytes that nobody sent"
+        lost = again.lost()
+        if self._durability == "instance":
+            assert lost == 0, cut
+        # A row that is gone was told; a row that stays has its bytes.
+        assert len(stored) + lost >= rows_before, f"{cut}: a row went without a word"
+        assert [study.n_instances for study in again.intake.studies()] == [
+            sum(row.study_id == study.id for row in again.intake.instances()) for study in again.intake.studies()
+        ], cut
+        self.lost += lost
+        self._send_again(again, cut)
+        again.receiver.spool.close()
+        again.intake.database.close()
+
+    def _send_again(self, again: Installation, cut: str) -> None:
+        indices = sorted(self.acknowledged)
+        again.receiver.commit([again.accept(index, self.bodies[index]) for index in indices])
+        again.harden()
+        assert set(again.intake.stored().values()) >= {sha256(self.bodies[index]) for index in indices}, (
+            f"{cut}: an image that was sent again is not stored"
+        )
+
+
+def work(cuts: Cuts, installation: Installation) -> None:
+    """Two studies come in on two associations, partly twice, and are committed in groups; the first is hardened."""
+    receiver = installation.receiver
+    waiting: list[tuple[int, Accepted]] = []
+
+    def commit() -> None:
+        receiver.commit([item for _, item in waiting])
+        waiting.clear()
+
+    order = [*range(IMAGES), 3, 4, *range(IMAGES, 2 * IMAGES), 20]
+    for turn, index in enumerate(order):
+        waiting.append((index, installation.accept(index, cuts.bodies[index])))
+        cuts.acknowledged.add(index)
+        cuts.recorder.cut()
+        if len(waiting) == GROUP:
+            commit()
+        if turn == IMAGES + 4:
+            commit()
+            getattr(receiver, "clear", lambda **_: None)(all_of_it=True)
+            committed = set(cuts.acknowledged)
+            installation.harden()
+            cuts.hardened |= committed
+            cuts.recorder.cut()
+    commit()
+    for intake_id in ("a0", "a1"):
+        receiver.spool.end_intake(intake_id)
+    getattr(receiver, "clear", lambda **_: None)(all_of_it=True)
+    receiver.adopt_orphans(0.0)
+    cuts.recorder.cut()
+    installation.harden()
+    cuts.hardened |= cuts.acknowledged
+    cuts.recorder.cut()
+
+
+def count_of_cuts(root: Path, durability: str) -> int:
+    """How often the power may go during `work`."""
+    with pytest.MonkeyPatch.context() as patch:
+        cuts = Cuts(root, patch, durability, set(), root)
+        work(cuts, Installation(root, FakeClock(), durability))
+        return cuts.recorder.cuts
+
+
+def power_cuts(folder: Path, durability: str, count: int, spoil: Callable[[pytest.MonkeyPatch], None]) -> Cuts:
+    """`work` with recoveries from `count` random cuts."""
+    folder = folder.resolve()
+    total = count_of_cuts(folder / "counted", durability)
+    chosen = set(random.Random(3).sample(range(1, total + 1), min(count, total)))
+    root = folder / "data"
+    root.mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        cuts = Cuts(root, patch, durability, chosen, folder)
+        spoil(patch)
+        work(cuts, Installation(root, FakeClock(), durability))
+    print(f"{durability}: {cuts.recovered} of {total} cuts recovered, {cuts.lost} images told lost and sent again")
+    return cuts
+
+
+def nothing(_: pytest.MonkeyPatch) -> None:
+    """The disk is as it is."""
+
+
+@pytest.mark.parametrize("durability", ["instance", "study"])
+def test_12_power_cuts(folder: Path, durability: str) -> None:
+    """Check 3 of the reliability list, 12 cuts: see `test_200_power_cuts`."""
+    cuts = power_cuts(folder, durability, 12, nothing)
+    assert cuts.recovered == 12
+    assert (cuts.lost > 0) == (durability == "study")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("durability", ["instance", "study"])
+def test_200_power_cuts(folder: Path, durability: str) -> None:
+    """Check 3 of the reliability list: 200 of 200 random cuts lose nothing that must survive.
+
+    With durability `instance` that is every acknowledged image; with `study` every image of a study that was made
+    durable before it is closed. Any other row that the cut took is told and taken back, and all can be sent again.
+    """
+    cuts = power_cuts(folder, durability, 200, nothing)
+    assert cuts.recovered == 200
+    assert (cuts.lost > 0) == (durability == "study")
+
+
+@pytest.mark.parametrize("forgotten", ["bytes", "names"])
+def test_the_model_disk_finds_a_missing_fsync(folder: Path, forgotten: str) -> None:
+    """The tests above can fail: with either fsync left out they do."""
+
+    def spoil(patch: pytest.MonkeyPatch) -> None:
+        noted = os.fsync
+
+        def forgetful(descriptor: int) -> None:
+            if Path(f"/proc/self/fd/{descriptor}").is_dir() != (forgotten == "names"):
+                noted(descriptor)
+
+        patch.setattr(os, "fsync", forgetful)
+
+    with pytest.raises(AssertionError, match="lost"):
+        power_cuts(folder, "instance", 20, spoil)

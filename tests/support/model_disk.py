@@ -1,0 +1,174 @@
+"""A model disk that forgets everything that was not fsynced: bytes of files and names in folders.
+
+Code under test writes for real while every system call of Python that changes the disk is noted. After each of them
+the power may go; the model says what a disk that forgot as much as it may would hold.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+
+@dataclass
+class File:
+    """An inode: bytes written, and bytes of which fsync has returned."""
+
+    content: bytes = b""
+    durable: bytes = b""
+
+
+@dataclass
+class ModelDisk:
+    """Names by path, as the kernel shows them and as they survive."""
+
+    files: dict[Path, File] = field(default_factory=dict)
+    folders: set[Path] = field(default_factory=set)
+    durable_files: dict[Path, File] = field(default_factory=dict)
+    durable_folders: set[Path] = field(default_factory=set)
+
+    def fsync_folder(self, folder: Path) -> None:
+        for path in [path for path in self.durable_files if path.parent == folder and path not in self.files]:
+            del self.durable_files[path]
+        self.durable_files |= {path: file for path, file in self.files.items() if path.parent == folder}
+        self.durable_folders |= {path for path in self.folders if path.parent == folder}
+
+    def survivors(self, base: Path, *, names_kept: bool = False) -> dict[Path, bytes]:
+        """Files and bytes below `base` after a power cut, of files whose whole path survives.
+
+        With `names_kept` the disk remembers every name that it was told, and forgets bytes alone.
+        """
+        folders = self.durable_folders | (self.folders if names_kept else set())
+        files = self.files if names_kept else self.durable_files
+
+        def reachable(path: Path) -> bool:
+            return path == base or (path in folders and reachable(path.parent))
+
+        return {path.relative_to(base): file.durable for path, file in files.items() if reachable(path.parent)}
+
+
+class Recorder:
+    """Stands between the code and the operating system: does the real thing, and notes it on the model.
+
+    What happens outside `base` is not noted. Not for several threads at once.
+    """
+
+    def __init__(self, base: Path, patch: pytest.MonkeyPatch, on_cut: Callable[[], None]) -> None:
+        """`on_cut` is called after each change: the power may go now."""
+        self.disk = ModelDisk()
+        self.base = base
+        self.cuts = 0
+        self._on_cut = on_cut
+        self._open: dict[int, Path] = {}
+        self._patch_descriptors(patch)
+        self._patch_names(patch)
+
+    def cut(self) -> None:
+        """The power may go now."""
+        self.cuts += 1
+        self._on_cut()
+
+    def _ours(self, path: object) -> bool:
+        return isinstance(path, str | os.PathLike) and self.base in (Path(path), *Path(path).parents)
+
+    def _patch_descriptors(self, patch: pytest.MonkeyPatch) -> None:
+        real_open, real_write, real_pwrite = os.open, os.write, os.pwrite
+        real_fsync, real_close = os.fsync, os.close
+
+        def note_open(path: Path, flags: int, mode: int = 0o777, **options: int) -> int:
+            descriptor = real_open(path, flags, mode, **options)
+            if self._ours(path):
+                self._open[descriptor] = Path(path)
+                if flags & os.O_CREAT and Path(path) not in self.disk.files:
+                    self.disk.files[Path(path)] = File()
+                    self.cut()
+            return descriptor
+
+        def written(descriptor: int, at: int | None, data: bytes) -> None:
+            file = self.disk.files.get(self._open.get(descriptor, Path()))
+            if file is not None:
+                start = len(file.content) if at is None else at
+                file.content = file.content[:start] + bytes(data) + file.content[start + len(data) :]
+                self.cut()
+
+        def note_write(descriptor: int, data: bytes) -> int:
+            count = real_write(descriptor, data)
+            written(descriptor, None, bytes(data[:count]))
+            return count
+
+        def note_pwrite(descriptor: int, data: bytes, at: int) -> int:
+            count = real_pwrite(descriptor, data, at)
+            written(descriptor, at, bytes(data[:count]))
+            return count
+
+        def note_fsync(descriptor: int) -> None:
+            real_fsync(descriptor)
+            path = self._open.get(descriptor)
+            if path is None:
+                return
+            if path in self.disk.files:
+                self.disk.files[path].durable = self.disk.files[path].content
+            else:
+                self.disk.fsync_folder(path)
+            self.cut()
+
+        def note_close(descriptor: int) -> None:
+            self._open.pop(descriptor, None)
+            real_close(descriptor)
+
+        for name, function in (
+            ("open", note_open),
+            ("write", note_write),
+            ("pwrite", note_pwrite),
+            ("fsync", note_fsync),
+            ("close", note_close),
+        ):
+            patch.setattr(os, name, function)
+
+    def _patch_names(self, patch: pytest.MonkeyPatch) -> None:
+        real_mkdir, real_link, real_unlink = Path.mkdir, Path.hardlink_to, Path.unlink
+        real_move = {"replace": Path.replace, "rename": Path.rename}
+
+        def note_mkdir(path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
+            real_mkdir(path, mode, parents, exist_ok)
+            if self._ours(path):
+                self.disk.folders.add(path)
+                self.cut()
+
+        def note_move(name: str) -> Callable[[Path, Path], Path]:
+            def note(path: Path, target: Path) -> Path:
+                moved = real_move[name](path, target)
+                if self._ours(path):
+                    file = self.disk.files.pop(path)
+                    self.disk.files[Path(target)] = file
+                    for descriptor, known in self._open.items():
+                        if known == path:
+                            self._open[descriptor] = Path(target)
+                    self.cut()
+                return moved
+
+            return note
+
+        def note_link(path: Path, target: Path) -> None:
+            real_link(path, target)
+            if self._ours(path):
+                self.disk.files[path] = self.disk.files[Path(target)]
+                self.cut()
+
+        def note_unlink(path: Path, missing_ok: bool = False) -> None:
+            real_unlink(path, missing_ok)
+            if self._ours(path) and self.disk.files.pop(path, None) is not None:
+                self.cut()
+
+        for name, function in (
+            ("mkdir", note_mkdir),
+            ("replace", note_move("replace")),
+            ("rename", note_move("rename")),
+            ("hardlink_to", note_link),
+            ("unlink", note_unlink),
+        ):
+            patch.setattr(Path, name, function)
