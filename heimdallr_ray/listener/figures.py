@@ -27,8 +27,8 @@ GATE_REASONS: Final = frozenset(
     {
         "action_too_long",
         "address",
-        "broken",
         "application_context",
+        "broken",
         "called_ae",
         "calling_ae",
         "command_too_long",
@@ -38,8 +38,6 @@ GATE_REASONS: Final = frozenset(
         "listener_busy",
         "malformed_message",
         "malformed_request",
-        "listener_busy",
-        "no_process",
         "no_process",
         "no_request",
         "no_thread",

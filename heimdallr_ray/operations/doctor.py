@@ -277,6 +277,21 @@ def check_ray_token(settings: Settings) -> Iterator[Check]:
                 "" if private else f"chmod 600 {token}; it is root on the cluster")  # fmt: skip
 
 
+def check_audit_key(settings: Settings) -> Iterator[Check]:
+    """The key of the audit chain is ours alone, and a copy of it is asked for."""
+    from heimdallr_ray.security.audit_key import read_key
+
+    path = settings.resolved_audit_key_file
+    try:
+        key = read_key(path)
+    except FileNotFoundError:
+        yield Check("audit key", True, "will be made by the first `heimdallr up`")
+    except HeimdallrError as error:
+        yield Check("audit key", False, error.detail, "docs/operations/audit.md; a key that others read is worth nothing")
+    else:
+        yield Check("audit key", True, f"{path}, id {key.id}; keep a copy where the database's writers cannot read it")
+
+
 CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
     check_versions,
     check_disk,
@@ -290,6 +305,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
     check_ports,
     check_listeners,
     check_ray_token,
+    check_audit_key,
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,29 @@ def test_four_threads_with_their_own_connections_write_one_chain(make_url: MakeU
     database.close()
     assert verdict.intact
     assert verdict.entries == 101
+
+
+def _append_elsewhere(url: str, number: int) -> None:
+    database = Database(url)
+    append(database, number)
+    database.close()
+
+
+def test_processes_write_one_chain_too(make_url: MakeUrl) -> None:
+    url = make_url()
+    context = multiprocessing.get_context("spawn")
+    started = [context.Process(target=_append_elsewhere, args=(url, 20), daemon=True) for _ in range(2)]
+    for process in started:
+        process.start()
+    database = Database(url)
+    append(database, 20)
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0, 0]
+    verdict = look(database)
+    database.close()
+    assert verdict.intact
+    assert verdict.entries == 61
 
 
 @pytest.mark.parametrize(

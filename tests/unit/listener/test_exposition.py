@@ -35,7 +35,8 @@ def test_every_figure_is_documented_with_its_labels_and_no_other() -> None:
         assert family.documentation
         told[name] = ", ".join(sorted(labels))
     written = {
-        name: ", ".join(sorted(filter(None, labels.strip().split(", ")))) for name, labels in ROW.findall(PAGE.read_text())
+        name: ", ".join(sorted(filter(None, labels.strip().split(", "))))
+        for name, labels in ROW.findall(PAGE.read_text(encoding="utf-8"))
     }
     assert told == written
 

@@ -21,6 +21,7 @@ from heimdallr_ray.operations import accelerator, doctor, ports, rayhead, status
 from heimdallr_ray.operations.accelerator import Accelerators
 from heimdallr_ray.operations.doctor import Check
 from heimdallr_ray.operations.lock import DataFolderLock
+from heimdallr_ray.security.audit_key import ensure_key
 from heimdallr_ray.segmentation.tasks import models_of
 from heimdallr_ray.segmentation.weights import MANIFEST_NAME, SYNTHETIC_MARKER, write_manifest
 
@@ -270,3 +271,16 @@ def test_the_profile_that_ran_here_is_named_and_status_looks_at_it(tmp_path: Pat
     assert status.collect(of(tmp_path, profile="site"))["profile"] == "site", "what is set is what is looked at"
     (same,) = doctor.check_profile(of(tmp_path, profile="demo"))
     assert same.level == "ok"
+
+
+def test_the_key_of_the_audit_chain_is_ours_alone(tmp_path: Path) -> None:
+    settings = load({}, None, data_dir=tmp_path)
+    (before,) = doctor.check_audit_key(settings)
+    assert before.ok and "first `heimdallr up`" in before.detail
+    assert not settings.resolved_audit_key_file.exists()
+    key = ensure_key(settings.resolved_audit_key_file)
+    (there,) = doctor.check_audit_key(settings)
+    assert there.level == "ok" and key.id in there.detail and key.secret.hex() not in there.detail
+    settings.resolved_audit_key_file.chmod(0o644)
+    (found,) = doctor.check_audit_key(settings)
+    assert found.level == "mend" and "chmod 600" in found.detail
