@@ -182,6 +182,7 @@ def record_told(session: Session, lease: CommitmentLease, now: datetime, n_faile
     Raises:
         StaleLease: another worker holds the request.
     """
+    _fenced(session, lease, {"n_failed": n_failed})
     _end(session, lease, CommitmentState.TOLD, now, None, detail)
     waiting = update(CommitmentRow).where(
         col(CommitmentRow.calling_ae) == lease.calling_ae,

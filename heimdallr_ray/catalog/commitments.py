@@ -166,9 +166,10 @@ def record_request(session: Session, request: CommitmentRequest, now: datetime, 
         row.run_at, row.set_at = run_at, now
         row.attempt = row.refusals = 0
         row.address, row.association_id = _bounded(request.address), _bounded(request.association_id)
+        # What was missing may have been sent since.
+        row.checked_at, row.n_failed, row.failures = None, None, []
         if row.state != CommitmentState.WAITING.value:
             row.state, row.ended_at = CommitmentState.WAITING.value, None
-            row.checked_at, row.n_failed, row.failures = None, None, []
             row.error_code = row.error = None
         session.add(row)
         asked = Asked.AGAIN

@@ -207,7 +207,9 @@ def _not_established(association: Association, peer: Peer) -> DeliveryOutcome:
         return DeliveryOutcome(Delivery.REJECTED, detail=f"{peer.host}:{peer.port} rejects the association: {detail}")
     if association.rejected_contexts:
         return DeliveryOutcome(Delivery.NOT_NEGOTIATED, detail="the peer does not accept the SOP class, or our role")
-    return DeliveryOutcome(Delivery.UNREACHABLE, detail=f"{peer.host}:{peer.port} does not take an association")
+    way = " by TLS" if peer.tls else ""
+    detail = f"{peer.host}:{peer.port} does not take an association{way}"
+    return DeliveryOutcome(Delivery.UNREACHABLE, detail=detail)
 
 
 def _judge(status: int | None) -> DeliveryOutcome:

@@ -405,3 +405,14 @@ def test_requests_that_wait_are_bounded_for_each_peer(bench: Bench, monkeypatch:
     bench.ask()  # again, which is no new request
     assert bench.worker.step()
     assert bench.desk.ask(third, IMPLICIT, "CT1", None, None) == ActionStatus.SUCCESS
+
+
+def test_who_sends_what_was_missing_and_asks_again_is_told_what_is_there_now(bench: Bench) -> None:
+    bench.outcome = DeliveryOutcome(Delivery.UNREACHABLE)
+    bench.ask()
+    bench.clock.advance(MISSING_GRACE_S)
+    assert bench.worker.step() and bench.failures() == {"1.2.3": 0x0112}
+    bench.store("1.2.3", b"x")
+    bench.outcome = DeliveryOutcome(Delivery.TOLD, 0)
+    bench.ask()
+    assert bench.worker.step() and bench.failures() == {}
