@@ -204,6 +204,48 @@ def retry(
     say("queued")
 
 
+@app.command()
+def complete(
+    study_uid: Annotated[str, typer.Argument(help="StudyInstanceUID of a study that is receiving or settling.")],
+    reason: Annotated[str, typer.Option(help="Why; needed, kept in the history.", show_default=False)] = "",
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Say that a study is complete: it is closed as it stands and analysed, whoever may still be sending to it.
+
+    heimdallr complete STUDY_UID --reason "the scanner was switched off"
+    """
+    import getpass
+
+    from heimdallr_ray.catalog.closing import complete_study
+    from heimdallr_ray.catalog.database import Database
+    from heimdallr_ray.ids import Uid
+    from heimdallr_ray.security.audit import AuditLog
+    from heimdallr_ray.security.audited import at_the_command_line, study_completed
+
+    if not reason.strip():
+        raise typer.BadParameter('say why, with --reason "...": it is kept in the history', param_hint="--reason")
+    settings = settings_of(config, data_dir=data_dir)
+    user = getpass.getuser()
+    try:
+        uid = Uid.parse(study_uid)
+        database, audit, now = Database(settings.resolved_database_url), AuditLog.of(settings), SystemClock().now()
+        with database.write() as session:
+            study = complete_study(
+                session,
+                uid,
+                reason=reason,
+                by=user,
+                now=now,
+                max_attempts=settings.max_attempts,
+                actor=f"cli:{user}"[:64],
+            )
+            study_completed(audit, session, study.id, user, at_the_command_line(), now)
+    except HeimdallrError as error:
+        raise failure(error) from error
+    say(f"queued with {study.n_instances} image{'' if study.n_instances == 1 else 's'}")
+
+
 def main() -> None:
     """Entry point of the `heimdallr` command."""
     try:

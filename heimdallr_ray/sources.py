@@ -134,7 +134,11 @@ class CompletionPolicy:
     def of(self, calling_ae: str | None, address: str | None, door: str | None) -> CompletionRules:
         """The rules for studies of this sender."""
         rule = next((one for one in self.sources if one.fits(calling_ae, address, door)), None)
-        return self.site.bounded() if rule is None else _overlaid(self.site, rule).bounded()
+        return self.site.bounded() if rule is None else self.rules_of(rule)
+
+    def rules_of(self, rule: SourceRule) -> CompletionRules:
+        """What `rule` says, and the site's word where it says nothing."""
+        return _overlaid(self.site, rule).bounded()
 
 
 def _overlaid(site: CompletionRules, rule: SourceRule) -> CompletionRules:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from heimdallr_ray import __version__
 from heimdallr_ray.api import (
     choose,
+    complete,
     dicomweb,
     events,
     explain,
@@ -53,6 +54,7 @@ def create_app(services: ApiServices) -> FastAPI:
         studies.build_router(),
         retry.build_router(),
         choose.build_router(),
+        complete.build_router(),
         explain.build_router(),
         events.build_router(feed),
         uploads.build_router(),

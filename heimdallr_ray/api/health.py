@@ -137,6 +137,7 @@ def status_view(services: ApiServices) -> models.StatusView:
         profile=services.settings.profile,
         synthetic=services.settings.profile == "demo",
         idle_seconds=services.settings.idle_seconds,
+        settle_after_release_seconds=services.settings.completion.site.after_release_s,
         server_now=now,
     )
 

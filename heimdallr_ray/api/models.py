@@ -8,6 +8,19 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 
+class CompletionView(BaseModel):
+    """Why the study's present images count as all of them, or when they will."""
+
+    code: str = Field(
+        description="idle_after_release, idle, idle_after_abort, expected_count, required_series, hard_maximum or "
+        "operator."
+    )
+    reason: str = Field(description="The same in words, as true before the closing as after it.")
+    closes_at: datetime | None = Field(
+        description="While it settles: when it will be closed if nothing more comes. Null once it is closed."
+    )
+
+
 class StudySummary(BaseModel):
     """One row of the worklist."""
 
@@ -46,6 +59,9 @@ class StudySummary(BaseModel):
     first_received_at: datetime
     last_received_at: datetime
     closed_at: datetime | None
+    completion: CompletionView | None = Field(
+        description="Null while images are coming, and for studies that older versions closed."
+    )
     done_at: datetime | None
     stale: bool = Field(description="True where the study has a result and it is not that of its images as they are.")
 
@@ -164,9 +180,23 @@ class ResultSummary(BaseModel):
     n_measurements: int
     n_with_value: int
     n_images: int = Field(description="Images that the study had when this result was made.")
+    kept_epoch: int | None = Field(
+        description="The latest epoch that it stands for: images came after it and changed nothing that was measured. "
+        "Null: none came, or they changed something."
+    )
     stale: bool = Field(
         description="True where newer images came in, or a newer run has not ended well. Sent as X-Heimdallr-Stale too."
     )
+
+
+class OlderResultView(BaseModel):
+    """A result that another one has taken the place of."""
+
+    version: int
+    epoch: int
+    created_at: datetime
+    urgency: str | None
+    n_images: int = Field(description="Images that the study had when it was made.")
 
 
 class JobView(BaseModel):
@@ -220,6 +250,7 @@ class StudyDetail(BaseModel):
     history: list[HistoryView]
     artifacts: list[ArtifactView]
     result: ResultSummary | None
+    older_results: list[OlderResultView] = Field(description="Superseded by `result`, the newest first.")
     viewer: ViewerView | None
     server_now: datetime
 
@@ -305,6 +336,9 @@ class StatusView(BaseModel):
     profile: str
     synthetic: bool = Field(description="True where results come from demo weights.")
     idle_seconds: float = Field(
-        description="A study without a new image for so long is complete; then analysis starts."
+        description="A study without an image for so long is complete, where nothing is known of how its sender ended."
+    )
+    settle_after_release_seconds: float = Field(
+        description="The same after its sender has ended properly. Sources may have rules of their own."
     )
     server_now: datetime

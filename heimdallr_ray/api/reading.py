@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 from heimdallr_ray.api import models, views
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.catalog import worklist as catalog
+from heimdallr_ray.catalog.results import stands_until
 from heimdallr_ray.catalog.states import StudyState
 from heimdallr_ray.catalog.tables import ArtifactRow
 from heimdallr_ray.errors import NoResult, NotFound, ResultsNotReady
@@ -47,7 +48,9 @@ def study_detail(services: ApiServices, study_uid: str) -> models.StudyDetail:
         newest = found.jobs[0].id if found.jobs else None
         steps = catalog.steps_of(session, newest) if newest is not None else []
         events = catalog.event_history(session, found.study.id)
-        n_images = catalog.images_until(session, found.study.id, found.result.epoch) if found.result else 0
+        of_results = (found.result, *found.superseded[: views.MAX_OLDER])
+        epochs = sorted({row.epoch for row in of_results if row is not None})
+        n_images = {epoch: catalog.images_until(session, found.study.id, epoch) for epoch in epochs}
     return views.detail(found, steps, events, n_images, services.clock.now())
 
 
@@ -69,7 +72,7 @@ def results_document(services: ApiServices, study_uid: str) -> tuple[dict[str, A
         if StudyState(found.study.state) in _ENDED:
             raise NoResult(found.study.state, found.study.reason_code, found.study.reason)
         raise ResultsNotReady(f"the study is {found.study.state}")
-    return found.result.document, views.is_stale(found.study, found.result.epoch)
+    return found.result.document, views.is_stale(found.study, stands_until(found.result))
 
 
 def find_artifact(services: ApiServices, study_uid: str, name: str) -> tuple[ArtifactRow, bool]:
@@ -87,7 +90,7 @@ def find_artifact(services: ApiServices, study_uid: str, name: str) -> tuple[Art
         row = catalog.artifact_named(session, found.result.id, name) if found and found.result else None
     if row is None or found is None or found.result is None:
         raise NotFound("there is no such artifact")
-    return row, views.is_stale(found.study, found.result.epoch)
+    return row, views.is_stale(found.study, stands_until(found.result))
 
 
 def open_artifact(services: ApiServices, row: ArtifactRow) -> BinaryIO:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any, cast
@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from heimdallr_ray.api import models
 from heimdallr_ray.catalog.choosing import SeriesChosen, chosen_in
+from heimdallr_ray.catalog.results import stands_until
 from heimdallr_ray.catalog.states import StudyState, Urgency
 from heimdallr_ray.catalog.tables import ArtifactRow, EventRow, JobRow, JobStepRow, ResultRow, SeriesRow, StudyRow
 from heimdallr_ray.catalog.worklist import StudyDetail
@@ -20,6 +21,8 @@ def artifact_url(study_uid: str, name: str) -> str:
     return f"/api/v1/studies/{quote(study_uid, safe='')}/artifacts/{quote(name, safe='')}"
 
 
+MAX_OLDER = 20
+"""Superseded results that a page lists."""
 _ENDED = frozenset(
     state.value
     for state in (
@@ -54,7 +57,7 @@ def _urgency(row: StudyRow, newest: tuple[int, str | None] | None) -> tuple[str 
 def summary(row: StudyRow, newest: tuple[int, str | None] | None) -> models.StudySummary:
     """One row of the worklist; `newest` is epoch and urgency of the study's newest result."""
     urgency, reason, older = _urgency(row, newest)
-    told = {"urgency", "urgency_reason", "urgency_older", "urgency_word", "modalities", "stale"}
+    told = {"urgency", "urgency_reason", "urgency_older", "urgency_word", "modalities", "stale", "completion"}
     columns = row.model_dump(include=set(models.StudySummary.model_fields) - told)
     return models.StudySummary(
         **columns,
@@ -64,7 +67,17 @@ def summary(row: StudyRow, newest: tuple[int, str | None] | None) -> models.Stud
         urgency_word=Urgency(urgency).word if urgency else None,
         modalities=[part for part in (row.modalities or "").split(",") if part],
         stale=is_stale(row, None if newest is None else newest[0]),
+        completion=completion(row),
     )
+
+
+def completion(row: StudyRow) -> models.CompletionView | None:
+    """Why the study was closed, or when and why it will be; None while that is not known."""
+    receiving = row.state == StudyState.RECEIVING.value
+    if row.close_code is None or receiving:
+        return None
+    closes_at = row.closes_at if row.state == StudyState.SETTLING.value else None
+    return models.CompletionView(code=row.close_code, reason=row.close_reason or "", closes_at=closes_at)
 
 
 def series(row: SeriesRow) -> models.SeriesView:
@@ -120,7 +133,15 @@ def result(row: ResultRow, study: StudyRow, n_images: int) -> models.ResultSumma
         n_measurements=len(measurements),
         n_with_value=sum(m.get("value") is not None for m in measurements),
         n_images=n_images,
-        stale=is_stale(study, row.epoch),
+        stale=is_stale(study, stands_until(row)),
+        kept_epoch=row.kept_epoch,
+    )
+
+
+def older_result(row: ResultRow, n_images: int) -> models.OlderResultView:
+    """A superseded result; `n_images` were there when it was made."""
+    return models.OlderResultView(
+        version=row.version, epoch=row.epoch, created_at=row.created_at, urgency=row.urgency, n_images=n_images
     )
 
 
@@ -163,18 +184,23 @@ def viewer(artifacts: Iterable[ArtifactRow]) -> models.ViewerView | None:
 
 
 def detail(
-    found: StudyDetail, steps: Iterable[JobStepRow], events: Iterable[EventRow], n_images: int, now: datetime
+    found: StudyDetail,
+    steps: Iterable[JobStepRow],
+    events: Iterable[EventRow],
+    n_images: Mapping[int, int],
+    now: datetime,
 ) -> models.StudyDetail:
-    """One study's page; `n_images` were there when its result was made."""
+    """One study's page; `n_images`: how many images the study had at the end of each epoch of a result."""
     return models.StudyDetail(
-        study=summary(found.study, (found.result.epoch, found.result.urgency) if found.result else None),
+        study=summary(found.study, (stands_until(found.result), found.result.urgency) if found.result else None),
         series=[series(row) for row in found.series],
         choice=choice(found.jobs[0]) if found.jobs else None,
         job=job(found.jobs[0]) if found.jobs else None,
         stages=[stage(row) for row in steps],
         history=[history(row) for row in events],
         artifacts=[artifact(row, found.study.study_uid) for row in found.artifacts],
-        result=None if found.result is None else result(found.result, found.study, n_images),
+        result=None if found.result is None else result(found.result, found.study, n_images.get(found.result.epoch, 0)),
+        older_results=[older_result(row, n_images.get(row.epoch, 0)) for row in found.superseded[:MAX_OLDER]],
         viewer=viewer(found.artifacts),
         server_now=now,
     )

@@ -12,7 +12,7 @@ from sqlmodel import Session, col, func, select
 from heimdallr_ray.catalog.events import record_event
 from heimdallr_ray.catalog.jobs import FencedJob, finish_job
 from heimdallr_ray.catalog.states import StudyState, Urgency
-from heimdallr_ray.catalog.tables import ArtifactRow, ResultRow, SeriesRow
+from heimdallr_ray.catalog.tables import ArtifactRow, InstanceRow, ResultRow, SeriesRow, StudyRow
 from heimdallr_ray.catalog.transitions import bounded_reason, locked_study, set_urgency, transition
 from heimdallr_ray.errors import NotFound, StaleLease
 from heimdallr_ray.ids import Sha256
@@ -63,6 +63,7 @@ def commit_result(
     urgency_reason: str | None = None,
     synthetic: bool = False,
     selection: Sequence[SeriesChoice] = (),
+    inputs_sha256: str | None = None,
 ) -> ResultRow:
     """The job is done, its result stands and the study is done: all or nothing, in the caller's write transaction.
 
@@ -79,17 +80,13 @@ def commit_result(
         urgency_reason: Which rule and value, for a person.
         synthetic: True where demo weights or phantoms took part.
         selection: What to keep about the study's series.
+        inputs_sha256: Of everything that the result was made from; None: never kept for a later epoch.
 
     Raises:
         StaleLease: somebody else holds the job, or it has ended, or the study has moved on; nothing is changed.
         NotFound: the job has no study, or `selection` names a series that the study does not have.
     """
-    if lease.study_id is None:
-        raise NotFound("the job belongs to no study")
-    finish_job(session, lease, now)
-    study = locked_study(session, lease.study_id)
-    if study.epoch != lease.epoch or study.state != StudyState.RUNNING.value:
-        raise StaleLease(f"the study is {study.state} in epoch {study.epoch}, the job was for epoch {lease.epoch}")
+    study = _finished(session, lease, now)
     record_selection(session, study.id, selection)
     result = ResultRow(
         study_id=study.id,
@@ -101,6 +98,7 @@ def commit_result(
         urgency=None if urgency is None else urgency.value,
         synthetic=synthetic,
         document=dict(document),
+        inputs_sha256=inputs_sha256,
     )
     for old in _standing(session, study.id):
         old.superseded_by = result.id
@@ -129,6 +127,101 @@ def commit_result(
     )
     session.flush()
     return result
+
+
+def standing_result(session: Session, study_id: str, epoch: int, inputs_sha256: str | None) -> ResultRow | None:
+    """The study's result where it was made for an earlier epoch than `epoch` from the same inputs; else None."""
+    row = current_result(session, study_id)
+    if row is None or inputs_sha256 is None or row.inputs_sha256 != inputs_sha256 or stands_until(row) >= epoch:
+        return None
+    return row
+
+
+def stands_until(row: ResultRow) -> int:
+    """The latest epoch of its study that the result stands for."""
+    return row.kept_epoch or row.epoch
+
+
+def keep_result(
+    session: Session,
+    lease: FencedJob,
+    result_id: str,
+    *,
+    now: datetime,
+    selection: Sequence[SeriesChoice] = (),
+) -> ResultRow:
+    """The job is done without a run and the study too: its result stands for this epoch, and the history says why.
+
+    Args:
+        session: Of `Database.write()`.
+        lease: The worker's claim; its study must still be in the epoch that the job was made for.
+        result_id: The study's standing result, whose inputs are those of this epoch.
+        now: UTC.
+        selection: What to keep about series that the result says nothing of.
+
+    Raises:
+        StaleLease: as `commit_result`; or another result has taken this one's place.
+        NotFound: as `commit_result`.
+    """
+    study = _finished(session, lease, now)
+    row = current_result(session, study.id)
+    if row is None or row.id != result_id:
+        raise StaleLease("the result is not the study's standing one any more")
+    record_selection(session, study.id, selection)
+    earlier = stands_until(row)
+    late = session.exec(
+        select(func.count()).where(
+            InstanceRow.study_id == study.id, InstanceRow.epoch > earlier, InstanceRow.epoch <= lease.epoch
+        )
+    ).one()
+    row.kept_epoch = lease.epoch
+    session.add(row)
+    images = "1 image" if late == 1 else f"{late} images"
+    unchanged = f"Nothing that was measured has changed: the result stands (version {row.version})."
+    reason = f"{images} came after the analysis. {unchanged}"
+    study = transition(
+        session,
+        study.id,
+        StudyState.DONE,
+        now=now,
+        actor=lease.owner,
+        reason_code=LATE_IMAGES_UNCHANGED,
+        reason=reason,
+    )
+    # The history keeps it; the study's own reason is for what has no result.
+    study.reason_code = study.reason = None
+    session.add(study)
+    record_event(
+        session,
+        "study.result_kept",
+        now=now,
+        actor=lease.owner,
+        study_id=study.id,
+        job_id=lease.job_id,
+        old=str(earlier),
+        new=str(lease.epoch),
+        reason=reason,
+        payload={
+            "code": LATE_IMAGES_UNCHANGED,
+            "result_id": row.id,
+            "version": row.version,
+            "late_images": late,
+            "n_instances": study.n_instances,
+            "inputs_sha256": row.inputs_sha256,
+        },
+    )
+    session.flush()
+    return row
+
+
+def _finished(session: Session, lease: FencedJob, now: datetime) -> StudyRow:
+    if lease.study_id is None:
+        raise NotFound("the job belongs to no study")
+    finish_job(session, lease, now)
+    study = locked_study(session, lease.study_id)
+    if study.epoch != lease.epoch or study.state != StudyState.RUNNING.value:
+        raise StaleLease(f"the study is {study.state} in epoch {study.epoch}, the job was for epoch {lease.epoch}")
+    return study
 
 
 def record_selection(session: Session, study_id: str, selection: Sequence[SeriesChoice]) -> None:

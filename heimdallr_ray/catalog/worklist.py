@@ -123,9 +123,9 @@ def artifact_named(session: Session, result_id: str, name: str) -> ArtifactRow |
 
 
 def newest_results(session: Session, study_ids: Sequence[str]) -> dict[str, tuple[int, str | None]]:
-    """Epoch and urgency of the newest result of each of at most `MAX_ROWS` studies; studies without one are absent."""
+    """Latest epoch and urgency of the newest result of each of at most `MAX_ROWS` studies that have one."""
     statement = (
-        select(ResultRow.study_id, ResultRow.epoch, ResultRow.urgency)
+        select(ResultRow.study_id, func.coalesce(ResultRow.kept_epoch, ResultRow.epoch), ResultRow.urgency)
         .where(col(ResultRow.study_id).in_(study_ids[:MAX_ROWS]), col(ResultRow.superseded_by).is_(None))
         .order_by(col(ResultRow.version))
     )

@@ -24,7 +24,9 @@ def idle_seconds(base: str | None, token: str | None = None, timeout_s: float = 
         with httpx.Client(timeout=timeout_s, trust_env=False) as client:
             answer = client.get(base.rstrip("/") + STATUS_PATH, headers=headers)
         if answer.status_code == 200:
-            told = cast("dict[str, Any]", answer.json()).get("idle_seconds")
+            status = cast("dict[str, Any]", answer.json())
+            # We end properly; an older server has one time for all.
+            told = status.get("settle_after_release_seconds", status.get("idle_seconds"))
     except (httpx.HTTPError, httpx.InvalidURL, ValueError, AttributeError):
         told = None
     return float(told) if isinstance(told, int | float) and not isinstance(told, bool) else None

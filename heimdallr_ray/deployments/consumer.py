@@ -28,6 +28,7 @@ class StudyConsumer:
         from heimdallr_ray.dicom import isolated
         from heimdallr_ray.dicom.rules import load_rules
         from heimdallr_ray.metrics import kernels
+        from heimdallr_ray.pipelines.inputs import engine_text
         from heimdallr_ray.pipelines.study import StudyRunner
         from heimdallr_ray.pipelines.worker import StudyWorker
         from heimdallr_ray.queue.engine_calls import EngineCalls
@@ -56,6 +57,7 @@ class StudyConsumer:
             settings.measurements,
             segmentations=settings.segmentations,
             deskew=settings.deskew,
+            engine=partial(engine_text, settings, settings.resolved_weights_dir or weights_dir()),
         )
 
         def run(lease: Lease, lost: threading.Event) -> None:

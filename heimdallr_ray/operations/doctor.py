@@ -205,6 +205,14 @@ def check_series_rules(settings: Settings) -> Iterator[Check]:
     yield Check(name, True, f"{rules.file.rules_id} version {rules.file.version}, {rules.sha256[:12]}: {where}")
 
 
+def check_completion(settings: Settings) -> Iterator[Check]:
+    """When a study is complete, for everybody and for each source; malformed rules do not get as far as this."""
+    from heimdallr_ray.operations.completion import completion_lines
+
+    for name, words in completion_lines(settings.completion):
+        yield Check(name, True, words)
+
+
 def check_asked(settings: Settings) -> Iterator[Check]:
     """The measurements and segmentations that the site names exist."""
     from heimdallr_ray.pipelines.steps import ever_wanted
@@ -299,6 +307,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
     check_profile,
     check_weights,
     check_series_rules,
+    check_completion,
     check_asked,
     check_device,
     check_segmenter,

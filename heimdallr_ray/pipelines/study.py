@@ -10,9 +10,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from heimdallr_ray.catalog.choosing import chosen_in
+from heimdallr_ray.catalog.choosing import SeriesChosen, chosen_in
 from heimdallr_ray.catalog.database import Database
-from heimdallr_ray.catalog.results import NewArtifact, commit_result, record_selection
+from heimdallr_ray.catalog.results import (
+    NewArtifact,
+    commit_result,
+    keep_result,
+    record_selection,
+    standing_result,
+)
 from heimdallr_ray.catalog.states import StudyState, Urgency
 from heimdallr_ray.catalog.studies import instances_of, require_study, series_rows_of, set_step, transition
 from heimdallr_ray.catalog.tables import StudyRow
@@ -23,6 +29,7 @@ from heimdallr_ray.ids import Sha256, Uid
 from heimdallr_ray.metrics.catalogue import asked_for
 from heimdallr_ray.metrics.result import Measurement
 from heimdallr_ray.pipelines import describe, documents, steps
+from heimdallr_ray.pipelines.inputs import Surroundings, contenders, inputs_sha256
 from heimdallr_ray.pipelines.steps import Artifact, StoredInstance, StudySegmenter
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
 from heimdallr_ray.segmentation.asked import extras
@@ -37,9 +44,18 @@ NOT_APPLICABLE = (NoUsableSeries, ModalityNotSupported)
 
 
 @dataclass(frozen=True)
+class _Kept:
+    """A study of which nothing has changed that its standing result was made from."""
+
+    selection: Selection
+    result_id: str
+
+
+@dataclass(frozen=True)
 class _Made:
     """Everything that the chain made of one study."""
 
+    inputs_sha256: str | None
     selection: Selection
     volume: Volume
     run: SegmentationRun
@@ -64,13 +80,15 @@ class StudyRunner:
         *,
         segmentations: Collection[str] = (),
         deskew: bool = False,
+        engine: Callable[[], str] | None = None,
     ) -> None:
         """`segmenter` is a resident engine or the deployment; `build` goes into the provenance.
 
         `rules` choose the series; None: the package's own. `readable`: modalities that installed models read, None
         where that is not known here. `measurements`: quantities that the site asks for; empty: all. `segmentations`:
         further tasks, of which the site wants the labels. `deskew`: a tilt is taken out before models run, unless a
-        person decided otherwise for the study.
+        person decided otherwise for the study. `engine`: the weights and settings that labels depend on, as one text,
+        by which a result is known to stand for late images too; None: every epoch is run.
 
         Raises:
             BadSetting: a name among `measurements` or `segmentations` is none.
@@ -86,6 +104,8 @@ class StudyRunner:
         self._metrics = asked_for(measurements)
         self._further = extras(segmentations)
         self._deskew = deskew
+        self._engine = engine
+        self._asked = tuple(measurements), tuple(segmentations)
         self._phases = PhaseModel()
 
     def with_segmenter(self, segmenter: StudySegmenter) -> StudyRunner:
@@ -97,6 +117,8 @@ class StudyRunner:
     def run(self, lease: Lease, lost: threading.Event) -> None:
         """The study is `done` with one result, or `not_applicable` with its reason.
 
+        A result of an earlier epoch stands where all that it was made from is the same: then nothing is run.
+
         Raises:
             StaleLease: the lease was lost on the way; nothing was committed.
             HeimdallrError: the study cannot be done now, or not at all; the caller records which.
@@ -104,12 +126,15 @@ class StudyRunner:
         seconds: dict[str, float] = {}
         study = self._load(lease)
         try:
-            made, artifacts = self._chain(lease, lost, study, seconds)
+            made = self._chain(lease, lost, study, seconds)
         except NOT_APPLICABLE as error:
             self._not_applicable(lease, error)
             return
         with self._step(lease, lost, "commit", seconds):
-            self._commit(lease, study, made, artifacts, seconds)
+            if isinstance(made, _Kept):
+                self._keep(lease, made)
+            else:
+                self._commit(lease, study, *made, seconds)
 
     def _load(self, lease: Lease) -> StudyRow:
         if lease.study_id is None:
@@ -119,16 +144,21 @@ class StudyRunner:
 
     def _chain(
         self, lease: Lease, lost: threading.Event, study: StudyRow, seconds: dict[str, float]
-    ) -> tuple[_Made, list[Artifact]]:
+    ) -> tuple[_Made, list[Artifact]] | _Kept:
         with self._step(lease, lost, "select", seconds):
             choice = chosen_in(lease.payload)
             override, deskew = describe.override_of(choice), describe.deskew_wanted(choice, self._deskew)
             selection = steps.choose_series(self._instances(lease), self._path_of, rules=self._rules, override=override)
-            self._record_choices(lease, study, selection, None)
-            steps.require_readable(selection, self._modalities(study), self._readable())
-            selection, image = steps.settle_tie(
-                selection, self._read, self._segmenter, self._phases, lost, take_tilt_out=deskew
-            )
+            inputs = self._inputs(selection, choice, deskew=deskew)
+            kept, image = self._kept(lease, study, selection, inputs), None
+            if kept is None:
+                self._record_choices(lease, study, selection, None)
+                steps.require_readable(selection, self._modalities(study), self._readable())
+                selection, image = steps.settle_tie(
+                    selection, self._read, self._segmenter, self._phases, lost, take_tilt_out=deskew
+                )
+        if kept is not None:
+            return kept
         with self._step(lease, lost, "prepare", seconds):
             if image is None:
                 selection, found = steps.readable(selection, self._read)
@@ -147,7 +177,25 @@ class StudyRunner:
             assessment = steps.triage(measurements)
         with self._step(lease, lost, "render", seconds):
             artifacts = steps.draw(volume, run, measurements)
-        return _Made(selection, volume, run, measurements, assessment), artifacts
+        return _Made(inputs, selection, volume, run, measurements, assessment), artifacts
+
+    def _inputs(self, selection: Selection, choice: SeriesChosen | None, *, deskew: bool) -> str | None:
+        if self._engine is None:
+            return None
+        around = Surroundings(self._build, self._engine(), *self._asked)
+        return inputs_sha256(selection, choice, around, deskew=deskew)
+
+    def _kept(self, lease: Lease, study: StudyRow, selection: Selection, inputs: str | None) -> _Kept | None:
+        with self._database.read() as session:
+            standing = standing_result(session, study.id, lease.epoch, inputs)
+        return None if standing is None else _Kept(selection, standing.id)
+
+    def _keep(self, lease: Lease, kept: _Kept) -> None:
+        # What the result says of its own series stands in their rows: geometry, and who won a tie.
+        measured = {str(one.uid) for one in contenders(kept.selection)}
+        choices = [one for one in describe.series_choices(kept.selection, None) if one.series_uid not in measured]
+        with self._database.write() as session:
+            keep_result(session, lease, kept.result_id, now=self._clock.now(), selection=choices)
 
     @contextmanager
     def _step(self, lease: Lease, lost: threading.Event, name: str, seconds: dict[str, float]) -> Generator[None]:
@@ -268,6 +316,7 @@ class StudyRunner:
                 now=self._clock.now(),
                 urgency_reason=made.assessment.reason,
                 synthetic=synthetic,
+                inputs_sha256=made.inputs_sha256,
             )
 
     def _store(self, artifact: Artifact) -> NewArtifact:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -143,6 +144,12 @@ def modalities_read(folder: Path) -> frozenset[str] | None:
     installed = installed_tasks(weights)
     read = {"CT": FIRST_PASS in installed, "MR": reads_mr(installed)}
     return frozenset(modality for modality, reads in read.items() if reads)
+
+
+def registry_digest(folder: Path) -> str:
+    """Digest of what the registry lists; empty where the weights do not lie on this machine."""
+    manifest = folder / MANIFEST_NAME
+    return hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else ""
 
 
 def archives_for(name: str) -> tuple[Archive, ...]:

@@ -7,6 +7,7 @@ import io
 import re
 import zipfile
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
@@ -206,8 +207,39 @@ def test_a_study_without_an_urgency_is_not_called_routine_and_says_how_it_is_ord
 
 def test_while_images_come_in_it_says_when_analysis_starts(page: Page, site: Site):
     page.goto(f"{site.url}/studies/{RECEIVING_UID}")
-    idle_s = f"{site.services.settings.idle_seconds:g}"
-    expect(page.get_by_test_id("state-words")).to_contain_text(f"Analysis starts {idle_s} s after the last image.")
+    wait_s = f"{site.services.settings.completion.site.after_release_s:g}"
+    expect(page.get_by_test_id("state-words")).to_contain_text(f"Analysis starts {wait_s} s after the last image")
+
+
+def test_a_settling_study_says_when_it_closes_and_a_person_completes_it(chromium: Browser, tmp_path: Path):
+    made = services(tmp_path / "data")
+    now = made.clock.now()
+    plan = {
+        "closes_at": now + timedelta(minutes=5),
+        "close_code": "idle_after_abort",
+        "close_reason": "5 minutes without an image after the last association was broken off",
+    }
+    with made.database.write() as session:
+        add_study(session, ABDOMEN_UID, now, n_instances=7, state="settling", **plan)
+    page = chromium.new_page()
+    with serving(create_app(made)) as url:
+        page.goto(url)
+        row = page.locator(f'[data-study="{ABDOMEN_UID}"]')
+        expect(row).to_contain_text(re.compile(r"closes \d\d:\d\d:\d\d"))
+        row.get_by_role("link", name="complete now").click()
+        words = page.get_by_test_id("state-words")
+        expect(words).to_contain_text(
+            re.compile(r"Analysis starts at \d\d:\d\d:\d\d if nothing more comes: 5 minutes without")
+        )
+        page.get_by_test_id("complete").click()
+        page.get_by_label("Why").fill("the scanner was switched off")
+        page.get_by_label("Your name").fill("Dr. Grey")
+        page.get_by_role("button", name="It is complete: analyse it now").click()
+        expect(page.get_by_test_id("closed")).to_contain_text(
+            "with 7 images: Dr. Grey said that it is complete: the scanner was switched off."
+        )
+        expect(page.get_by_test_id("complete")).to_have_count(0)
+    page.close()
 
 
 def test_a_study_that_is_not_there_is_said_once_with_a_way_home(chromium: Browser, site: Site):

@@ -1,5 +1,5 @@
 import { authorization } from "./token";
-import type { Reasons, RetryAccepted, SeriesChoiceAccepted, SeriesWanted, StatusView, StudyDetail, StudyPage, UploadResult } from "./types";
+import type { CompletionAccepted, CompletionWanted, Reasons, RetryAccepted, SeriesChoiceAccepted, SeriesWanted, StatusView, StudyDetail, StudyPage, UploadResult } from "./types";
 
 const TIMEOUT_MS = 30_000;
 
@@ -75,6 +75,8 @@ export const retryStudy = async (uid: string): Promise<RetryAccepted> =>
   (await (await request(`${studyPath(uid)}/retry`, undefined, TIMEOUT_MS, "POST")).json()) as RetryAccepted;
 export const chooseSeries = async (uid: string, wanted: SeriesWanted): Promise<SeriesChoiceAccepted> =>
   (await (await request(`${studyPath(uid)}/series`, undefined, TIMEOUT_MS, "POST", wanted)).json()) as SeriesChoiceAccepted;
+export const completeStudy = async (uid: string, wanted: CompletionWanted): Promise<CompletionAccepted> =>
+  (await (await request(`${studyPath(uid)}/complete`, undefined, TIMEOUT_MS, "POST", wanted)).json()) as CompletionAccepted;
 export const getBlob = async (url: string, signal?: AbortSignal): Promise<Blob> => (await request(url, signal, 300_000)).blob();
 export const getBytes = async (url: string, signal?: AbortSignal): Promise<ArrayBuffer> =>
   (await request(url, signal, 300_000)).arrayBuffer();

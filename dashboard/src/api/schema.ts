@@ -206,6 +206,28 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/studies/{study_uid}/complete": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * It is complete: analyse it now
+         * @description A study that is receiving or settling is closed as it stands and queued, whoever may still be sending to it.
+         *
+         *     An image that comes later opens its next epoch. 409 `not_open` in every other state.
+         */
+        post: operations["complete_api_v1_studies__study_uid__complete_post"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/studies/{study_uid}/results": {
         parameters: {
             query?: never;
@@ -483,6 +505,61 @@ export interface components {
             waiting: number;
         };
         /**
+         * CompletionAccepted
+         * @description The study waits to be analysed.
+         */
+        CompletionAccepted: {
+            /**
+             * N Instances
+             * @description Images that it is closed with.
+             */
+            n_instances: number;
+            /**
+             * State
+             * @description queued.
+             */
+            state: string;
+            /** Study Uid */
+            study_uid: string;
+        };
+        /**
+         * CompletionView
+         * @description Why the study's present images count as all of them, or when they will.
+         */
+        CompletionView: {
+            /**
+             * Closes At
+             * @description While it settles: when it will be closed if nothing more comes. Null once it is closed.
+             */
+            closes_at: string | null;
+            /**
+             * Code
+             * @description idle_after_release, idle, idle_after_abort, expected_count, required_series, hard_maximum or operator.
+             */
+            code: string;
+            /**
+             * Reason
+             * @description The same in words, as true before the closing as after it.
+             */
+            reason: string;
+        };
+        /**
+         * CompletionWanted
+         * @description Who says that it is complete, and why.
+         */
+        CompletionWanted: {
+            /**
+             * Completed By
+             * @description Who, by name; kept in the history.
+             */
+            completed_by: string;
+            /**
+             * Reason
+             * @description Why; kept in the history.
+             */
+            reason: string;
+        };
+        /**
          * DiskView
          * @description The disk of the data folder.
          */
@@ -702,6 +779,28 @@ export interface components {
             error: components["schemas"]["NoResultBody"];
         };
         /**
+         * OlderResultView
+         * @description A result that another one has taken the place of.
+         */
+        OlderResultView: {
+            /**
+             * Created At
+             * Format: date-time
+             */
+            created_at: string;
+            /** Epoch */
+            epoch: number;
+            /**
+             * N Images
+             * @description Images that the study had when it was made.
+             */
+            n_images: number;
+            /** Urgency */
+            urgency: string | null;
+            /** Version */
+            version: number;
+        };
+        /**
          * OpenAssociationView
          * @description One DICOM association that is open.
          */
@@ -865,6 +964,11 @@ export interface components {
             created_at: string;
             /** Epoch */
             epoch: number;
+            /**
+             * Kept Epoch
+             * @description The latest epoch that it stands for: images came after it and changed nothing that was measured. Null: none came, or they changed something.
+             */
+            kept_epoch: number | null;
             /**
              * N Images
              * @description Images that the study had when this result was made.
@@ -1155,7 +1259,7 @@ export interface components {
             build: string;
             /**
              * Idle Seconds
-             * @description A study without a new image for so long is complete; then analysis starts.
+             * @description A study without an image for so long is complete, where nothing is known of how its sender ended.
              */
             idle_seconds: number;
             /**
@@ -1182,6 +1286,11 @@ export interface components {
              * Format: date-time
              */
             server_now: string;
+            /**
+             * Settle After Release Seconds
+             * @description The same after its sender has ended properly. Sources may have rules of their own.
+             */
+            settle_after_release_seconds: number;
             /**
              * Studies
              * @description Studies by state.
@@ -1216,6 +1325,11 @@ export interface components {
             /** History */
             history: components["schemas"]["HistoryView"][];
             job: components["schemas"]["JobView"] | null;
+            /**
+             * Older Results
+             * @description Superseded by `result`, the newest first.
+             */
+            older_results: components["schemas"]["OlderResultView"][];
             result: components["schemas"]["ResultSummary"] | null;
             /** Series */
             series: components["schemas"]["SeriesView"][];
@@ -1267,6 +1381,8 @@ export interface components {
             accession_number: string | null;
             /** Closed At */
             closed_at: string | null;
+            /** @description Null while images are coming, and for studies that older versions closed. */
+            completion: components["schemas"]["CompletionView"] | null;
             /** Done At */
             done_at: string | null;
             /**
@@ -1954,6 +2070,96 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["HTTPValidationError"];
+                };
+            };
+            /** @description Service Unavailable */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+        };
+    };
+    complete_api_v1_studies__study_uid__complete_post: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description StudyInstanceUID. */
+                study_uid: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CompletionWanted"];
+            };
+        };
+        responses: {
+            /** @description Successful Response */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["CompletionAccepted"];
+                };
+            };
+            /** @description Bad Request */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Unauthorized */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Forbidden */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Not Found */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Conflict */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
+                };
+            };
+            /** @description Unprocessable Entity */
+            422: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ErrorResponse"];
                 };
             };
             /** @description Service Unavailable */

@@ -10,7 +10,7 @@ import { findingsOf, hasBleed, leftOutOf, measurementsOf, statusWord } from "./r
 import { canChoose, canRetry, noneWords, olderResultWords, retriedWords, STATES, stateSentence, stateWords } from "./states";
 import { NO_AI_URGENCY, studyUrgencyLook, urgencyLook, urgencyWords } from "./urgency";
 
-const study = (state: string, reason: string | null = null) => ({ state, step: state === "running" ? "segment" : null, reason, reason_code: null });
+const study = (state: string, reason: string | null = null) => ({ state, step: state === "running" ? "segment" : null, reason, reason_code: null, completion: null });
 
 describe("urgency", () => {
   it("is told by icon and word, not by colour alone", () => {
@@ -51,11 +51,6 @@ describe("states", () => {
   it("offers another series where the study has ended", () => expect(STATES.filter(canChoose)).toEqual(["done", "failed", "not_applicable", "cancelled"]));
   it("offers another run only where nothing happens by itself", () => expect(STATES.filter(canRetry)).toEqual(["failed", "not_applicable", "cancelled"]));
   it("does not let 'not applicable' pass for a negative finding", () => expect(stateSentence(study("not_applicable", "MG"))).toContain("not a negative finding"));
-  it("says after how many seconds analysis starts", () => {
-    expect(stateSentence(study("receiving"), false, 30)).toContain("Analysis starts 30 s after the last image.");
-    expect(stateSentence(study("settling"), false, 30)).toContain("Analysis starts 30 s after the last image.");
-    expect(stateSentence(study("settling"))).toContain("when the study counts as complete");
-  });
   it("says that a retry changed nothing, and only then", () => {
     const retry = { id: 1, at: "2026-05-02T10:15:00Z", kind: "study.retry", actor: "api", old: "not_applicable", new: "queued", reason: "why" };
     const ended = { state: "not_applicable", reason: "why" };

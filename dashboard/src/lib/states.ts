@@ -1,4 +1,5 @@
-import type { HistoryView, StudySummary } from "../api/types";
+import type { HistoryView, StatusView, StudySummary } from "../api/types";
+import { startsWords } from "./completion";
 import { clockTime, counted } from "./format";
 
 /** A study's state in words, with the running step or the reason. */
@@ -38,13 +39,16 @@ export function olderResultWords(
 }
 
 /** One sentence or two that tell the reader what to expect of this study now; null where its results speak. */
-export function stateSentence(study: Pick<StudySummary, "state" | "step">, older = false, idleSeconds?: number): string | null {
-  const starts = idleSeconds === undefined ? "when the study counts as complete" : `${idleSeconds} s after the last image`;
+export function stateSentence(
+  study: Pick<StudySummary, "state" | "step" | "completion">,
+  older = false,
+  status?: Pick<StatusView, "settle_after_release_seconds">,
+): string | null {
   switch (study.state) {
     case "receiving":
-      return `Images are still coming in. Analysis starts ${starts}.`;
+      return `Images are still coming in. ${startsWords(study, status)}`;
     case "settling":
-      return `No new image for a while. Analysis starts ${starts}.`;
+      return `No new image for a while. ${startsWords(study, status)}`;
     case "queued":
       return "Complete and waiting for a free worker.";
     case "running":

@@ -1,11 +1,12 @@
 import { useMutation, useQueryClient } from "@tanstack/react-query";
-import { Fragment, useId, useState, type FormEvent } from "react";
+import { Fragment, useState } from "react";
 import { chooseSeries } from "../api/client";
 import type { ChoiceView, SeriesPartView, SeriesView, StudyDetail } from "../api/types";
 import { clockTime, studyName } from "../lib/format";
 import { canBeChosen, effectTone, isTilted, rulesWords, scoreWords, seriesName, tiltOf, wishesOf } from "../lib/series";
 import { canChoose, noneWords } from "../lib/states";
 import { Why } from "../ui";
+import { Ask } from "./Ask";
 
 /** Which series was measured, every rule that judged each, and another choice. */
 export function SeriesTable({ detail }: { detail: StudyDetail }) {
@@ -121,37 +122,15 @@ function Chosen({ uid, choice, series, able }: { uid: string; choice: ChoiceView
   );
 }
 
-/** Asks why, and who, before anything happens: both stay in the history and in the results. */
 function Choose({ uid, seriesUid, part, deskew = null, label }: { uid: string; seriesUid: string | null; part: number | null; deskew?: boolean | null; label: string }) {
   const client = useQueryClient();
-  const [asking, setAsking] = useState(false);
-  const [reason, setReason] = useState("");
-  const [by, setBy] = useState("");
-  const ids = useId();
   const choose = useMutation({
-    mutationFn: () => chooseSeries(uid, { series_uid: seriesUid, part, deskew, keep_series: true, reason: reason.trim(), chosen_by: by.trim() }),
-    onSuccess: () => setAsking(false),
+    mutationFn: ({ reason, by }: { reason: string; by: string }) => chooseSeries(uid, { series_uid: seriesUid, part, deskew, keep_series: true, reason, chosen_by: by }),
     onSettled: () => {
       for (const queryKey of [["study", uid], ["studies"], ["status"]]) void client.invalidateQueries({ queryKey });
     },
   });
-  const whole = reason.trim() !== "" && by.trim() !== "";
-  if (!asking) return <button type="button" data-testid="choose" onClick={() => setAsking(true)}>{label}</button>;
-  const submit = (event: FormEvent) => {
-    event.preventDefault();
-    if (whole) choose.mutate();
-  };
-  return (
-    <form className="ask" onSubmit={submit}>
-      <label htmlFor={`${ids}reason`}>Why</label>
-      <input id={`${ids}reason`} type="text" required maxLength={500} autoFocus value={reason} onChange={(event) => setReason(event.target.value)} />
-      <label htmlFor={`${ids}by`}>Your name</label>
-      <input id={`${ids}by`} type="text" required maxLength={64} value={by} onChange={(event) => setBy(event.target.value)} />
-      <button type="submit" className="primary" disabled={choose.isPending || !whole}>{label}</button>
-      <button type="button" onClick={() => setAsking(false)}>Cancel</button>
-      {choose.error !== null && <p role="alert" className="bad">It was not queued: {choose.error.message}</p>}
-    </form>
-  );
+  return <Ask label={label} testId="choose" failed="It was not queued" pending={choose.isPending} error={choose.error} send={(reason, by) => choose.mutateAsync({ reason, by })} />;
 }
 
 function geometryWords(geometry: SeriesView["geometry"]): string {

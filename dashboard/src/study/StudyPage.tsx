@@ -4,6 +4,7 @@ import { ApiError, getResults, getStatus, getStudy, retryStudy } from "../api/cl
 import { useLive } from "../api/live";
 import type { StudyDetail, StudySummary } from "../api/types";
 import { useKeys } from "../keys";
+import { canComplete } from "../lib/completion";
 import { counted, dicomDate, dicomTime, personName, sexAndAge, studyName } from "../lib/format";
 import { hasOverlay, keyPictures } from "../lib/images";
 import { findingsOf, hasBleed, leftOutOf, measurementsOf } from "../lib/results";
@@ -11,6 +12,7 @@ import { urgencyWords } from "../lib/urgency";
 import { canRetry, noneWords, olderResultWords, retriedWords, stateSentence } from "../lib/states";
 import { Link, navigate } from "../router";
 import { DEMO_INSTALLATION, Failure, StatePill, UrgencyPill, Why } from "../ui";
+import { Completion, CompleteNow } from "./Completion";
 import { Files, History, Stages } from "./Facts";
 import { Gallery } from "./Gallery";
 import { LeftOut, Measurements } from "./Measurements";
@@ -52,7 +54,7 @@ export function StudyPage({ uid }: { uid: string }) {
   if (detail.data === undefined) return <main id="content" className="empty"><p>Loading the study</p></main>;
   const { study } = detail.data;
   const older = olderResultWords(study, detail.data.result);
-  const sentence = stateSentence(study, older !== null, status.data?.idle_seconds);
+  const sentence = stateSentence(study, older !== null, status.data);
   const again = retriedWords(study, detail.data.history, new Date());
   const measurements = measurementsOf(results.data);
   const findings = findingsOf(results.data);
@@ -79,6 +81,7 @@ export function StudyPage({ uid }: { uid: string }) {
                 {canRetry(study.state) && <Because study={study} explained={detail.data.series.some((item) => item.reject_code !== null)} />}
                 {again !== null && <p data-testid="retried">{again}</p>}
                 {canRetry(study.state) && <Retry uid={study.study_uid} />}
+                {canComplete(study.state) && <CompleteNow uid={study.study_uid} />}
               </div>
             </section>
           )}
@@ -99,6 +102,7 @@ export function StudyPage({ uid }: { uid: string }) {
             {detail.data.result === null ? <p className="mute">{noneWords("measurement", study.state)}</p> : <Measurements rows={measurements} />}
           </section>
           <LeftOut tasks={leftOutOf(results.data)} />
+          <Completion detail={detail.data} />
           <SeriesTable detail={detail.data} />
           <Stages stages={detail.data.stages} job={detail.data.job} state={study.state} />
           <Files artifacts={detail.data.artifacts} state={study.state} />

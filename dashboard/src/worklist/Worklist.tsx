@@ -4,6 +4,7 @@ import { getStudies } from "../api/client";
 import { useLive } from "../api/live";
 import type { StudySummary } from "../api/types";
 import { useKeys } from "../keys";
+import { canComplete, cutOff, exactTime } from "../lib/completion";
 import { clockTime, personName, sexAndAge, zoneName } from "../lib/format";
 import { canRetry, STATES } from "../lib/states";
 import { Link, navigate } from "../router";
@@ -123,6 +124,9 @@ function Row({ row, selected, onOpen }: { row: StudySummary; selected: boolean; 
       <td><UrgencyPill study={row} /></td>
       <td>
         <StatePill study={row} />
+        {row.completion?.closes_at != null && <div className="hint" title={row.completion.reason}>closes {exactTime(row.completion.closes_at)}</div>}
+        {canComplete(row.state) && <div className="hint"><Link to={studyPath(row)}>complete now</Link></div>}
+        {cutOff(row) && <> <span className="pill small urg" title={row.completion?.reason}>CUT OFF</span></>}
         {row.stale && <> <span className="pill small urg" title="new images arrived, or a newer run has not ended well">OLDER RESULT</span></>}
       </td>
       <td>
