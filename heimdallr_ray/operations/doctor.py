@@ -295,7 +295,7 @@ def check_audit_key(settings: Settings) -> Iterator[Check]:
     except FileNotFoundError:
         yield Check("audit key", True, "will be made by the first `heimdallr up`")
     except HeimdallrError as error:
-        yield Check("audit key", False, error.detail, "docs/operations/audit.md; a key that others read is worth nothing")
+        yield Check("audit key", False, error.detail, "docs/operations/audit.md; what others can read seals nothing")
     else:
         yield Check("audit key", True, f"{path}, id {key.id}; keep a copy where the database's writers cannot read it")
 

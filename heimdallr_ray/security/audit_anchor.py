@@ -15,7 +15,7 @@ from typing import Final
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.errors import BadIdentifier
 from heimdallr_ray.security.audit_check import Anchor
-from heimdallr_ray.security.audit_entries import head
+from heimdallr_ray.security.audit_entries import head, mac_at
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,8 @@ def read_anchor(data_dir: Path) -> Anchor | None:
 def keep_anchor(database: Database, data_dir: Path) -> Anchor | None:
     """The file knows the present end of the chain, where that is further than what it knew; the log is told too.
 
+    A chain that does not hold what the file knows was put back or written anew: the file stays as the witness of that.
+
     Returns:
         What was written; None where nothing was.
 
@@ -53,6 +55,10 @@ def keep_anchor(database: Database, data_dir: Path) -> Anchor | None:
     known = read_anchor(data_dir)
     with database.read() as session:
         found = head(session)
+        held = None if known is None else mac_at(session, known.entries)
+    if known is not None and held != known.mac:
+        logger.error("audit.anchor_does_not_fit", extra={"entries": known.entries})
+        return None
     if found is None or (known is not None and found.entries <= known.entries):
         return None
     anchor = Anchor(found.entries, found.mac)

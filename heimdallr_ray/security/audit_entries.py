@@ -36,3 +36,8 @@ def recent(
 def head(session: Session) -> AuditHeadRow | None:
     """How long the chain is, and how it ends; None before the first entry."""
     return session.exec(select(AuditHeadRow)).first()
+
+
+def mac_at(session: Session, entry: int) -> str | None:
+    """The MAC of one entry; None where it is not there."""
+    return session.exec(select(AuditRow.mac).where(AuditRow.id == entry)).first()

@@ -99,10 +99,18 @@ def test_an_older_state_is_found_by_the_file_beside_the_database(settings: Setti
     status, said = invoke(settings, "verify")
     assert status == 1
     assert "the end was cut" in said
+    again = Database(settings.resolved_database_url)
+    write(again, settings, 8)
+    assert keep_anchor(again, settings.data_dir) is None
+    again.close()
+    # The chain is longer than before now, and the file is still the witness of the other one.
+    status, said = invoke(settings, "verify")
+    assert status == 1
+    assert "entry 8: anchor" in said
     (settings.data_dir / "audit.anchor").unlink()
     assert invoke(settings, "verify")[0] == 0
     # Kept by a person on another machine, it still tells.
-    assert invoke(settings, "verify", "--anchor", str(Anchor(8, "a" * 64)))[0] == 1
+    assert invoke(settings, "verify", "--anchor", str(Anchor(12, "a" * 64)))[0] == 1
 
 
 def test_without_its_key_nothing_is_verified_and_no_new_one_is_made(settings: Settings, database: Database) -> None:
