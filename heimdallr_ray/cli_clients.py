@@ -80,13 +80,16 @@ def send(
 
 def upload(
     source: Annotated[
-        Path, typer.Argument(exists=True, help="ZIP archive; or a DICOM file or a folder, which is zipped on the way.")
+        Path, typer.Argument(exists=True, help="ZIP archive, DICOM file, or folder; in requests of at most 64 MiB.")
     ],
     url: Annotated[str | None, typer.Option(help="Default: the server of the settings.")] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Upload a ZIP archive, a DICOM file or a folder of them over HTTP, with progress."""
+    """Upload a ZIP archive, a DICOM file or a folder of them over HTTP, with progress.
+
+    What broke off goes on by the same command: the server is asked which images it has, and the others are sent.
+    """
     from heimdallr_ray.clients import wording
     from heimdallr_ray.clients.idle import idle_seconds
     from heimdallr_ray.clients.upload import upload_zip

@@ -57,6 +57,19 @@ def test_a_study_is_on_the_worklist_when_the_upload_answers(client: TestClient, 
     assert left_behind(empty) == []
 
 
+@pytest.mark.parametrize("name", ["image.dcm", "IM0001", "image.zip"])
+def test_one_dicom_file_needs_no_zip(client: TestClient, empty: ApiServices, tmp_path: Path, name: str):
+    content = write_study(tmp_path / "dicom", 1)[0].read_bytes()
+    bare = content[content.index(b"\x08\x00\x05\x00") :] if b"\x08\x00\x05\x00" in content else content
+    for file in (content, bare):
+        answer = client.post("/api/v1/upload", files={"file": (name, file)})
+        assert (answer.status_code, answer.json()["accepted"], answer.json()["study_uids"]) == (200, 1, [UID])
+    assert client.get(f"/api/v1/studies/{UID}").json()["study"]["door"] == "upload"
+    assert left_behind(empty) == []
+    cut = client.post("/api/v1/upload", files={"file": (name, content[:400])})
+    assert (cut.status_code, cut.json()["error"]["code"]) == (400, "truncated")
+
+
 def test_the_original_s_clients_get_the_original_s_answer(client: TestClient, study_zip: bytes):
     answer = client.post("/upload", files={"file": ("CASE_01.ZIP", study_zip, "application/zip")})
     assert answer.status_code == 200

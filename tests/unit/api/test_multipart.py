@@ -172,7 +172,7 @@ def test_the_minimum_free_space_is_asked_before_the_first_byte_and_with_every_me
         return os.statvfs_result(found)
 
     monkeypatch.setattr(os, "statvfs", filling_up)
-    with pytest.raises(StorageFull, match="min_free_mib|disk_refuse_percent"):
+    with pytest.raises(StorageFull, match=r"min_free_mib|disk_refuse_percent"):
         receive(part(b"x" * (8 << 20)) + END, target, max_bytes=9 << 20, step=1 << 18, min_free_bytes=1)
     assert asked == 4
     assert 1 << 20 < target.stat().st_size < 4 << 20
