@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, update
 from sqlmodel import Session, col, select
 
 from heimdallr_ray.catalog.events import record_event
-from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow, StudyRow
+from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow
 from heimdallr_ray.catalog.transitions import locked_study
 
 _CHUNK = 500
@@ -25,14 +25,13 @@ class Undurable:
     blob_sha256: str
 
 
-def undurable(session: Session, quiet_since: datetime | None, limit: int) -> list[Undurable]:
-    """Rows that are not durable, of studies without a new image since `quiet_since` (None: of all)."""
+def undurable(session: Session, study_ids: Collection[str] | None, limit: int) -> list[Undurable]:
+    """Rows of these studies (None: of all) that are not durable."""
     statement = select(InstanceRow.id, InstanceRow.study_id, InstanceRow.blob_sha256).where(
         col(InstanceRow.durable).is_(False)
     )
-    if quiet_since is not None:
-        quiet = select(StudyRow.id).where(col(StudyRow.last_received_at) <= quiet_since)
-        statement = statement.where(col(InstanceRow.study_id).in_(quiet))
+    if study_ids is not None:
+        statement = statement.where(col(InstanceRow.study_id).in_(sorted(study_ids)))
     return [Undurable(*row) for row in session.exec(statement.limit(limit)).all()]
 
 

@@ -109,7 +109,7 @@ class Walk:
                 yield element
                 return
             if element.undefined:
-                element = element._replace(end=self._end_of_undefined(element))
+                element = element._replace(end=self.end_of_undefined(element))
             elif element.end > len(self.buffer):
                 self._missing(element.end)
             yield element
@@ -184,8 +184,12 @@ class Walk:
             return Element(tag, vr, at, start, start, True, inner)
         return Element(tag, vr, at, start, start + length, False, encoding)
 
-    def _end_of_undefined(self, outer: Element) -> int:
-        """The offset behind the delimiter of a sequence, or of encapsulated fragments, of undefined length."""
+    def end_of_undefined(self, outer: Element) -> int:
+        """The offset behind the delimiter of a sequence, or of encapsulated fragments, of undefined length.
+
+        Raises:
+            TruncatedObject, TooLarge, NotDicom, NeedMore: as `elements`.
+        """
         at = outer.start
         levels: list[tuple[bool, Encoding]] = [(True, outer.encoding)]
         while levels:

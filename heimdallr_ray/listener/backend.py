@@ -31,6 +31,10 @@ class IntakeBackend(Protocol):
         """True while connections are accepted."""
         ...
 
+    def sync(self, timeout_s: float) -> bool:
+        """True once the registry knows all that was acknowledged before; False where that took longer."""
+        ...
+
     def stop(self, grace_s: float = 5.0) -> None:
         """No new connection is accepted; open associations get `grace_s` to end, then they are cut off."""
         ...

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyFacts
 from heimdallr_ray.dicom.header import Header
+from heimdallr_ray.dicom.identity import IdentityFacts
 from heimdallr_ray.errors import NotDicom
 from heimdallr_ray.ids import Sha256, Uid
 from heimdallr_ray.listener.arrival import STAND_IN_SOP_UID, Arrival
@@ -38,7 +39,7 @@ class Accepted:
     """True where its bytes are known to survive a power cut."""
 
 
-def identify_instance(header: Header, arrival: Arrival, sha256: Sha256) -> Identity:
+def identify_instance(header: Header | IdentityFacts, arrival: Arrival, sha256: Sha256) -> Identity:
     """The identity of the object with `header`.
 
     A blank or malformed Study Instance UID becomes one that depends on the association or upload and on the patient:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Collection
 from datetime import datetime
 from pathlib import Path
 
@@ -24,23 +25,27 @@ MAX_PER_SCAN = 20_000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
-def harden(database: Database, blobs: BlobStore, quiet_since: datetime, now: datetime, actor: str) -> int:
-    """Bytes of studies without a new image since `quiet_since` are on the disk, and their rows say so.
+def harden(
+    database: Database, blobs: BlobStore, study_ids: Collection[str], now: datetime, actor: str
+) -> frozenset[str]:
+    """All bytes of these studies are on the disk, and their rows say so; returns the studies of which that is true.
 
     Raises:
         Retryable: the database or the disk does not answer now.
     """
     with database.read() as session:
-        rows = undurable(session, quiet_since, MAX_PER_SCAN)
-    if not rows:
-        return 0
-    missing = set(blobs.harden(Sha256(row.blob_sha256) for row in rows))
-    lost = [row for row in rows if row.blob_sha256 in missing]
-    with database.write() as session:
-        mark_durable(session, [row.id for row in rows if row.blob_sha256 not in missing])
-        if lost:
-            take_back(session, lost, now=now, actor=actor)
-    return len(rows)
+        rows = undurable(session, study_ids, MAX_PER_SCAN + 1)
+    # One that has too many is left to the next time, when the others are done.
+    left = {rows[-1].study_id} if len(rows) > MAX_PER_SCAN else set[str]()
+    if rows:
+        missing = set(blobs.harden(Sha256(row.blob_sha256) for row in rows))
+        lost = [row for row in rows if row.blob_sha256 in missing]
+        with database.write() as session:
+            mark_durable(session, [row.id for row in rows if row.blob_sha256 not in missing])
+            if lost:
+                take_back(session, lost, now=now, actor=actor)
+        left |= {row.study_id for row in lost}
+    return frozenset(study_ids) - left
 
 
 def after_power_cut(

@@ -5,17 +5,18 @@ Crash points and what the next start finds:
     before the rename into ready/   a .part file nobody holds; swept; the sender never heard Success
     before the blob is linked       a ready file; replayed
     before the rows are committed   a ready file whose blob exists; linking again changes nothing; replayed
-    before the ready file is gone   a ready file whose spool name has a row; recording again changes nothing
+    before the ready file is gone   a ready file whose spool name has a row; linked again, recorded again: no change
+
+A ready file goes only after the blob's name is durable too. That is done for many files at once, some time later.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.events import record_event
@@ -23,7 +24,8 @@ from heimdallr_ray.catalog.studies import RecordOutcome, record_instances
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
 from heimdallr_ray.dicom.header import Header
-from heimdallr_ray.dicom.read import read_head, read_header
+from heimdallr_ray.dicom.identity import IdentityFacts, read_identity
+from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.errors import HeimdallrError, Retryable
 from heimdallr_ray.listener import hardening
 from heimdallr_ray.listener.arrival import Arrival
@@ -39,9 +41,9 @@ logger = logging.getLogger(__name__)
 
 UPLOAD_GROUP_SIZE = 1000
 """Objects after which the next study of an upload gets a transaction of its own: about a second of write lock."""
+CLEAR_SIZE = 1024
+"""Spool files that are done with and wait to be taken away together, at the price of one fsync for each folder."""
 ACTOR = "listener"
-_QUIET_S = 2.0
-"""Bytes of a study are made durable once no image came for so long (durability = study)."""
 
 
 NotesOf = Callable[[Sequence[Accepted]], Sequence[Note]]
@@ -90,15 +92,15 @@ class Reception:
             StorageFull, StorageFailed: it could not be made durable; nothing is kept.
         """
         writer = self._writer
-        identity = identify_instance(_header_of(writer), self._arrival, writer.sha256)
+        identity = identify_instance(_identity_of(writer), self._arrival, writer.sha256)
         return Accepted(writer.commit(), identity, durable=writer.durable)
 
 
-def _header_of(writer: SpoolWriter) -> Header:
-    """The header from the bytes in memory; only a very long one is read back from the file."""
-    header = read_head(writer.head, writer.file_size)
-    if header is not None:
-        return header
+def _identity_of(writer: SpoolWriter) -> IdentityFacts | Header:
+    """From the bytes in memory; only a very long header is read back from the file."""
+    found = read_identity(writer.head, writer.file_size)
+    if found is not None:
+        return found
     try:
         return read_header(writer.path)
     except OSError as error:
@@ -135,6 +137,7 @@ class Receiver:
         self._drain_mark = DrainMark(settings.run_dir)
         self._committer = Committer(self, clock, group_size, group_wait_s)
         self._lock = threading.Lock()
+        self._finished: list[SpoolEntry] = []
         self._committed = self._duplicates = self._quarantined = self._conflicts = 0
 
     # Doors -----------------------------------------------------------------------------------------------------------
@@ -179,13 +182,33 @@ class Receiver:
         self._committer.note(note)
 
     def commit(self, group: Sequence[Accepted], notes: Sequence[Note] = ()) -> RecordOutcome:
-        """The objects of `group` are blobs and rows, in one transaction; their spool files are gone.
+        """The objects of `group` are blobs and rows, in one transaction; `clear` may take their spool files.
 
         Raises:
-            Retryable: not now (database or disk); the spool files are still there.
+            Retryable: not now (database or disk).
         """
         self._blobs.keep([(item.entry.path, item.entry.sha256) for item in group])
         return self._record(group, notes)
+
+    def clear(self, *, all_of_it: bool) -> None:
+        """Spool files of committed objects are gone, where there are many of them or `all_of_it` is asked for.
+
+        Raises:
+            Retryable: not now; they stay.
+        """
+        with self._lock:
+            if not self._finished or (len(self._finished) < CLEAR_SIZE and not all_of_it):
+                return
+            finished, self._finished = self._finished, []
+        try:
+            if self.spool.durable:
+                self._blobs.settle(item.sha256 for item in finished)
+        except BaseException:
+            with self._lock:
+                self._finished = finished + self._finished
+            raise
+        for entry in finished:
+            self.spool.remove(entry)
 
     def commit_group(self, group: Sequence[Accepted], notes: Sequence[Note]) -> None:
         """As `commit`, for the committer."""
@@ -209,19 +232,20 @@ class Receiver:
         """
         with self._drain_mark.storing():
             self._blobs.keep([(item.entry.path, item.entry.sha256) for item in items])
+            self._blobs.settle(item.entry.sha256 for item in items)
             *others, last = whole_studies(items, UPLOAD_GROUP_SIZE)
-            known = sum(self._record(group, ()).duplicates for group in others)
-            return known + self._record(last, notes).duplicates
+            known = sum(self._record(group, (), staged=True).duplicates for group in others)
+            return known + self._record(last, notes, staged=True).duplicates
 
-    def _record(self, group: Sequence[Accepted], notes: Sequence[Note]) -> RecordOutcome:
+    def _record(self, group: Sequence[Accepted], notes: Sequence[Note], *, staged: bool = False) -> RecordOutcome:
         received = [to_received(item.entry, item.identity, durable=item.durable) for item in group]
         with self._database.write() as session:
             for note in notes:
                 note(session)
             outcome = record_instances(session, received, self.clock.now())
-        for item in group:
-            self.spool.remove(item.entry)
         with self._lock:
+            if not staged:
+                self._finished.extend(item.entry for item in group)
             self._committed += outcome.stored
             self._duplicates += outcome.duplicates
             self._conflicts += outcome.conflicts
@@ -264,16 +288,15 @@ class Receiver:
 
     # Durability of studies -------------------------------------------------------------------------------------------
 
-    def harden(self) -> int:
-        """Bytes of quiet studies that nobody has fsynced yet are on the disk; returns how many objects.
+    def harden(self, study_ids: Collection[str]) -> frozenset[str]:
+        """Those of these studies whose bytes are all on the disk now; only they may be closed.
 
-        A study is not closed before (durability = study); with durability = instance there is nothing to do.
+        With durability = instance they always were, and nothing waits for the disk here.
 
         Raises:
             Retryable: not now.
         """
-        quiet_since = self.clock.now() - timedelta(seconds=_QUIET_S)
-        return hardening.harden(self._database, self._blobs, quiet_since, self.clock.now(), ACTOR)
+        return hardening.harden(self._database, self._blobs, study_ids, self.clock.now(), ACTOR)
 
     # Replay ----------------------------------------------------------------------------------------------------------
 
@@ -312,11 +335,14 @@ class Receiver:
         """
         newest = self.clock.now().timestamp() - min_age_s
         files = [file for file in self.spool.ready_files() if min_age_s <= 0 or file.written_at <= newest]
-        files = [file for file in files if not self._committer.holds(file.name)]
+        with self._lock:
+            done = {entry.name for entry in self._finished}
+        files = [file for file in files if file.name not in done and not self._committer.holds(file.name)]
         size = self._committer.group_size
         for start in range(0, len(files), size):
             group = [self._read_back(file) for file in files[start : start + size]]
             self._committer.commit_now([item for item in group if item is not None])
+        self.clear(all_of_it=True)
         return len(files)
 
     def _read_back(self, file: ReadyFile) -> Accepted | None:

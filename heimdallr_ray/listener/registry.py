@@ -10,8 +10,6 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Protocol
 
 from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, How, record_closed, record_opened
@@ -19,7 +17,7 @@ from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.ids import NewId, new_id
-from heimdallr_ray.listener.arrival import Arrival
+from heimdallr_ray.listener.association import OpenAssociation
 from heimdallr_ray.listener.commitment import Action, ActionStatus, CommitmentDesk
 from heimdallr_ray.listener.committer import Note
 from heimdallr_ray.listener.facts import Accepted
@@ -27,26 +25,6 @@ from heimdallr_ray.listener.gate import GateRules, Refusal
 from heimdallr_ray.listener.receive import Receiver
 
 logger = logging.getLogger(__name__)
-
-MAX_STUDIES = 4096
-"""Studies that are remembered for one association; one that sends more keeps the newest."""
-
-
-@dataclass
-class OpenAssociation:
-    """What is known of one association while it is open."""
-
-    id: str
-    calling_ae: str
-    called_ae: str
-    address: str
-    opened_at: datetime
-    opened_s: float
-    implementation: str = ""
-    study_uids: dict[str, None] = field(default_factory=dict[str, None])
-    stored: int = 0
-    refused: int = 0
-    n_bytes: int = 0
 
 
 class Figures(Protocol):
@@ -256,27 +234,9 @@ class Registry:
 
     # Objects ---------------------------------------------------------------------------------------------------------
 
-    def arrival(self, opened: OpenAssociation, transfer_syntax: str, sop_class: str, sop_instance: str) -> Arrival:
-        """What is known of an object that this association sends."""
-        return Arrival(
-            intake_id=opened.id,
-            door=Door.DICOM,
-            received_at=self.clock.now(),
-            transfer_syntax_uid=transfer_syntax,
-            sop_class_uid=sop_class,
-            sop_instance_uid=sop_instance,
-            calling_ae=opened.calling_ae or None,
-            address=opened.address,
-            source_implementation=opened.implementation,
-        )
-
     def stored(self, opened: OpenAssociation, accepted: Accepted, seconds: float) -> None:
         """The object is durable; its sender hears Success after this."""
-        opened.study_uids[str(accepted.identity.study_uid)] = None
-        if len(opened.study_uids) > MAX_STUDIES:
-            del opened.study_uids[next(iter(opened.study_uids))]
-        opened.stored += 1
-        opened.n_bytes += accepted.entry.size
+        opened.count(str(accepted.identity.study_uid), accepted.entry.size)
         self.receiver.enqueue(accepted)
         self.tally.add("stored")
         self.tally.add("bytes", accepted.entry.size)
@@ -285,20 +245,24 @@ class Registry:
 
     def store_refused(self, opened: OpenAssociation, error: HeimdallrError) -> int:
         """The status that the sender hears; logged and counted."""
+        self.object_refused(opened, error.code, error.detail, error.dimse_status)
+        return error.dimse_status
+
+    def object_refused(self, opened: OpenAssociation, code: str, reason: str, status: int) -> None:
+        """An object was refused; logged and counted."""
         opened.refused += 1
-        self.count_refusal(f"store.{error.code}")
+        self.count_refusal(f"store.{code}")
         logger.warning(
             "store.refused",
             extra={
                 "association": opened.id,
                 "address": opened.address,
                 "calling_ae": opened.calling_ae,
-                "code": error.code,
-                "reason": error.detail,
-                "status": f"0x{error.dimse_status:04X}",
+                "code": code,
+                "reason": reason,
+                "status": f"0x{status:04X}",
             },
         )
-        return error.dimse_status
 
     # Storage commitment ----------------------------------------------------------------------------------------------
 

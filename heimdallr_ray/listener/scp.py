@@ -21,6 +21,7 @@ from pynetdicom.events import Event
 from heimdallr_ray.catalog.associations import How
 from heimdallr_ray.errors import BadSetting, HeimdallrError
 from heimdallr_ray.listener import part10
+from heimdallr_ray.listener.association import OpenAssociation
 from heimdallr_ray.listener.commitment import PUSH_MODEL, TRANSFER_SYNTAXES, Action, ActionStatus, CommitmentDesk
 from heimdallr_ray.listener.contexts import VERIFICATION, is_storage, transfer_syntax_for
 from heimdallr_ray.listener.gate import (
@@ -31,7 +32,7 @@ from heimdallr_ray.listener.gate import (
     Refusal,
 )
 from heimdallr_ray.listener.guarded import GatedServer
-from heimdallr_ray.listener.registry import OpenAssociation, Registry
+from heimdallr_ray.listener.registry import Registry
 
 logger = logging.getLogger(__name__)
 
@@ -126,6 +127,10 @@ class StoreScp:
         """True while connections are accepted."""
         return self._thread is not None and self._thread.is_alive()
 
+    def sync(self, timeout_s: float) -> bool:
+        """True: the registry is in this process."""
+        return True
+
     def stop(self, grace_s: float = 5.0) -> None:
         """No new connection is accepted; open associations get `grace_s` to end, then they are aborted."""
         server, self._server = self._server, None
@@ -193,8 +198,8 @@ class StoreScp:
             return SOP_CLASS_NOT_SUPPORTED
         request = cast(Any, event.request)
         dataset = cast("BytesIO | None", request.DataSet) or BytesIO()
-        arrival = self.registry.arrival(
-            opened,
+        arrival = opened.arrival(
+            self._clock.now(),
             str(event.context.transfer_syntax),
             str(request.AffectedSOPClassUID or ""),
             str(request.AffectedSOPInstanceUID or ""),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
-from heimdallr_ray.errors import Retryable
+from heimdallr_ray.errors import NotReady, Retryable
 from heimdallr_ray.listener.auditing import IntakeAudit
 from heimdallr_ray.listener.backend import IntakeBackend
 from heimdallr_ray.listener.commitment import CommitmentDesk
@@ -23,12 +25,16 @@ from heimdallr_ray.listener.registry import Registry
 from heimdallr_ray.listener.scp import StoreScp
 from heimdallr_ray.listener.snapshots import LISTENER, ProcessState
 from heimdallr_ray.listener.telling import Telling
-from heimdallr_ray.listener.wire.server import WireScp
+from heimdallr_ray.listener.wire.pool import ReceivingProcesses
+from heimdallr_ray.listener.wire.server import ThisProcess, WireScp
 from heimdallr_ray.listener.wire.tls import server_context
 from heimdallr_ray.security.audit import AuditLog
 from heimdallr_ray.storage.blobs import BlobStore
 
 logger = logging.getLogger(__name__)
+
+SYNC_S = 5.0
+"""How long a scan for complete studies waits for a receiving process to tell what it has accepted."""
 
 
 @dataclass(frozen=True)
@@ -46,15 +52,26 @@ class ListenerStatus:
     """The port is closed on purpose; what came in before is still committed and closed."""
 
 
-def backend_of(settings: Settings, registry: Registry, desk: CommitmentDesk) -> IntakeBackend:
-    """The backend that `settings` ask for."""
+def backend_of(
+    settings: Settings, registry: Registry, desk: CommitmentDesk, synced: Callable[[float], None]
+) -> IntakeBackend:
+    """The backend that `settings` ask for; `synced` hears how long the disk took for an object."""
     if settings.dicom_backend == "pynetdicom":
         return StoreScp(registry, desk=desk)
-    files = settings.dicom_tls_certificate, settings.dicom_tls_key, settings.dicom_tls_ca
-    certificate, key, authorities = files
-    if settings.dicom_tls == "off" or certificate is None or key is None or authorities is None:
-        return WireScp(registry, desk=desk)
-    return WireScp(registry, desk=desk, tls=lambda: server_context(certificate, key, authorities))
+    certificate, key, authorities = settings.dicom_tls_certificate, settings.dicom_tls_key, settings.dicom_tls_ca
+    files = None
+    if settings.dicom_tls == "on" and certificate is not None and key is not None and authorities is not None:
+        files = certificate, key, authorities
+    if settings.listener_processes == 0:
+        tls = partial(server_context, *files) if files else None
+        return WireScp(registry, lambda gone: ThisProcess(registry, desk, tls, gone))
+    names = (str(files[0]), str(files[1]), str(files[2])) if files else None
+    return WireScp(
+        registry,
+        lambda gone: ReceivingProcesses(
+            registry, desk, gone, count=settings.listener_processes, tls=names, synced=synced
+        ),
+    )
 
 
 class ListenerService:
@@ -94,18 +111,29 @@ class ListenerService:
             self.receiver.note,
             self._state,
         )
-        self.scp: IntakeBackend = backend_of(settings, self.registry, desk)
+        self.scp: IntakeBackend = backend_of(settings, self.registry, desk, figures.synced)
         self.watcher = CompletionWatcher(
             self.receiver,
-            self.registry.busy_study_uids,
+            self._busy_study_uids,
             database,
             clock,
             policy=settings.completion,
             scan_s=settings.scan_seconds,
             max_attempts=settings.max_attempts,
             open_association_ids=lambda: frozenset(one.id for one in self.registry.open_associations()),
+            before_closing=self.receiver.harden,
             on_closed=intake_audit.study_received,
         )
+
+    def _busy_study_uids(self) -> frozenset[str]:
+        """Studies to which an open association has sent.
+
+        Raises:
+            NotReady: a receiving process does not answer, so nothing is known.
+        """
+        if not self.scp.sync(SYNC_S):
+            raise NotReady("a receiving process does not answer")
+        return self.registry.busy_study_uids()
 
     def start(self, bind_timeout_s: float = 30.0) -> None:
         """What a predecessor left is committed and the port answers; while the stack drains the port stays closed.

@@ -2,8 +2,8 @@
 
 Layout under the spool folder, all names made here, none received:
 
-    incoming/<intake>.<n>.part       being written; locked by its writer, swept at start when no writer holds it
-    incoming/<n>.staging/            an upload that becomes instances as a whole; locked, swept likewise
+    incoming/<writer>.open/<intake>.<n>.part   being written; the folder is locked while its writer lives, else swept
+    incoming/<n>.staging/                      an upload that becomes instances as a whole; locked, swept likewise
     intakes/<intake>.json            what an association knew of its sender; locked while it is open
     ready/<intake>.<n>.<sha256>.dcm  durable; may be acknowledged; becomes rows and a blob, then is unlinked
     quarantine/<intake>.<n>.dcm      durable but not readable any more; .json says why
@@ -16,11 +16,13 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,7 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from heimdallr_ray.catalog.states import Door
-from heimdallr_ray.errors import BlobMissing, HeimdallrError, NotDicom, StorageFailed
+from heimdallr_ray.errors import BlobMissing, HeimdallrError, NotDicom
 from heimdallr_ray.ids import NewId, Sha256, new_id
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.arrival import MAX_RECORD_BYTES, Arrival, encode_record, parse_record, with_file_start
@@ -41,6 +43,8 @@ _READ_BYTES = 1 << 20
 _OPEN_ATTEMPTS = 8
 _INTAKE_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")
 _READY_NAME = re.compile(r"((?:([0-9A-Za-z_-]{1,40})\.)?[0-9A-Za-z_-]{1,40})(?:\.([0-9a-f]{64}))?\.dcm")
+ROOM_FRESH_S = 0.25
+"""How long the knowledge that there is room stands, for objects whose size is not known beforehand."""
 RECORD_AGE_S = 60.0
 """A record that no file and no open association needs is removed once it is this old."""
 
@@ -104,6 +108,10 @@ class Spool:
         self._make_name = make_name
         self._lock = threading.Lock()
         self._records: dict[str, int] = {}
+        self._own: tuple[Path, int] | None = None
+        self._nonce = make_name()[:8]
+        self._numbers = itertools.count(1)
+        self._room_seen_s = -1.0
         try:
             for folder in (self.incoming, self.intakes, self.ready, self.quarantined):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -120,6 +128,10 @@ class Spool:
             os.close(fd)
         with self._lock:
             records, self._records = self._records, {}
+            own, self._own = self._own, None
+        if own is not None:
+            shutil.rmtree(own[0], ignore_errors=True)
+            os.close(own[1])
         for record in records.values():
             os.close(record)
 
@@ -130,7 +142,11 @@ class Spool:
             StorageFull: they would not.
             StorageFailed: the file system does not answer.
         """
+        now = time.monotonic()
+        if not size and now - self._room_seen_s < ROOM_FRESH_S:
+            return
         require_room(self.root, self.marks, size)
+        self._room_seen_s = now
 
     def room_level(self) -> tuple[RoomLevel, float]:
         """What the free space means now, and how full the device is in per cent.
@@ -166,7 +182,7 @@ class Spool:
         if not _INTAKE_ID.fullmatch(arrival.intake_id):
             raise ValueError("an intake id is made here and becomes part of a file name")
         self.require_room(expected_size)
-        fd, path = self._create(staging.folder if staging else self.incoming, arrival.intake_id)
+        fd, path = self._create(staging.folder if staging else self._own_folder(), arrival.intake_id)
         writer = SpoolWriter(
             arrival,
             fd,
@@ -190,23 +206,22 @@ class Spool:
         writer.close()
 
     def _create(self, folder: Path, intake_id: str) -> tuple[int, Path]:
-        for _ in range(_OPEN_ATTEMPTS):
-            path = folder / f"{intake_id}.{self._make_name()[:12]}.part"
-            try:
-                fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                raise storage_error(error) from error
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # A sweep of another process may have removed the file between its creation and the lock.
-                if os.fstat(fd).st_nlink == 1:
-                    return fd, path
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    os.close(fd)
-                    raise storage_error(error) from error
-            os.close(fd)
-        raise StorageFailed("could not create a spool file")
+        path = folder / f"{intake_id}.{self._nonce}{next(self._numbers):x}.part"
+        try:
+            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
+        except OSError as error:
+            raise storage_error(error) from error
+
+    def _own_folder(self) -> Path:
+        """The folder of this writer in `incoming/`; made with the first object, and locked while the writer lives.
+
+        Raises:
+            StorageFull, StorageFailed: it cannot be made.
+        """
+        with self._lock:
+            if self._own is None:
+                self._own = _locked_folder(self.incoming / f"{self._make_name()}.open")
+            return self._own[0]
 
     # Records of intakes ----------------------------------------------------------------------------------------------
 
@@ -276,14 +291,8 @@ class Spool:
             StorageFull: no room to create it.
             StorageFailed: the operating system refused.
         """
-        folder = self.incoming / f"{self._make_name()}.staging"
+        folder, fd = _locked_folder(self.incoming / f"{self._make_name()}.staging")
         try:
-            folder.mkdir(mode=0o700)
-            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except OSError as error:
-            raise storage_error(error) from error
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             yield Staging(folder)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -375,15 +384,31 @@ class Spool:
         return sum(1 for path in self.quarantined.iterdir() if path.suffix == ".dcm")
 
 
+def _locked_folder(folder: Path) -> tuple[Path, int]:
+    """A new folder, and the descriptor that holds its lock.
+
+    Raises:
+        StorageFull: no room to create it.
+        StorageFailed: the operating system refused.
+    """
+    try:
+        folder.mkdir(mode=0o700)
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise storage_error(error) from error
+    return folder, fd
+
+
 def _remove_unlocked(path: Path) -> bool:
-    """True where `path`, a file or a staging folder, was held by nobody and is gone."""
+    """True where `path`, a file or a folder of files, was held by nobody and is gone."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except OSError:
         return False
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.suffix == ".staging":
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
             path.unlink(missing_ok=True)

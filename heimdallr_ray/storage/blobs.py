@@ -52,7 +52,11 @@ class BlobStore(Protocol):
         ...
 
     def keep(self, files: Sequence[tuple[Path, Sha256]]) -> None:
-        """The finished files, each with the digest that its writer made of it, are durable under these digests."""
+        """The finished files, each with the digest that its writer made of it, are in the store under these digests."""
+        ...
+
+    def settle(self, digests: Iterable[Sha256]) -> None:
+        """The names that `keep` gave survive a power cut."""
         ...
 
     def harden(self, digests: Iterable[Sha256]) -> list[Sha256]:
@@ -88,7 +92,7 @@ class LocalBlobStore:
     """Blobs in a folder: root/ab/abcd....  Safe for several processes of one host at once."""
 
     def __init__(self, root: Path, clock: Clock | None = None) -> None:
-        """The folder exists, durably, and temporary files of dead writers are gone.
+        """The folders exist, durably, and temporary files of dead writers are gone.
 
         Args:
             root: The store's folder, on a local disk.
@@ -101,11 +105,13 @@ class LocalBlobStore:
         self.root = root
         self._clock = clock or SystemClock()
         self._temporary = root / _TEMPORARY
-        self._durable: set[Path] = set()
         with _storage_errors():
             root.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            self._make_durable(root)
-            self._make_durable(self._temporary)
+            root.mkdir(mode=0o750, exist_ok=True)
+            _fsync_folder(root.parent)
+            for folder in (self._temporary, *(root / f"{number:02x}" for number in range(256))):
+                folder.mkdir(mode=0o750, exist_ok=True)
+            _fsync_folder(root)
         self.sweep()
 
     def put(self, content: bytes | Iterable[bytes]) -> BlobRef:
@@ -129,7 +135,7 @@ class LocalBlobStore:
             with _storage_errors():
                 os.fchmod(descriptor, 0o440)
                 os.fsync(descriptor)
-                target = self._target(sha256)
+                target = self.locate(sha256)
                 # Replacing a blob by its own bytes is harmless, and two writers may race for it.
                 temporary.replace(target)
                 _fsync_folder(target.parent)
@@ -155,29 +161,36 @@ class LocalBlobStore:
                 size += len(chunk)
         sha256 = Sha256(digest.hexdigest())
         self.keep([(path, sha256)])
+        self.settle([sha256])
         return BlobRef(sha256, size)
 
     def keep(self, files: Sequence[tuple[Path, Sha256]]) -> None:
-        """Each file's name is durable under the digest that its writer made of its bytes; no byte is read again.
+        """Each file's bytes are in the store under the digest that its writer made of them; no byte is read again.
 
-        The files stay where they are, as with `adopt`; their bytes are as durable as their writer made them. Each
-        folder is fsynced once, after all links are made.
+        The files stay where they are, as with `adopt`, and must stay until `settle` was called for their digests: until
+        then a power cut may take the store's name for the bytes.
 
         Raises:
             BlobMissing: one of the files is not there.
             StorageFull: no room.
             StorageFailed: the operating system refused.
         """
-        folders: dict[Path, None] = {}
         for path, sha256 in files:
             with _storage_errors(missing=BlobMissing("the file to keep is not there")):
-                folders[self._link(path, sha256).parent] = None
+                self._link(path, sha256)
+
+    def settle(self, digests: Iterable[Sha256]) -> None:
+        """The names that `keep` gave survive a power cut; each folder is fsynced once.
+
+        Raises:
+            StorageFull, StorageFailed: the device refused; nothing is known of the names.
+        """
         with _storage_errors():
-            for folder in folders:
+            for folder in {self.locate(sha256).parent for sha256 in digests}:
                 _fsync_folder(folder)
 
     def harden(self, digests: Iterable[Sha256]) -> list[Sha256]:
-        """The bytes of blobs that were kept from files which nobody fsynced survive a power cut from now on.
+        """Name and bytes of blobs that were kept from files which nobody fsynced survive a power cut from now on.
 
         Returns:
             Digests that are not in the store.
@@ -186,6 +199,7 @@ class LocalBlobStore:
             StorageFull, StorageFailed: the device refused; nothing is known of the bytes.
         """
         missing: list[Sha256] = []
+        found: list[Sha256] = []
         with _storage_errors():
             for sha256 in digests:
                 try:
@@ -197,6 +211,8 @@ class LocalBlobStore:
                     os.fsync(descriptor)
                 finally:
                     os.close(descriptor)
+                found.append(sha256)
+        self.settle(found)
         return missing
 
     def open(self, sha256: str) -> BinaryIO:
@@ -293,21 +309,8 @@ class LocalBlobStore:
         digest = Sha256.parse(sha256)
         return self.root / digest[:2] / digest
 
-    def _target(self, sha256: Sha256) -> Path:
-        target = self.locate(sha256)
-        self._make_durable(target.parent)
-        return target
-
-    def _make_durable(self, folder: Path) -> None:
-        # A folder that is there already may be another process's, not yet fsynced: each process makes sure once.
-        if folder in self._durable:
-            return
-        folder.mkdir(mode=0o750, exist_ok=True)
-        _fsync_folder(folder.parent)
-        self._durable.add(folder)
-
     def _link(self, path: Path, sha256: Sha256) -> Path:
-        target = self._target(sha256)
+        target = self.locate(sha256)
         try:
             target.hardlink_to(path)
         except FileExistsError:

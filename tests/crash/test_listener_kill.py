@@ -65,7 +65,7 @@ def kill_during_send(tmp_path: Path, seed: int, images: int = IMAGES, durability
         assert len(intake.instances()) == images
         assert [(study.state, study.epoch, study.n_instances) for study in intake.studies()] == [("queued", 1, images)]
         assert len(intake.jobs()) == 1
-        assert intake.spooled() == []
+        wait_for(lambda: not intake.spooled(), 30, "the spool to be empty")
 
 
 @pytest.mark.parametrize(("seed", "durability"), [(11, "instance"), (47, "study")])

@@ -111,6 +111,7 @@ class Intake:
             "settle_after_abort_seconds": 1.0,
             "scan_seconds": 0.2,
             "min_free_mib": 0,
+            "listener_processes": 0,
         }
         self.settings = Settings(**{**values, **changes})  # pyright: ignore[reportArgumentType]
         root.mkdir(parents=True, exist_ok=True)

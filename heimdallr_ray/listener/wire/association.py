@@ -12,13 +12,14 @@ from contextlib import suppress
 
 from heimdallr_ray.catalog.associations import How
 from heimdallr_ray.errors import HeimdallrError, NotDicom
-from heimdallr_ray.listener.commitment import MAX_REQUEST_BYTES, Action, ActionStatus, CommitmentDesk
+from heimdallr_ray.listener.association import OpenAssociation
+from heimdallr_ray.listener.commitment import MAX_REQUEST_BYTES, Action
 from heimdallr_ray.listener.contexts import STORAGE_COMMITMENT_PUSH, VERIFICATION, is_storage
 from heimdallr_ray.listener.gate import MAX_PDU_BYTES, Refusal
 from heimdallr_ray.listener.receive import Reception
-from heimdallr_ray.listener.registry import OpenAssociation, Registry
 from heimdallr_ray.listener.wire import command, negotiate, pdu
 from heimdallr_ray.listener.wire.command import Command
+from heimdallr_ray.listener.wire.host import Host
 from heimdallr_ray.listener.wire.negotiate import Context
 from heimdallr_ray.listener.wire.reader import Closed, Cut, PduReader
 from heimdallr_ray.listener.writer import SpoolWriter
@@ -56,19 +57,17 @@ class WireAssociation:
         self,
         connection: socket.socket,
         address: str,
-        registry: Registry,
+        host: Host,
         opened_s: float,
         stopping: Callable[[], bool],
-        desk: CommitmentDesk | None,
     ) -> None:
-        """`opened_s`: when the connection was accepted, by the registry's clock."""
+        """`opened_s`: when the connection was accepted, by the host's clock."""
         self._connection = connection
         self._address = address
-        self._registry = registry
-        self._receiver = registry.receiver
-        self._clock = registry.clock
-        self._desk = desk
-        self._reader = PduReader(connection, registry.clock.monotonic, opened_s, stopping)
+        self._host = host
+        self._spool = host.spool
+        self._clock = host.clock
+        self._reader = PduReader(connection, host.clock.monotonic, opened_s, stopping)
         self._contexts: dict[int, Context] = {}
         self._opened: OpenAssociation | None = None
         self._command = bytearray()
@@ -83,16 +82,16 @@ class WireAssociation:
                 how, reason = self._serve()
         except Cut as cut:
             reason = cut.reason
-            self._registry.cut(reason, self._address, self._opened)
+            self._host.cut(reason, self._address, self._opened)
             self._say(pdu.abort(cut.code))
         except Closed:
             if self._opened is None:
-                self._registry.count_refusal("refused.no_request")
+                self._host.count_refusal("refused.no_request")
                 logger.info("connection.closed", extra={"reason": "no_request", "address": self._address})
         finally:
             self._drop()
             if self._opened is not None:
-                self._registry.close(self._opened, how, "" if how is How.RELEASED else reason)
+                self._host.close(self._opened, how, "" if how is How.RELEASED else reason)
 
     # Association -----------------------------------------------------------------------------------------------------
 
@@ -106,18 +105,18 @@ class WireAssociation:
             return self._reject(_UNSUPPORTED_CONTEXT_NAME, request)
         if not request.protocol_version & 1:
             return self._reject(_UNSUPPORTED_VERSION, request)
-        opened = self._registry.request(request.called_ae, request.calling_ae, self._address, request.implementation)
+        opened = self._host.request(request.called_ae, request.calling_ae, self._address, request.implementation)
         if isinstance(opened, Refusal):
             self._say(pdu.reject(opened.result, opened.source, opened.diagnostic))
             return False
         self._opened = opened
-        answer, self._contexts = negotiate.answer(request, MAX_PDU_BYTES, commitment=self._desk is not None)
+        answer, self._contexts = negotiate.answer(request, MAX_PDU_BYTES, commitment=self._host.commitment)
         self._send(answer)
         self._reader.accepted()
         return True
 
     def _reject(self, refusal: Refusal, request: negotiate.Request) -> bool:
-        self._registry.reject(refusal, request.called_ae, request.calling_ae, self._address)
+        self._host.reject(refusal, request.called_ae, request.calling_ae, self._address)
         self._say(pdu.reject(refusal.result, refusal.source, refusal.diagnostic))
         return False
 
@@ -176,7 +175,7 @@ class WireAssociation:
             return
         self._reader.message_ended()
         if request.field == command.C_ECHO and context.abstract_syntax == VERIFICATION:
-            self._registry.tally.add("echo")
+            self._host.echoed()
             self._answer(request, context_id, SUCCESS)
         elif request.field == command.C_CANCEL or request.is_response:
             return
@@ -195,13 +194,13 @@ class WireAssociation:
         request, context = incoming.request, incoming.context
         if request.field == command.C_STORE and is_storage(context.abstract_syntax):
             try:
-                arrival = self._registry.arrival(
-                    self._opened,
+                arrival = self._opened.arrival(
+                    self._clock.now(),
                     context.transfer_syntax,
                     command.text(request.class_uid),
                     command.text(request.instance_uid),
                 )
-                incoming.writer = self._receiver.spool.begin(arrival)
+                incoming.writer = self._spool.begin(arrival)
                 incoming.reception = Reception(incoming.writer, arrival)
             except HeimdallrError as error:
                 incoming.error = error
@@ -216,7 +215,7 @@ class WireAssociation:
                 raise Cut("action_too_long", pdu.INVALID_PARAMETER)
             incoming.memory += fragment
             return
-        if incoming.size > self._registry.rules.max_object_bytes:
+        if incoming.size > self._host.max_object_bytes:
             raise Cut("object_too_large", pdu.NOT_SPECIFIED)
         if incoming.reception is not None and incoming.error is None:
             try:
@@ -240,14 +239,14 @@ class WireAssociation:
                 return
             finally:
                 self._release(incoming)
-            self._registry.stored(opened, accepted, self._clock.monotonic() - incoming.began_s)
+            self._host.stored(opened, accepted, self._clock.monotonic() - incoming.began_s)
             self._answer(request, incoming.context_id, SUCCESS)
         elif incoming.memory is not None:
             self._answer(request, incoming.context_id, self._ask(incoming, bytes(incoming.memory), opened))
         elif request.is_response:
             return
         elif request.field in (command.C_STORE, command.N_ACTION):
-            self._registry.count_refusal("store.sop_class")
+            self._host.count_refusal("store.sop_class")
             logger.warning(
                 "request.refused",
                 extra={
@@ -262,19 +261,17 @@ class WireAssociation:
             self._unrecognized(request, incoming.context_id)
 
     def _ask(self, incoming: _Incoming, dataset: bytes, opened: OpenAssociation) -> int:
-        if self._desk is None:
-            return ActionStatus.PROCESSING_FAILURE
         request = incoming.request
         action = Action(command.text(request.class_uid), command.text(request.instance_uid), request.action_type)
-        return self._registry.ask(self._desk, opened, dataset, incoming.context.transfer_syntax, action)
+        return self._host.ask(opened, dataset, incoming.context.transfer_syntax, action)
 
     def _refuse(self, incoming: _Incoming, error: HeimdallrError) -> None:
         assert self._opened is not None  # noqa: S101
-        status = self._registry.store_refused(self._opened, error)
+        status = self._host.store_refused(self._opened, error)
         self._answer(incoming.request, incoming.context_id, status, error.code)
 
     def _unrecognized(self, request: Command, context_id: int) -> None:
-        self._registry.count_refusal("request.unrecognized")
+        self._host.count_refusal("request.unrecognized")
         logger.warning(
             "request.refused",
             extra={
@@ -306,7 +303,7 @@ class WireAssociation:
     def _release(self, incoming: _Incoming) -> None:
         writer, incoming.writer = incoming.writer, None
         if writer is not None:
-            self._receiver.spool.end(writer)
+            self._spool.end(writer)
 
     def _drop(self) -> None:
         incoming, self._incoming = self._incoming, None

@@ -14,16 +14,37 @@ class MakeIntake(Protocol):
     def __call__(self, root: Path, **changes: object) -> Intake: ...
 
 
-@pytest.fixture(params=["wire", "pynetdicom"])
-def make_intake(request: pytest.FixtureRequest) -> MakeIntake:
-    """An installation whose listener has the backend of this run."""
+BACKENDS: dict[str, dict[str, object]] = {
+    "wire": {"listener_processes": 0},
+    "processes": {"listener_processes": 2},
+    "pynetdicom": {"dicom_backend": "pynetdicom"},
+}
 
+
+def _maker(backend: str) -> MakeIntake:
     def make(root: Path, **changes: object) -> Intake:
-        return Intake(root, dicom_backend=request.param, **changes)
+        return Intake(root, **{**BACKENDS[backend], **changes})
 
     return make
+
+
+@pytest.fixture(params=list(BACKENDS))
+def make_intake(request: pytest.FixtureRequest) -> MakeIntake:
+    """An installation whose listener has the backend of this run."""
+    return _maker(request.param)
 
 
 @pytest.fixture
 def intake(tmp_path: Path, make_intake: MakeIntake) -> Intake:
     return make_intake(tmp_path / "data")
+
+
+@pytest.fixture(params=["wire", "pynetdicom"])
+def make_near_intake(request: pytest.FixtureRequest) -> MakeIntake:
+    """As `make_intake`, where everything runs in this process: for what a test must reach into."""
+    return _maker(request.param)
+
+
+@pytest.fixture
+def near_intake(tmp_path: Path, make_near_intake: MakeIntake) -> Intake:
+    return make_near_intake(tmp_path / "data")

@@ -52,7 +52,7 @@ def test_a_sent_study_is_stored_byte_for_byte_and_closed_once(intake: Intake, tm
         assert [study.state for study in intake.studies()] == ["queued"]
         assert intake.studies()[0].n_instances == 12
         assert {row.calling_ae for row in intake.instances()} == {"STORESCU"}
-        assert intake.spooled() == []
+        wait_for(lambda: not intake.spooled(), 30, "the spool to be empty")
 
 
 @pytest.mark.data
@@ -244,24 +244,24 @@ def _relay_until(front: socket.socket, port: int, limit: int) -> None:
 
 
 def test_a_full_disk_answers_a700_and_the_association_goes_on(
-    intake: Intake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    near_intake: Intake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _fails_on(monkeypatch, intake, "write", errno.ENOSPC, which=3)
-    said, stored = _send_six(intake, tmp_path)
+    _fails_on(monkeypatch, near_intake, "write", errno.ENOSPC, which=3)
+    said, stored = _send_six(near_intake, tmp_path)
     assert said.count(SUCCESS) == 5, said
     assert "Refused: OutOfResources" in said
     assert len(stored) == 5
-    assert intake.spooled() == []
+    assert near_intake.spooled() == []
 
 
 def test_a_failing_fsync_answers_a701_and_loses_only_that_image(
-    intake: Intake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    near_intake: Intake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _fails_on(monkeypatch, intake, "fsync", errno.EIO, which=4)
-    said, stored = _send_six(intake, tmp_path)
+    _fails_on(monkeypatch, near_intake, "fsync", errno.EIO, which=4)
+    said, stored = _send_six(near_intake, tmp_path)
     assert said.count(SUCCESS) == 5, said
     assert len(stored) == 5
-    assert intake.spooled() == []
+    assert near_intake.spooled() == []
 
 
 def _send_six(intake: Intake, tmp_path: Path) -> tuple[str, dict[str, str]]:

@@ -120,10 +120,10 @@ def test_idle_sockets_do_not_keep_honest_senders_out(
                 peer.close()
 
 
-def test_a_slow_sender_is_cut(tmp_path: Path, make_intake: MakeIntake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_sender_is_cut(tmp_path: Path, make_near_intake: MakeIntake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guarded, "PDU_TIMEOUT_S", 1.0)
     monkeypatch.setattr(reader, "MESSAGE_GRACE_S", 1.0)
-    intake = make_intake(tmp_path / "data")
+    intake = make_near_intake(tmp_path / "data")
     entity = PromptEntity("SLOW")
     entity.add_requested_context(Verification)
     with intake.listening() as service:

@@ -156,9 +156,11 @@ def test_no_power_cut_loses_what_was_acknowledged(tmp_path: Path) -> None:
             recorder.acknowledged[ref.sha256] = b"".join(content)
             recorder.cut()
         for store in stores:
-            store.keep([(path, Sha256(hashlib.sha256(path.read_bytes()).hexdigest())) for path in spooled])
-            for path in spooled:
-                recorder.acknowledged[hashlib.sha256(path.read_bytes()).hexdigest()] = path.read_bytes()
+            digests = [Sha256(hashlib.sha256(path.read_bytes()).hexdigest()) for path in spooled]
+            store.keep(list(zip(spooled, digests, strict=True)))
+            store.settle(digests)
+            for path, sha256 in zip(spooled, digests, strict=True):
+                recorder.acknowledged[sha256] = path.read_bytes()
             recorder.cut()
     assert recorder.cuts >= 200
     assert len(recorder.acknowledged) == 32

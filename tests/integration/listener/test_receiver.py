@@ -67,11 +67,13 @@ def test_a_death_at_any_point_loses_and_doubles_nothing(
     with monkeypatch.context() as patch:
         if after == "adopt":
             patch.setattr(receive, "record_instances", die)
-        if after == "rows":
-            patch.setattr(receiver.spool, "remove", die)
-        if after != "accept":
             with pytest.raises(KeyboardInterrupt):
                 receiver.commit(items)
+        if after == "rows":
+            receiver.commit(items)
+            patch.setattr(receiver.spool, "remove", die)
+            with pytest.raises(KeyboardInterrupt):
+                receiver.clear(all_of_it=True)
     assert len(intake.instances()) == (3 if after == "rows" else 0)
     successor = Receiver(intake.settings, intake.database, intake.blobs, intake.clock)
     assert successor.replay() == 3

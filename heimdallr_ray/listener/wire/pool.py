@@ -1,0 +1,303 @@
+"""Receiving processes as the listener sees them: started, given connections, heard, started again where they die."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import logging
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from heimdallr_ray.catalog.associations import How
+from heimdallr_ray.errors import BadSetting, HeimdallrError, NotReady
+from heimdallr_ray.listener.association import OpenAssociation
+from heimdallr_ray.listener.commitment import Action, CommitmentDesk
+from heimdallr_ray.listener.gate import Refusal
+from heimdallr_ray.listener.registry import Registry
+from heimdallr_ray.listener.wire.messages import Channel, Message, decode_accepted, encode_opened
+
+logger = logging.getLogger(__name__)
+
+START_S = 60.0
+AGAIN_FIRST_S = 0.5
+AGAIN_LAST_S = 30.0
+HUNG_S = 60.0
+"""A process that leaves a question unanswered for so long is ended and started again."""
+LEAVE_S = 5.0
+
+
+@dataclass
+class _Child:
+    process: subprocess.Popen[bytes]
+    channel: Channel
+    addresses: Counter[str] = field(default_factory=Counter[str])
+    associations: dict[str, OpenAssociation] = field(default_factory=dict[str, OpenAssociation])
+    ready: threading.Event = field(default_factory=threading.Event)
+    failure: str = ""
+    passed: int = 0
+    """Number of the last barrier that came back."""
+
+
+class ReceivingProcesses:
+    """Serves connections in `count` other processes."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        desk: CommitmentDesk | None,
+        gone: Callable[[str], None],
+        *,
+        count: int,
+        tls: tuple[str, str, str] | None,
+        synced: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        """`tls`: certificate, key and authorities; `synced` hears how long the disk took for each object."""
+        self._registry = registry
+        self._receiver = registry.receiver
+        self._desk = desk
+        self._gone = gone
+        self._count = count
+        self._synced = synced
+        spool = self._receiver.spool
+        self._config: Message = {
+            "spool": str(spool.root),
+            "marks": [spool.marks.min_free_bytes, spool.marks.warn_percent, spool.marks.refuse_percent],
+            "max_object_bytes": spool.max_object_bytes,
+            "durable": spool.durable,
+            "commitment": desk is not None,
+            "tls": list(tls) if tls else None,
+        }
+        self._changed = threading.Condition()
+        self._children: list[_Child] = []
+        self._barriers = itertools.count(1)
+        self._stopping = threading.Event()
+
+    @property
+    def alive(self) -> bool:
+        """True while at least one process serves."""
+        with self._changed:
+            return bool(self._children)
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the processes."""
+        with self._changed:
+            return [child.process.pid for child in self._children]
+
+    def start(self) -> None:
+        """Every process is ready.
+
+        Raises:
+            BadSetting: what TLS needs cannot be read.
+            NotReady: a process does not start within START_S.
+        """
+        self._stopping.clear()
+        started = [self._spawn() for _ in range(self._count)]
+        deadline = time.monotonic() + START_S
+        for child in started:
+            if not child.ready.wait(max(0.0, deadline - time.monotonic())) or child.failure:
+                self.stop(0.0)
+                if child.failure:
+                    raise BadSetting(child.failure)
+                raise NotReady("a receiving process does not start")
+
+    def _spawn(self) -> _Child:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-m", "heimdallr_ray.listener.wire.child", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+            )
+        child = _Child(process, Channel(ours))
+        child.channel.send([self._config])
+        threading.Thread(target=self._hear, args=(child,), name="receiving-process", daemon=True).start()
+        return child
+
+    # Connections -----------------------------------------------------------------------------------------------------
+
+    def serve(self, connection: socket.socket, address: str, opened_s: float) -> None:
+        """The connection goes to the process with the fewest."""
+        with connection, self._changed:
+            for child in sorted(self._children, key=lambda one: one.addresses.total()):
+                try:
+                    child.channel.send(
+                        [{"t": "serve", "address": address, "opened_s": opened_s}], fd=connection.fileno()
+                    )
+                except OSError:
+                    continue
+                child.addresses[address] += 1
+                return
+        self._gone(address)
+        self._registry.refuse_connection("no_process", address)
+
+    def sync(self, timeout_s: float) -> bool:
+        """True once the registry knows all that was acknowledged before; False where that took longer."""
+        number = next(self._barriers)
+        with self._changed:
+            children = list(self._children)
+        for child in children:
+            try:
+                child.channel.send([{"t": "barrier", "id": number}])
+            except OSError:
+                continue
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: all(child.passed >= number or child not in self._children for child in children), timeout_s
+            )
+
+    def stop(self, grace_s: float) -> None:
+        """Open connections got `grace_s` to end by themselves, then they were cut off; the processes have ended."""
+        self._stopping.set()
+        with self._changed:
+            children = list(self._children)
+        for child in children:
+            try:
+                child.channel.send([{"t": "stop", "grace_s": grace_s}])
+            except OSError:
+                continue
+        with self._changed:
+            self._changed.wait_for(lambda: not self._children, 2 * grace_s + LEAVE_S)
+            left = list(self._children)
+        for child in left:
+            child.process.kill()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._children, LEAVE_S)
+
+    # What a process says ---------------------------------------------------------------------------------------------
+
+    def _hear(self, child: _Child) -> None:
+        try:
+            for message in child.channel.messages():
+                self._handle(child, message)
+        except Exception:
+            # A process loop: whatever it said, it cannot be trusted any more, and another one takes its place.
+            logger.exception("receiving_process.broken", extra={"pid": child.process.pid})
+        self._lost(child)
+
+    def _handle(self, child: _Child, message: Message) -> None:
+        kind = message["t"]
+        registry = self._registry
+        if kind == "stored":
+            self._stored(child, message["rows"])
+        elif kind == "request":
+            opened = registry.request(
+                message["called_ae"], message["calling_ae"], message["address"], message["implementation"]
+            )
+            if isinstance(opened, Refusal):
+                fields = [opened.reason, opened.result, opened.source, opened.diagnostic]
+                self._answer(child, message, {"refusal": fields})
+            else:
+                child.associations[opened.id] = opened
+                self._answer(child, message, {"opened": encode_opened(opened)})
+        elif kind == "close":
+            opened = child.associations.pop(message["association"], None)
+            if opened is not None:
+                registry.close(opened, How(message["how"]), message["reason"])
+        elif kind == "gone":
+            child.addresses[message["address"]] -= 1
+            self._gone(message["address"])
+        elif kind == "synced":
+            for seconds in message["seconds"]:
+                self._synced(seconds)
+        elif kind == "store_refused":
+            opened = child.associations.get(message["association"])
+            if opened is not None:
+                registry.object_refused(opened, *message["fields"])
+        elif kind == "cut":
+            registry.cut(message["reason"], message["address"], child.associations.get(message["association"] or ""))
+        elif kind == "reject":
+            registry.reject(Refusal(*message["refusal"]), *message["names"])
+        elif kind == "refuse":
+            registry.refuse_connection(message["reason"], message["address"])
+        elif kind == "count":
+            registry.count_refusal(message["reason"])
+        elif kind == "echo":
+            registry.tally.add("echo")
+        elif kind == "ask":
+            # The database may take its time; what else the process says does not wait for it.
+            threading.Thread(target=self._ask, args=(child, message), name="commitment", daemon=True).start()
+        elif kind == "barrier":
+            with self._changed:
+                child.passed = message["id"]
+                self._changed.notify_all()
+        elif kind == "ready":
+            with self._changed:
+                self._children.append(child)
+            child.ready.set()
+        elif kind == "failed":
+            child.failure = message["detail"]
+            child.ready.set()
+
+    def _stored(self, child: _Child, rows: list[list[Any]]) -> None:
+        ready = self._receiver.spool.ready
+        for row in rows:
+            opened = child.associations.get(row[0])
+            if opened is not None:
+                self._registry.stored(opened, *decode_accepted(row, opened, ready))
+
+    def _ask(self, child: _Child, message: Message) -> None:
+        opened = child.associations.get(message["association"])
+        if opened is None or self._desk is None:
+            return
+        status = self._registry.ask(
+            self._desk,
+            opened,
+            base64.b64decode(message["dataset"]),
+            message["transfer_syntax"],
+            Action(*message["action"]),
+        )
+        self._answer(child, message, {"status": status})
+
+    def _answer(self, child: _Child, question: Message, answer: Message) -> None:
+        try:
+            child.channel.send([{"t": "answer", "id": question["id"], **answer}])
+        except OSError:
+            logger.debug("receiving_process.gone", extra={"pid": child.process.pid})
+
+    def _lost(self, child: _Child) -> None:
+        """The process has ended: its associations too, and what it acknowledged last is found in the spool."""
+        child.channel.close()
+        try:
+            status = child.process.wait(LEAVE_S)
+        except subprocess.TimeoutExpired:
+            child.process.kill()
+            status = child.process.wait(LEAVE_S)
+        for opened in list(child.associations.values()):
+            self._registry.close(opened, How.ABORTED, "the receiving process has ended")
+        for address, count in child.addresses.items():
+            for _ in range(count):
+                self._gone(address)
+        with self._changed:
+            was_ready = child in self._children
+            if was_ready:
+                self._children.remove(child)
+            self._changed.notify_all()
+        child.ready.set()
+        if not was_ready or self._stopping.is_set():
+            return
+        logger.error("receiving_process.died", extra={"pid": child.process.pid, "status": status})
+        self._recover()
+
+    def _recover(self) -> None:
+        pause_s = AGAIN_FIRST_S
+        while not self._stopping.is_set():
+            child = self._spawn()
+            if child.ready.wait(START_S) and not child.failure and child.process.poll() is None:
+                break
+            child.process.kill()
+            self._stopping.wait(pause_s)
+            pause_s = min(2 * pause_s, AGAIN_LAST_S)
+        try:
+            self._receiver.spool.sweep()
+            self._receiver.replay_ready(0.0)
+        except HeimdallrError as error:
+            # The watcher finds them too, a minute later.
+            logger.warning("spool.replay_postponed", extra={"code": error.code, "reason": error.detail})

@@ -1,0 +1,98 @@
+"""Connections served by a thread each, wherever they were accepted: the TLS handshake first, then the association."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+from heimdallr_ray.listener.gate import ASSOCIATE_TIMEOUT_S
+from heimdallr_ray.listener.transport import prompt
+from heimdallr_ray.listener.wire.association import WireAssociation
+from heimdallr_ray.listener.wire.host import Host
+
+logger = logging.getLogger(__name__)
+
+
+class ConnectionServer:
+    """The connections of one process."""
+
+    def __init__(self, host: Host, tls: ssl.SSLContext | None, gone: Callable[[str], None]) -> None:
+        """`gone` hears the address of each connection that has ended."""
+        self._host = host
+        self._tls = tls
+        self._gone = gone
+        self._cutting = threading.Event()
+        self._lock = threading.Lock()
+        self._open = 0
+
+    @property
+    def open(self) -> int:
+        """Connections that are served now."""
+        with self._lock:
+            return self._open
+
+    def serve(self, connection: socket.socket, address: str, opened_s: float) -> None:
+        """The connection has a thread of its own, or is closed because there is none to be had."""
+        thread = threading.Thread(
+            target=self._run, args=(connection, address, opened_s), name="dicom-association", daemon=True
+        )
+        with self._lock:
+            self._open += 1
+        try:
+            thread.start()
+        except RuntimeError:
+            connection.close()
+            self._host.refuse_connection("no_thread", address)
+            self._ended(address)
+
+    def stop(self, grace_s: float) -> None:
+        """Open connections get `grace_s` to end by themselves, then they are cut off."""
+        self._wait(grace_s)
+        self._cutting.set()
+        # A waiting read looks at the flag once a second.
+        self._wait(2.0 + grace_s)
+
+    def _wait(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        while self.open and time.monotonic() < deadline:
+            time.sleep(0.02)
+
+    def _ended(self, address: str) -> None:
+        with self._lock:
+            self._open -= 1
+        self._gone(address)
+
+    def _run(self, connection: socket.socket, address: str, opened_s: float) -> None:
+        try:
+            prompt(connection)
+            secured = self._secure(connection, address)
+            if secured is not None:
+                connection = secured
+                WireAssociation(connection, address, self._host, opened_s, self._cutting.is_set).run()
+        except Exception:
+            # A process loop: one connection must not take the listener with it; its peer hears that it ended.
+            logger.exception("connection.failed", extra={"address": address})
+            self._host.count_refusal("cut.broken")
+        finally:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+            self._ended(address)
+
+    def _secure(self, connection: socket.socket, address: str) -> socket.socket | None:
+        """The connection after its TLS handshake; None where the peer failed it."""
+        if self._tls is None:
+            return connection
+        connection.settimeout(ASSOCIATE_TIMEOUT_S)
+        try:
+            return self._tls.wrap_socket(connection, server_side=True)
+        except (ssl.SSLError, OSError) as error:
+            reason = getattr(error, "reason", None) or type(error).__name__
+            logger.warning("connection.tls_failed", extra={"reason": str(reason)[:64], "address": address})
+            self._host.refuse_connection("tls", address)
+            return None
