@@ -83,22 +83,26 @@ async def _heimdallr(request: Request, error: Exception, unknown_page: UnknownPa
     if isinstance(error, Broken):
         _log.error("request failed", exc_info=error, extra={"code": error.code, "route": _route(request)})
     elif request.method not in SAFE_METHODS or error.http_status in (401, 403):
-        _log.warning(
-            "request.refused",
-            extra={
-                "code": error.code,
-                "reason": error.detail,
-                "status": error.http_status,
-                "route": _route(request),
-                "address": request.client.host if request.client else None,
-            },
-        )
+        _log_refusal(request, error.http_status, error.code, error.detail)
     facts: dict[str, str | None] = {}
     if isinstance(error, NoResult):
         facts = {"state": error.state, "reason_code": error.reason_code, "reason": error.reason}
     response = error_response(error.http_status, error.code, error.detail, headers, facts)
     response.background = told.refusal(request, _route(request), error)
     return response
+
+
+def _log_refusal(request: Request, status: int, code: str, reason: str) -> None:
+    _log.warning(
+        "request.refused",
+        extra={
+            "code": code,
+            "reason": reason,
+            "status": status,
+            "route": _route(request),
+            "address": request.client.host if request.client else None,
+        },
+    )
 
 
 def _route(request: Request) -> str:
@@ -110,6 +114,9 @@ async def _validation(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, RequestValidationError):
         raise error
     problems = "; ".join(f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()[:10])
+    if request.method not in SAFE_METHODS:
+        # Names of fields may be the client's own words, and stay out of the log.
+        _log_refusal(request, 422, "invalid_request", f"{len(error.errors())} invalid values")
     return error_response(422, "invalid_request", problems)
 
 

@@ -124,7 +124,12 @@ class Guard:
         client = scope.get("client")
         _log.warning(
             "request.refused",
-            extra={"code": error.code, "reason": error.detail, "address": client[0] if client else None},
+            extra={
+                "status": error.http_status,
+                "code": error.code,
+                "reason": error.detail,
+                "address": client[0] if client else None,
+            },
         )
         body = json.dumps({"error": {"code": error.code, "detail": error.detail}}).encode()
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
