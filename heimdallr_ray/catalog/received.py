@@ -22,6 +22,8 @@ class StudyFacts:
     study_time: str | None = None
     study_description: str | None = None
     ordered_priority: str | None = None
+    n_expected: int | None = None
+    """Number of Study Related Instances (0020,1208)."""
 
 
 @dataclass(frozen=True)

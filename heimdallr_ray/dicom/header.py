@@ -137,6 +137,8 @@ class Header:
     """True where the object carries the package's own marker of synthetic images."""
     pixels: PixelLocation | None
     malformed: tuple[str, ...]
+    n_related_instances: int | None = None
+    """Number of Study Related Instances (0020,1208): how many images its sender says that the study has."""
 
     @property
     def plane(self) -> FramePlane | None:

@@ -257,6 +257,7 @@ def _header(v: Values, meta: Values, syntax: str, pixels: PixelLocation | None) 
         synthetic=manufacturer == SYNTHETIC_CREATOR
         or any(v.text(tag, 64) == SYNTHETIC_CREATOR for tag in v.within(_PRIVATE_CREATORS)),
         pixels=pixels,
+        n_related_instances=v.integer(0x00201208, "n_related_instances"),
         malformed=tuple(dict.fromkeys(v.malformed)),
     )
 

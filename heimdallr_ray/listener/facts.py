@@ -85,6 +85,7 @@ def identify_instance(header: Header | IdentityFacts, arrival: Arrival, sha256: 
             study_time=header.study_time or None,
             study_description=header.study_description or None,
             ordered_priority=header.requested_priority or None,
+            n_expected=header.n_related_instances if 0 < (header.n_related_instances or 0) <= _INT32_MAX else None,
         ),
         series=SeriesFacts(
             modality=header.modality or None,

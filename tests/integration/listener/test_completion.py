@@ -10,7 +10,7 @@ import pytest
 
 from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, How, record_closed, record_opened
 from heimdallr_ray.catalog.database import Database
-from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts
+from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyFacts
 from heimdallr_ray.catalog.states import Door, StudyState
 from heimdallr_ray.catalog.studies import record_instances, study_by_uid, transition
 from heimdallr_ray.catalog.tables import StudyRow
@@ -366,6 +366,15 @@ def test_an_expected_number_closes_at_once_when_the_sender_has_ended(site: Site)
     site.image(4, association="a2")
     site.finish("a2")
     assert 15 <= site.scan_for(30)["1.2.1"] <= 16
+
+
+def test_the_number_that_a_header_announces_closes_too(site: Site) -> None:
+    site.begin()
+    site.image(1, 2, facts=StudyFacts(n_expected=2))
+    assert site.scan_for(5) == {}
+    site.finish()
+    assert site.scan_for(20) == {"1.2.1": 0.0}
+    assert site.study().close_reason == "all 2 images that the headers announce are here"
 
 
 def test_required_series_close_early(site: Site) -> None:

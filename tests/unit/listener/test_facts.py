@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
+import pytest
 from pydicom.uid import UID
 
 from heimdallr_ray.catalog.states import Door
@@ -58,3 +59,11 @@ def test_malformed_identifiers_count_as_blank() -> None:
         found = identify(affected=hostile)
         assert found.sop_uid == identify().sop_uid
         assert found.sop_uid.strict
+
+
+@pytest.mark.parametrize(("sent", "told"), [("300", 300), ("0", None), ("-3", None), ("99999999999", None), ("", None)])
+def test_the_number_of_images_that_a_header_announces_is_a_count_or_nothing(sent: str, told: int | None) -> None:
+    dataset = ct_slice(1, "1.2", "1.3")
+    dataset.add_new(0x00201208, "LO", sent)  # IS would not let the wrong ones be written
+    arrival = Arrival("a1", Door.DICOM, datetime(2026, 1, 1, tzinfo=UTC), "1.2.840.10008.1.2.1")
+    assert identify_instance(read_header(file_bytes(dataset)), arrival, DIGEST).study.n_expected == told
