@@ -52,7 +52,8 @@ class Installation:
     def harden(self) -> None:
         """The studies have been quiet for long enough to be closed."""
         self.clock.advance(60)
-        self.receiver.harden()
+        ids = [study.id for study in self.intake.studies()]
+        assert self.receiver.harden(ids) == frozenset(ids)
 
     def lost(self) -> int:
         """Images of which the history says that a power cut has taken them."""
