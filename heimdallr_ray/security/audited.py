@@ -8,8 +8,8 @@ from datetime import datetime
 from sqlmodel import Session
 
 from heimdallr_ray.catalog.retrying import ChoiceMade
-from heimdallr_ray.catalog.tables import JobRow
-from heimdallr_ray.security.audit import Action, Actor, ActorKind, AuditLog
+from heimdallr_ray.catalog.tables import JobRow, StudyRow
+from heimdallr_ray.security.audit import Action, Actor, ActorKind, AuditLog, Fact
 
 
 def at_the_command_line() -> Actor:
@@ -44,5 +44,9 @@ def series_chosen(
 
 
 def study_completed(log: AuditLog, session: Session, study_id: str, named: str, actor: Actor, now: datetime) -> None:
-    """Somebody said that a study is complete. `named` is the name that was given."""
-    log.append(session, Action.STUDY_COMPLETED, actor, now=now, study_id=study_id, detail={"named": named.strip()})
+    """Somebody said that a study is complete, which closed its epoch. `named` is the name that was given."""
+    study = session.get(StudyRow, study_id)
+    facts: dict[str, Fact] = {"named": named.strip()}
+    if study is not None:
+        facts |= {"epoch": study.epoch, "instances": study.n_instances}
+    log.append(session, Action.STUDY_COMPLETED, actor, now=now, study_id=study_id, detail=facts)
