@@ -1,24 +1,20 @@
 """Uploads in several requests: one row of `association`, open from the first request to the last.
 
-A client that goes away tells of no end. So a session is touched by each of its requests, and what was not touched for
-SESSION_IDLE is lost; a client that comes back opens it again.
+A client that goes away tells of no end: its studies are then closed like those of an aborted association, and the row
+is lost (listener/completion.py). A client that comes back opens it again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, cast
 
 from sqlmodel import Session, col, select, update
 
-from heimdallr_ray.catalog.associations import AssociationOpened, How, mark_lost
-from heimdallr_ray.catalog.associations import record_opened as _record_opened
-from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.catalog.associations import AssociationOpened, How, record_opened
 from heimdallr_ray.catalog.tables import AssociationRow, InstanceRow
 
-SESSION_IDLE = timedelta(minutes=5)
-"""From one request to the next, or for one of them: 64 MiB at 1.8 Mbit/s."""
 _CHUNK = 500
 
 
@@ -30,7 +26,7 @@ def touch_session(session: Session, opened: AssociationOpened) -> None:
         .values(opened_at=opened.opened_at, closed_at=None, how=None, reason=None)
     )
     if not cast(Any, done).rowcount:
-        _record_opened(session, [opened])
+        record_opened(session, [opened])
 
 
 def end_session(session: Session, intake_id: str, now: datetime) -> None:
@@ -55,11 +51,6 @@ def count_request(session: Session, intake_id: str, *, stored: int, duplicates: 
             n_bytes=col(row.n_bytes) + size,
         )
     )
-
-
-def end_idle_sessions(session: Session, now: datetime) -> int:
-    """Sessions whose client has gone are lost; returns how many. For whoever closes studies, before it looks."""
-    return mark_lost(session, (), now, doors=(Door.UPLOAD, Door.STOW), opened_before=now - SESSION_IDLE)
 
 
 def known_instances(session: Session, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:

@@ -16,6 +16,8 @@ from typing import Any
 import httpx
 
 PROGRAM = shutil.which("Orthanc", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin"]))
+DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
+"""Debian's package orthanc-dicomweb."""
 START_S = 60.0
 
 
@@ -29,7 +31,13 @@ def free_port() -> int:
 class Orthanc:
     """One Orthanc in a folder; `start` after `kill` goes on with the same database and ports."""
 
-    def __init__(self, folder: Path, modalities: Mapping[str, Mapping[str, Any]], aet: str = "ORTHANC") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        modalities: Mapping[str, Mapping[str, Any]],
+        aet: str = "ORTHANC",
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
         self.aet = aet
         self.http_port, self.dicom_port = free_port(), free_port()
         self._folder = folder
@@ -52,6 +60,7 @@ class Orthanc:
                     "JobsHistorySize": 100,
                     "DicomAlwaysAllowStore": True,
                     "StorageCommitmentReportsSize": 100,
+                    **(more or {}),
                 }
             ),
             encoding="utf-8",
@@ -110,9 +119,14 @@ class Orthanc:
 
 
 @contextmanager
-def orthanc(folder: Path, modalities: Mapping[str, Mapping[str, Any]], aet: str = "ORTHANC") -> Generator[Orthanc]:
-    """An Orthanc that answers; it is gone afterwards."""
-    server = Orthanc(folder, modalities, aet)
+def orthanc(
+    folder: Path,
+    modalities: Mapping[str, Mapping[str, Any]],
+    aet: str = "ORTHANC",
+    more: Mapping[str, Any] | None = None,
+) -> Generator[Orthanc]:
+    """An Orthanc that answers; it is gone afterwards. `more` are further keys of its configuration."""
+    server = Orthanc(folder, modalities, aet, more)
     try:
         server.start()
         yield server

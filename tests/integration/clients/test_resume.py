@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import time
 import zipfile
 from collections.abc import Generator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,14 @@ from sqlmodel import col, select
 
 from heimdallr_ray.api.app import create_app
 from heimdallr_ray.api.services import ApiServices
-from heimdallr_ray.catalog.sessions import SESSION_IDLE, end_idle_sessions
+from heimdallr_ray.catalog.associations import mark_lost
+from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.catalog.tables import AssociationRow
 from heimdallr_ray.clients import upload
 from heimdallr_ray.clients.upload import upload_zip
 from heimdallr_ray.errors import BadArchive, NotReady, StorageFull, TruncatedObject
 from heimdallr_ray.listener.receive import Receiver
-from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, write_study
+from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, wait_for, write_study
 from tests.support.server import serving
 
 UID = "1.2.826.0.1.3680043.9.9.1"
@@ -208,8 +208,6 @@ def test_a_full_disk_ends_it_at_once_and_room_lets_it_go_on(
     tmp_path: Path, intake: Intake, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_study(tmp_path / "study", 6)
-    real = shutil.disk_usage
-    assert real(tmp_path)
     full = [False]
     post = httpx.Client.post
 
@@ -234,14 +232,40 @@ def test_a_session_whose_client_has_gone_is_lost_and_found_again(
     Breaking(monkeypatch, passing=1, breaks=upload.ATTEMPTS)
     with pytest.raises(NotReady):
         upload_zip(tmp_path / "study", url)
-    now = intake.clock.now()
-    for later, lost in ((SESSION_IDLE - timedelta(seconds=10), 0), (SESSION_IDLE + timedelta(seconds=10), 1)):
-        with intake.database.write() as session:
-            assert end_idle_sessions(session, now + later) == lost
+    with intake.database.write() as session:
+        assert mark_lost(session, (), intake.clock.now(), doors=(Door.UPLOAD,)) == 1
     assert [row.how for row in rows(intake)] == ["lost"]
     assert upload_zip(tmp_path / "study", url).accepted == 9
     (row,) = rows(intake)
     assert (row.how, row.stored) == ("released", 9)
+
+
+def test_a_study_is_not_closed_between_two_requests_of_its_upload(tmp_path: Path) -> None:
+    intake = Intake(tmp_path / "data", settle_after_release_seconds=0.3, settle_after_abort_seconds=60.0)
+    contents = [path.read_bytes() for path in write_study(tmp_path / "study", 3)]
+    services = ApiServices(
+        settings=intake.settings,
+        database=intake.database,
+        blobs=intake.blobs,
+        receiver=Receiver(intake.settings, intake.database, intake.blobs, intake.clock),
+        clock=intake.clock,
+        static_dir=None,
+        build="test",
+    )
+    with intake.listening(), serving(create_app(services)) as base, httpx.Client(trust_env=False) as client:
+
+        def send(content: bytes, *, more: bool) -> None:
+            headers = {"X-Upload-Session": "a" * 32, **({"X-Upload-More": "true"} if more else {})}
+            answer = client.post(f"{base}/api/v1/upload", files={"file": ("image", content)}, headers=headers)
+            assert answer.status_code == 200
+
+        send(contents[0], more=True)
+        time.sleep(4 * intake.settings.idle_seconds)
+        assert (intake.jobs(), [study.epoch for study in intake.studies()]) == ([], [1])
+        send(contents[1], more=True)
+        send(contents[2], more=False)
+        wait_for(lambda: len(intake.jobs()) == 1, 30, "the study's job")
+        assert [(study.epoch, study.n_instances) for study in intake.studies()] == [(1, 3)]
 
 
 def test_a_zip_that_means_harm_is_not_sent(tmp_path: Path) -> None:

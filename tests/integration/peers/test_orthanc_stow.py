@@ -39,25 +39,19 @@ def test_a_pacs_sends_a_study_and_hears_that_it_is_stored(tmp_path: Path) -> Non
             "heimdallr": {"Url": f"{base}/dicomweb/", "HttpHeaders": {"Authorization": f"Bearer {TOKEN}"}},
             "nobody": {"Url": f"{base}/dicomweb/"},
         }
-        with orthanc(tmp_path / "pacs", DicomWeb={"Enable": True, "Servers": servers}) as pacs:
+        more = {"Plugins": [str(DICOMWEB)], "DicomWeb": {"Enable": True, "Servers": servers}}
+        with orthanc(tmp_path / "pacs", {}, more=more) as pacs:
             for image in images:
-                pacs.store(image)
-            (study,) = pacs.studies()
-            with pacs.client() as client:
-                # Synchronous: the job has ended when it answers, and has failed where we refused.
-                refused = client.post(
-                    "/dicom-web/servers/nobody/stow", json={"Resources": [study], "Synchronous": True}
-                )
-                assert refused.status_code >= 400
-                assert intake.instances() == []
-                sent = client.post(
-                    "/dicom-web/servers/heimdallr/stow", json={"Resources": [study], "Synchronous": True}
-                )
-                assert sent.status_code == 200, (tmp_path / "pacs" / "orthanc.log").read_text(errors="replace")
-                again = client.post(
-                    "/dicom-web/servers/heimdallr/stow", json={"Resources": [study], "Synchronous": True}
-                )
-                assert again.status_code == 200
+                pacs.post("/instances", image)
+            (study,) = pacs.get("/studies")
+            # Synchronous: the job has ended when it answers, and has failed where we refused.
+            job = {"Resources": [study], "Synchronous": True}
+            refused = pacs.client.post("/dicom-web/servers/nobody/stow", json=job)
+            assert refused.status_code >= 400
+            assert intake.instances() == []
+            for _ in range(2):
+                sent = pacs.client.post("/dicom-web/servers/heimdallr/stow", json=job)
+                assert sent.status_code == 200, (tmp_path / "pacs" / "log.txt").read_text(errors="replace")
     assert len(intake.instances()) == len(images)
     assert {row.door for row in intake.instances()} == {"stow"}
     assert [row.n_instances for row in intake.studies()] == [len(images)]
