@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ageYears, bytes, counted, dicomDate, dicomTime, personName, roundedValue, seconds, sexAndAge, studyName, valueWithUnit, whole, words } from "./format";
+import { ageYears, bytes, counted, dicomDate, dicomTime, doorName, personName, roundedValue, seconds, sexAndAge, studyName, valueWithUnit, whole, words } from "./format";
 
 describe("numbers", () => {
   it("rounds for the screen and never to an exponent", () => {
@@ -8,6 +8,7 @@ describe("numbers", () => {
     expect(roundedValue(-78.46)).toBe("-78.5");
   });
   it("counts one thing as one and shows no negative nothing", () => {
+    expect(["dicom", "upload", "stow", "other"].map(doorName)).toEqual(["DICOM", "upload", "STOW-RS", "other"]);
     expect([counted(1, "image"), counted(2, "image"), counted(1, "entry was", "entries were")]).toEqual(["1 image", "2 images", "1 entry was"]);
     expect([whole(-0.3), whole(0), whole(-1.6), whole(54.4)]).toEqual(["0", "0", "-2", "54"]);
   });

@@ -106,6 +106,11 @@ export function counted(number: number, noun: string, plural = `${noun}s`): stri
   return `${number} ${number === 1 ? noun : plural}`;
 }
 
+/** The door by which a study first came in. */
+export function doorName(door: string): string {
+  return { dicom: "DICOM", upload: "upload", stow: "STOW-RS" }[door] ?? door;
+}
+
 /** A whole number; what rounds to nothing is 0, never -0. */
 export function whole(value: number): string {
   return String(Math.round(value) + 0);

@@ -5,7 +5,7 @@ import { useLive } from "../api/live";
 import type { StudyDetail, StudySummary } from "../api/types";
 import { useKeys } from "../keys";
 import { canComplete } from "../lib/completion";
-import { counted, dicomDate, dicomTime, personName, sexAndAge, studyName } from "../lib/format";
+import { counted, dicomDate, dicomTime, doorName, personName, sexAndAge, studyName } from "../lib/format";
 import { hasOverlay, keyPictures } from "../lib/images";
 import { findingsOf, hasBleed, leftOutOf, measurementsOf } from "../lib/results";
 import { urgencyWords } from "../lib/urgency";
@@ -146,7 +146,7 @@ function Identity({ study }: { study: StudySummary }) {
         <span>Accession <b className="mono">{study.accession_number ?? "—"}</b></span>
         <span><b>{studyName(study.modalities, study.study_description)}</b></span>
         <span>{when === "" ? "study date unknown" : when}</span>
-        <span>{counted(study.n_instances, "image")}</span>
+        <span>{counted(study.n_instances, "image")} by {doorName(study.door)}</span>
       </div>
       <span className="grow" />
       <StatePill study={study} />
