@@ -7,6 +7,7 @@ What has been received, who sent it and how that ended is in the database and su
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -231,8 +232,9 @@ class CompletionWatcher:
         if known is not None and same_epoch:
             opened_at = known.opened_at
         sender = sender_of(session, study)
-        # What has not ended is asked again on the next scan.
-        good_until = at if held or sender.open else at + ASK_AGAIN_S
+        # What has not ended is asked again on the next scan; an end that the peer or we saw is final.
+        final = sender.door == Door.DICOM.value and sender.ended in (How.RELEASED, How.ABORTED)
+        good_until = at if held or sender.open else math.inf if final else at + ASK_AGAIN_S
         self._known[study.id] = known = _Known(study.epoch, study.n_images, sender, opened_at, good_until)
         return known
 
