@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
+from pydicom import config
 from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import (
     A_ASSOCIATE,
@@ -53,6 +54,8 @@ def read_request(content: bytes) -> Request:
         NotDicom: it is malformed.
     """
     pdu = A_ASSOCIATE_RQ()
+    # pydicom would warn of each malformed UID, and `warnings` keeps every text for ever: memory for strangers to fill.
+    cast(Any, config.settings).reading_validation_mode = config.IGNORE
     try:
         pdu.decode(content)
         primitive = cast(Any, pdu.to_primitive())

@@ -123,6 +123,25 @@ def test_lengths_that_lie_cost_no_memory(tmp_path: Path) -> None:
         assert echoes(listener.port)
 
 
+def test_names_that_strangers_give_are_not_kept(in_memory: Path) -> None:
+    """Each malformed request has texts of its own; a listener that remembers them all can be filled by anybody."""
+    with running(in_memory) as listener:
+
+        def strange(first: int, count: int) -> None:
+            for n in range(first, first + count):
+                uid = "1.2." + format(n, "x") * (50_000 // len(format(n, "x")))
+                with socket.create_connection(("127.0.0.1", listener.port), timeout=60) as peer:
+                    peer.sendall(associate_rq({1: (uid, ("1.2.840.10008.1.2",))}))
+                    while peer.recv(64):
+                        pass
+
+        strange(0x1000, 100)
+        before = listener.rss_mib()
+        strange(0x2000, 300)
+        assert listener.rss_mib() - before < 4, "15 MB of names were given"
+        assert listener.status()["counts"]["cut.malformed_request"] == 400
+
+
 def test_idle_sockets_of_one_address_do_not_keep_another_out(tmp_path: Path) -> None:
     """Check 30 of the reliability list: 64 idle sockets from one address; C-ECHO from another in under 2 s."""
     intake = Intake(tmp_path / "data")
