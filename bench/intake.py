@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import socket
 import statistics
 import subprocess
@@ -67,6 +66,7 @@ class Server:
             self.port = int(self._process.stdout.readline())
         else:
             wait_for_port(port)
+        self._living = self.seen.children(recursive=True)
 
     def settle(self) -> None:
         """Nothing that was acknowledged is still on its way inside the server."""
@@ -79,13 +79,14 @@ class Server:
                 raise RuntimeError("a server has ended")
 
     def cpu_s(self) -> float:
-        """CPU seconds of the process and of children that have ended."""
-        times = self.seen.cpu_times()
-        return float(times.user + times.system + times.children_user + times.children_system)
+        """CPU seconds of the process, of its children, and of those that have ended."""
+        times = [one.cpu_times() for one in (self.seen, *self._living)]
+        ended = times[0].children_user + times[0].children_system
+        return float(sum(one.user + one.system for one in times) + ended)
 
     def rss_mib(self) -> float:
-        """Resident memory now."""
-        return float(self.seen.memory_info().rss) / (1 << 20)
+        """Resident memory of the process and its children now."""
+        return float(sum(one.memory_info().rss for one in (self.seen, *self._living))) / (1 << 20)
 
     def stop(self) -> None:
         """The process has ended."""
@@ -184,9 +185,9 @@ def turn(server: Server, folders: Sequence[Path]) -> Turn:
 
 def bare(objects: Objects, root: Path, threads: int) -> Turn:
     """The same bytes written and fsynced file by file, as many at once as there were associations."""
-    folder = root / "bare"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
+    # Nothing is deleted between turns: ext4 gives the inodes of deleted files to nobody for minutes, and looking for
+    # others would count as CPU seconds of whoever makes the next file.
+    folder = Path(tempfile.mkdtemp(prefix="bare-", dir=root))
     contents = [path.read_bytes() for path in objects.paths()]
     os.sync()
 
@@ -244,15 +245,7 @@ def measure(
             measured = once()
             if repeat:
                 found[who].append(measured)
-            if who in (STORESCP, STORESCP_FORK, ORIGINAL):
-                clear(servers[who].folder)
     return found
-
-
-def clear(folder: Path) -> None:
-    """What a peer has stored is gone, so that it does not count against the disk."""
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def figures(

@@ -40,7 +40,7 @@ def ours(folder: Path, port: int, durability: str, backend: str) -> None:
     service.start()
     say(service.scp.port)
     for _ in sys.stdin:
-        if not service.receiver.flush(FLUSH_S):
+        if not (service.scp.sync(FLUSH_S) and service.receiver.flush(FLUSH_S)):
             raise TimeoutError("rows were not committed")
         say(service.receiver.counts().committed)
     service.stop()

@@ -7,21 +7,20 @@ each of a thousand objects a second. What is not written as nearly everybody wri
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from heimdallr_ray.dicom import limits
 from heimdallr_ray.dicom.elements import IMPLICIT, UNDEFINED, Element, Encoding, NeedMore, Walk
 from heimdallr_ray.dicom.header import SYNTHETIC_CREATOR, Header
-from heimdallr_ray.dicom.read import DEFLATED_LE, EXPLICIT_BE, data_set_offset, encoding_of, read_head
+from heimdallr_ray.dicom.read import DEFLATED_LE, EXPLICIT_BE, encoding_of, read_head
 from heimdallr_ray.dicom.values import Values
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.ids import Uid
 
 _SOP_CLASS: Final = 0x00080016
 _SOP_INSTANCE: Final = 0x00080018
-_TRANSFER_SYNTAX: Final = 0x00020010
 _CHARACTER_SET: Final = 0x00080005
 _LAST: Final = 0x00401003
 _SHARED: Final = frozenset(
@@ -36,6 +35,12 @@ _SHARED: Final = frozenset(
 _LONG_VRS: Final = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
+_SHORT_VRS: Final = frozenset(
+    {
+        *(b"AE", b"AS", b"AT", b"CS", b"DA", b"DS", b"DT", b"FL", b"FD", b"IS", b"LO", b"LT"),
+        *(b"PN", b"SH", b"SL", b"SS", b"ST", b"TM", b"UI", b"UL", b"US"),
+    }
+)
 _EXPLICIT = struct.Struct("<HH2sH").unpack_from
 _IMPLICIT = struct.Struct("<HHI").unpack_from
 _LENGTH = struct.Struct("<I").unpack_from
@@ -43,10 +48,8 @@ _LENGTH = struct.Struct("<I").unpack_from
 
 @dataclass(frozen=True, slots=True)
 class IdentityFacts:
-    """As the fields of the same names in `Header`."""
+    """What the images of a series share: as the fields of the same names in `Header`."""
 
-    sop_class_uid: Uid | None
-    sop_uid: Uid | None
     study_uid: Uid | None
     series_uid: Uid | None
     modality: str
@@ -68,38 +71,44 @@ class IdentityFacts:
     n_related_instances: int | None = None
 
 
-def read_identity(head: bytes, size: int) -> IdentityFacts | Header | None:
+class Identified(NamedTuple):
+    """One object: what it shares with its series, and what it does not."""
+
+    facts: IdentityFacts | Header
+    sop_class_uid: Uid | None
+    sop_uid: Uid | None
+
+
+def read_identity(head: bytes, size: int, offset: int, syntax: str) -> Identified | None:
     """The identity of the Part 10 object of `size` bytes that begins with `head`; None where more of it is needed.
+
+    Args:
+        head: its first bytes.
+        size: of the whole object.
+        offset: where its data set begins.
+        syntax: its Transfer Syntax UID.
 
     Raises:
         NotDicom, TruncatedObject, TooLarge: as `read_header`.
     """
     try:
-        found = _quickly(head)
+        found = None if syntax in (DEFLATED_LE, EXPLICIT_BE) else _quickly(head, offset, syntax)
     except (NeedMore, HeimdallrError, struct.error):
+        # Not written as nearly all objects are.
         found = None
-    return found or read_head(head, size)
+    if found is not None:
+        return found
+    header = read_head(head, size)
+    return None if header is None else Identified(header, header.sop_class_uid, header.sop_uid)
 
 
-def _quickly(head: bytes) -> IdentityFacts | None:
-    """None, or an error of whichever kind, where the object is not written as nearly all are."""
-    at = data_set_offset(head)
-    meta = head[132:at]
-    where = meta.find(b"\x02\x00\x10\x00UI")
-    if where < 0:
-        return None
-    length = meta[where + 6] | meta[where + 7] << 8
-    syntax = meta[where + 8 : where + 8 + length].rstrip(b"\0 ").decode("ascii")
-    if syntax in (DEFLATED_LE, EXPLICIT_BE):
-        return None
+def _quickly(head: bytes, at: int, syntax: str) -> Identified | None:
     encoding = encoding_of(syntax, head, at)
-    walk = Walk(head)
-    located = _locate(walk, at, encoding)
+    located = _locate(Walk(head), at, encoding)
     if located is None:
         return None
     uids, shared = located
-    facts = _decoded(shared, encoding)
-    return replace(facts, sop_class_uid=_uid(uids.get(_SOP_CLASS)), sop_uid=_uid(uids.get(_SOP_INSTANCE)))
+    return Identified(_decoded(shared, encoding), _uid(uids.get(_SOP_CLASS)), _uid(uids.get(_SOP_INSTANCE)))
 
 
 def _uid(raw: bytes | None) -> Uid | None:
@@ -116,17 +125,18 @@ def _locate(
     uids: dict[int, bytes] = {}
     shared: list[tuple[int, bytes, bytes]] = []
     last = -1
+    shared_tags = _SHARED
     for _ in range(limits.MAX_ELEMENTS):
         if at == end:
             break
         start = at + 8
         if explicit:
             group, element, vr, length = _EXPLICIT(head, at)
-            if vr in _LONG_VRS:
+            if vr not in _SHORT_VRS:
+                if vr not in _LONG_VRS:
+                    return None
                 length = _LENGTH(head, start)[0]
                 start += 4
-            elif not (vr.isalpha() and vr.isupper()):
-                return None
         else:
             group, element, length = _IMPLICIT(head, at)
             vr = b""
@@ -144,7 +154,7 @@ def _locate(
         stop = start + length
         if stop > end:
             return None
-        if tag in _SHARED or (group == 0x0009 and 0x0010 <= element <= 0x00FF):
+        if tag in shared_tags or (group == 0x0009 and 0x0010 <= element <= 0x00FF):
             shared.append((tag, vr, head[start:stop]))
         elif tag in (_SOP_CLASS, _SOP_INSTANCE):
             uids[tag] = head[start:stop]
@@ -163,8 +173,6 @@ def _decoded(shared: tuple[tuple[int, bytes, bytes], ...], encoding: Encoding) -
     values = Values(Walk(b"".join(value for _, _, value in shared)), elements)
     manufacturer = values.text(0x00080070, 64)
     return IdentityFacts(
-        sop_class_uid=None,
-        sop_uid=None,
         study_uid=values.uid(0x0020000D),
         series_uid=values.uid(0x0020000E),
         modality=values.text(0x00080060, 16).upper(),

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyFacts
 from heimdallr_ray.dicom.header import Header
-from heimdallr_ray.dicom.identity import IdentityFacts
+from heimdallr_ray.dicom.identity import Identified, IdentityFacts
 from heimdallr_ray.errors import NotDicom
 from heimdallr_ray.ids import Sha256, Uid
 from heimdallr_ray.listener.arrival import STAND_IN_SOP_UID, Arrival
@@ -39,7 +40,12 @@ class Accepted:
     """True where its bytes are known to survive a power cut."""
 
 
-def identify_instance(header: Header | IdentityFacts, arrival: Arrival, sha256: Sha256) -> Identity:
+def identify(found: Identified, arrival: Arrival, sha256: Sha256) -> Identity:
+    """The identity of the object that `found` was read from; as `identify_instance`."""
+    return _identity(found.facts, found.sop_class_uid, found.sop_uid, arrival, sha256)
+
+
+def identify_instance(header: Header, arrival: Arrival, sha256: Sha256) -> Identity:
     """The identity of the object with `header`.
 
     A blank or malformed Study Instance UID becomes one that depends on the association or upload and on the patient:
@@ -50,6 +56,12 @@ def identify_instance(header: Header | IdentityFacts, arrival: Arrival, sha256: 
     Raises:
         NotDicom: the data set says nothing at all about what it is; zeros, for example, parse as empty elements.
     """
+    return _identity(header, header.sop_class_uid, header.sop_uid, arrival, sha256)
+
+
+def _identity(
+    header: Header | IdentityFacts, sop_class_uid: Uid | None, sop_uid: Uid | None, arrival: Arrival, sha256: Sha256
+) -> Identity:
     if not (header.study_uid or header.series_uid or header.modality or header.patient_id or header.rows):
         raise NotDicom("the data set has no identifying attribute")
     generated = header.study_uid is None
@@ -65,36 +77,47 @@ def identify_instance(header: Header | IdentityFacts, arrival: Arrival, sha256: 
         header.body_part,
         header.kernel,
     )
-    sop_uid = header.sop_uid
     if sop_uid is None or sop_uid == STAND_IN_SOP_UID:
         sop_uid = Uid.parse_or_none(arrival.sop_instance_uid) or Uid.derived("sop", sha256)
+    study, series = _shared(header) if isinstance(header, IdentityFacts) else _groups(header)
     return Identity(
         study_uid=study_uid,
         study_uid_generated=generated,
         series_uid=series_uid,
         sop_uid=sop_uid,
-        sop_class_uid=header.sop_class_uid or Uid.parse_or_none(arrival.sop_class_uid) or "",
+        sop_class_uid=sop_class_uid or Uid.parse_or_none(arrival.sop_class_uid) or "",
         synthetic=header.synthetic or arrival.synthetic,
-        study=StudyFacts(
-            patient_id=header.patient_id or None,
-            patient_name=header.patient_name or None,
-            patient_birth_date=header.patient_birth_date or None,
-            patient_sex=header.patient_sex or None,
-            accession_number=header.accession_number or None,
-            study_date=header.study_date or None,
-            study_time=header.study_time or None,
-            study_description=header.study_description or None,
-            ordered_priority=header.requested_priority or None,
-            n_expected=header.n_related_instances if 0 < (header.n_related_instances or 0) <= _INT32_MAX else None,
-        ),
-        series=SeriesFacts(
-            modality=header.modality or None,
-            # IS may hold more than a 32-bit column (PS3.5 6.2 bounds it to 2^31 - 1, devices do not).
-            series_number=header.series_number if abs(header.series_number or 0) <= _INT32_MAX else None,
-            series_description=header.series_description or None,
-            body_part=header.body_part or None,
-        ),
+        study=study,
+        series=series,
     )
+
+
+@lru_cache(maxsize=64)
+def _shared(facts: IdentityFacts) -> tuple[StudyFacts, SeriesFacts]:
+    return _groups(facts)
+
+
+def _groups(header: Header | IdentityFacts) -> tuple[StudyFacts, SeriesFacts]:
+    study = StudyFacts(
+        patient_id=header.patient_id or None,
+        patient_name=header.patient_name or None,
+        patient_birth_date=header.patient_birth_date or None,
+        patient_sex=header.patient_sex or None,
+        accession_number=header.accession_number or None,
+        study_date=header.study_date or None,
+        study_time=header.study_time or None,
+        study_description=header.study_description or None,
+        ordered_priority=header.requested_priority or None,
+        n_expected=header.n_related_instances if 0 < (header.n_related_instances or 0) <= _INT32_MAX else None,
+    )
+    series = SeriesFacts(
+        modality=header.modality or None,
+        # IS may hold more than a 32-bit column (PS3.5 6.2 bounds it to 2^31 - 1, devices do not).
+        series_number=header.series_number if abs(header.series_number or 0) <= _INT32_MAX else None,
+        series_description=header.series_description or None,
+        body_part=header.body_part or None,
+    )
+    return study, series
 
 
 def to_received(entry: SpoolEntry, identity: Identity, *, durable: bool = True) -> ReceivedInstance:

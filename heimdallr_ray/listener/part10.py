@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from functools import lru_cache
 
 from heimdallr_ray.errors import NotDicom, TooLarge
 from heimdallr_ray.ids import Uid
@@ -52,6 +53,7 @@ class FileMeta:
     source_ae: str = ""
 
 
+@lru_cache(maxsize=256)
 def _element(element: int, vr: bytes, value: bytes) -> bytes:
     if len(value) % 2:
         value += b" " if vr in (b"SH", b"AE") else b"\0"

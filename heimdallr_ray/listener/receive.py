@@ -23,15 +23,14 @@ from heimdallr_ray.catalog.events import record_event
 from heimdallr_ray.catalog.studies import RecordOutcome, record_instances
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
-from heimdallr_ray.dicom.header import Header
-from heimdallr_ray.dicom.identity import IdentityFacts, read_identity
+from heimdallr_ray.dicom.identity import read_identity
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.errors import HeimdallrError, Retryable
 from heimdallr_ray.listener import hardening
 from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.committer import GROUP_SIZE, GROUP_WAIT_S, Committer, Note
 from heimdallr_ray.listener.draining import DrainMark
-from heimdallr_ray.listener.facts import Accepted, identify_instance, to_received
+from heimdallr_ray.listener.facts import Accepted, Identity, identify, identify_instance, to_received
 from heimdallr_ray.listener.room import Watermarks, storage_error
 from heimdallr_ray.listener.spool import ReadyFile, Spool, Staging
 from heimdallr_ray.listener.writer import SpoolEntry, SpoolWriter
@@ -92,17 +91,17 @@ class Reception:
             StorageFull, StorageFailed: it could not be made durable; nothing is kept.
         """
         writer = self._writer
-        identity = identify_instance(_identity_of(writer), self._arrival, writer.sha256)
+        identity = _identity_of(writer, self._arrival)
         return Accepted(writer.commit(), identity, durable=writer.durable)
 
 
-def _identity_of(writer: SpoolWriter) -> IdentityFacts | Header:
+def _identity_of(writer: SpoolWriter, arrival: Arrival) -> Identity:
     """From the bytes in memory; only a very long header is read back from the file."""
-    found = read_identity(writer.head, writer.file_size)
+    found = read_identity(writer.head, writer.file_size, writer.dataset_offset, arrival.transfer_syntax_uid)
     if found is not None:
-        return found
+        return identify(found, arrival, writer.sha256)
     try:
-        return read_header(writer.path)
+        return identify_instance(read_header(writer.path), arrival, writer.sha256)
     except OSError as error:
         raise storage_error(error) from error
 
@@ -392,4 +391,4 @@ class Receiver:
 
 
 def _file_of(entry: SpoolEntry) -> ReadyFile:
-    return ReadyFile(entry.name, entry.path.name, entry.arrival.received_at.timestamp())
+    return ReadyFile(entry.name, entry.file_name, entry.arrival.received_at.timestamp())

@@ -182,11 +182,17 @@ class Spool:
         if not _INTAKE_ID.fullmatch(arrival.intake_id):
             raise ValueError("an intake id is made here and becomes part of a file name")
         self.require_room(expected_size)
-        fd, path = self._create(staging.folder if staging else self._own_folder(), arrival.intake_id)
+        name = f"{arrival.intake_id}.{self._nonce}{next(self._numbers):x}"
+        place = f"{staging.folder if staging else self._own_folder()}/{name}.part"
+        try:
+            fd = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise storage_error(error) from error
         writer = SpoolWriter(
             arrival,
             fd,
-            path,
+            place,
+            name,
             staging.folder if staging else self.ready,
             self.max_object_bytes,
             (lambda: None) if staging else (lambda: self._keep_record(arrival)),
@@ -204,13 +210,6 @@ class Spool:
     def end(self, writer: SpoolWriter) -> None:
         """The temporary file of `writer` is gone, and closed."""
         writer.close()
-
-    def _create(self, folder: Path, intake_id: str) -> tuple[int, Path]:
-        path = folder / f"{intake_id}.{self._nonce}{next(self._numbers):x}.part"
-        try:
-            return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
-        except OSError as error:
-            raise storage_error(error) from error
 
     def _own_folder(self) -> Path:
         """The folder of this writer in `incoming/`; made with the first object, and locked while the writer lives.
@@ -338,7 +337,7 @@ class Spool:
         if match[3] is not None and match[3] != sha256:
             raise BlobMissing("the spooled file's bytes differ from its name")
         arrival, offset = with_file_start(known, head)
-        return SpoolEntry(file.name, path, arrival, sha256, size - offset)
+        return SpoolEntry(file.name, self.ready, file.file_name, arrival, sha256, size - offset)
 
     def _record_of(self, intake_id: str | None, received_at: datetime) -> Arrival:
         """What is known of the sender; nothing but the door where the record is lost, for the image is not."""

@@ -14,7 +14,10 @@ from heimdallr_ray.errors import TooLarge
 from heimdallr_ray.ids import Sha256
 from heimdallr_ray.listener.arrival import Arrival, encode_file_start
 from heimdallr_ray.listener.room import storage_error
+from heimdallr_ray.listener.writeback import start_writeback
 
+WRITEBACK_BYTES = 128 << 10
+"""Received and not yet on the way to the disk; smaller objects are left to their fsync."""
 HEAD_BYTES = 64 << 10
 """Of each file kept in memory while it is written: the header of nearly every object, so that nothing is read back."""
 
@@ -24,10 +27,16 @@ class SpoolEntry:
     """One durable file of the spool: a Part 10 file of which `sha256` is the digest and `size` the data set's bytes."""
 
     name: str
-    path: Path
+    folder: Path
+    file_name: str
     arrival: Arrival
     sha256: Sha256
     size: int
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return self.folder / self.file_name
 
 
 class SpoolWriter:
@@ -37,7 +46,8 @@ class SpoolWriter:
         self,
         arrival: Arrival,
         fd: int,
-        path: Path,
+        place: str,
+        name: str,
         folder: Path,
         max_bytes: int,
         make_findable: Callable[[], None],
@@ -46,9 +56,19 @@ class SpoolWriter:
         durable: bool,
         told: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """`make_findable` runs before the file gets its name, `sync` after it; both may raise OSError.
+        """A writer to the open temporary file `place`.
 
-        `told` hears how many seconds the disk took for all of it, where the writer waits for the disk.
+        Args:
+            arrival: what is known of the object.
+            fd: the open file.
+            place: its path.
+            name: of the object in the spool.
+            folder: where the finished file goes.
+            max_bytes: of the data set.
+            make_findable: runs before the file gets its name; may raise OSError.
+            sync: runs after it; may raise OSError.
+            durable: whether to wait for the disk.
+            told: hears how many seconds the disk took for all of it, where the writer waits for the disk.
         """
         self._arrival = arrival
         self._fd = fd
@@ -60,11 +80,17 @@ class SpoolWriter:
         self.durable = durable
         self._digest = hashlib.sha256()
         self._head = bytearray()
-        self._offset = 0
+        self.dataset_offset = 0
         self._size = 0
         self._committed = False
-        self.name = path.stem
-        self.path = path
+        self._begun = 0
+        self._place = place
+        self.name = name
+
+    @property
+    def path(self) -> Path:
+        """The temporary file."""
+        return Path(self._place)
 
     @property
     def sha256(self) -> Sha256:
@@ -79,13 +105,13 @@ class SpoolWriter:
     @property
     def file_size(self) -> int:
         """Bytes of the file as far as it is written."""
-        return self._offset + self._size
+        return self.dataset_offset + self._size
 
     def start(self) -> None:
         """Group 0002 is written."""
         start = encode_file_start(self._arrival)
         self._append(start)
-        self._offset = len(start)
+        self.dataset_offset = len(start)
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Append data set bytes exactly as given.
@@ -110,6 +136,9 @@ class SpoolWriter:
                 written += os.write(self._fd, memoryview(chunk)[written:])
         except OSError as error:
             raise storage_error(error) from error
+        if self.durable and self.file_size - self._begun >= WRITEBACK_BYTES:
+            start_writeback(self._fd, self._begun, self.file_size - self._begun)
+            self._begun = self.file_size
 
     def commit(self) -> SpoolEntry:
         """The file is durable under its final name; only now may its sender hear Success.
@@ -119,25 +148,25 @@ class SpoolWriter:
             StorageFailed: the operating system could not make it durable; the file is gone.
         """
         sha256 = self.sha256
-        final = self._folder / f"{self.name}.{sha256}.dcm"
+        final_name = f"{self.name}.{sha256}.dcm"
         started = time.perf_counter()
         try:
             if self.durable:
                 os.fsync(self._fd)
             self._make_findable()
-            self.path.rename(final)
+            os.rename(self._place, os.path.join(self._folder, final_name))  # noqa: PTH104, PTH118
         except OSError as error:
             raise storage_error(error) from error
         try:
             self._sync()
         except OSError as error:
             with suppress(OSError):
-                final.unlink()
+                (self._folder / final_name).unlink()
             raise storage_error(error) from error
         self._committed = True
         if self.durable:
             self._told(time.perf_counter() - started)
-        return SpoolEntry(self.name, final, self._arrival, sha256, self._size)
+        return SpoolEntry(self.name, self._folder, final_name, self._arrival, sha256, self._size)
 
     def close(self) -> None:
         """The file is closed, and gone where it was not committed."""

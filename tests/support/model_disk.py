@@ -131,7 +131,7 @@ class Recorder:
 
     def _patch_names(self, patch: pytest.MonkeyPatch) -> None:
         real_mkdir, real_link, real_unlink = Path.mkdir, Path.hardlink_to, Path.unlink
-        real_move = {"replace": Path.replace, "rename": Path.rename}
+        real_move = {"replace": os.replace, "rename": os.rename}
 
         def note_mkdir(path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
             real_mkdir(path, mode, parents, exist_ok)
@@ -139,9 +139,10 @@ class Recorder:
                 self.disk.folders.add(path)
                 self.cut()
 
-        def note_move(name: str) -> Callable[[Path, Path], Path]:
-            def note(path: Path, target: Path) -> Path:
-                moved = real_move[name](path, target)
+        def note_move(name: str) -> Callable[[str | Path, str | Path], None]:
+            def note(source: str | Path, target: str | Path) -> None:
+                path = Path(source)
+                real_move[name](source, target)
                 if self._ours(path):
                     file = self.disk.files.pop(path)
                     self.disk.files[Path(target)] = file
@@ -149,7 +150,6 @@ class Recorder:
                         if known == path:
                             self._open[descriptor] = Path(target)
                     self.cut()
-                return moved
 
             return note
 
@@ -164,10 +164,10 @@ class Recorder:
             if self._ours(path) and self.disk.files.pop(path, None) is not None:
                 self.cut()
 
+        for name in real_move:
+            patch.setattr(os, name, note_move(name))
         for name, function in (
             ("mkdir", note_mkdir),
-            ("replace", note_move("replace")),
-            ("rename", note_move("rename")),
             ("hardlink_to", note_link),
             ("unlink", note_unlink),
         ):

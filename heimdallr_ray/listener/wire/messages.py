@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -90,7 +91,7 @@ def encode_accepted(association_id: str, accepted: Accepted, seconds: float) -> 
         association_id,
         round(seconds, 6),
         entry.name,
-        entry.path.name,
+        entry.file_name,
         entry.sha256,
         entry.size,
         arrival.received_at.isoformat(),
@@ -112,7 +113,7 @@ def encode_accepted(association_id: str, accepted: Accepted, seconds: float) -> 
 def decode_accepted(row: Sequence[Any], opened: OpenAssociation, ready: Path) -> tuple[Accepted, float]:
     """The accepted object in `row`, which came by `opened`, and the seconds that it took."""
     arrival: Arrival = opened.arrival(datetime.fromisoformat(row[6]), row[7], row[8], row[9])
-    entry = SpoolEntry(row[2], ready / row[3], arrival, Sha256(row[4]), row[5])
+    entry = SpoolEntry(row[2], ready, row[3], arrival, Sha256(row[4]), row[5])
     identity = Identity(
         study_uid=Uid(row[11]),
         study_uid_generated=row[12],
@@ -126,6 +127,7 @@ def decode_accepted(row: Sequence[Any], opened: OpenAssociation, ready: Path) ->
     return Accepted(entry, identity, durable=row[10]), row[1]
 
 
+@lru_cache(maxsize=256)
 def _values(facts: StudyFacts | SeriesFacts) -> dict[str, Any]:
     return {name: value for name, value in vars(facts).items() if value is not None}
 

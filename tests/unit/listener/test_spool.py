@@ -131,19 +131,19 @@ def test_the_bytes_are_synced_before_the_name_and_the_name_before_success(
     spool: Spool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
-    real_sync, real_rename = os.fsync, Path.rename
+    real_sync, real_rename = os.fsync, os.rename
 
     def sync(fd: int) -> None:
         steps.append("sync folder" if Path(f"/proc/self/fd/{fd}").readlink().is_dir() else "sync file")
         real_sync(fd)
 
-    def rename(path: Path, target: Path) -> Path:
+    def rename(path: str, target: str) -> None:
         steps.append("rename")
-        return real_rename(path, target)
+        real_rename(path, target)
 
     with spool.writer(ARRIVAL) as writer, monkeypatch.context() as patch:
         patch.setattr(os, "fsync", sync)
-        patch.setattr(Path, "rename", rename)
+        patch.setattr(os, "rename", rename)
         writer.commit()
         steps.append("success")
     # The record of the association is durable before the first name that needs it.
