@@ -183,6 +183,7 @@ def injected(tmp_path: Path, refuse_percent: float) -> None:
         send_until_full_and_on(intake, service.scp.port, refuse_percent)
 
 
+@pytest.mark.slow
 def test_enospc_as_the_operating_system_tells_it(tmp_path: Path) -> None:
     """Check 13 of the reliability list, with the refusal injected into this process."""
     injected(tmp_path, 100.0)

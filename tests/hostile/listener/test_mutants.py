@@ -115,10 +115,9 @@ def offer_all(listener: ListenerProcess, found: list[tuple[str, bytes]]) -> None
     assert status["errors"] == {}
     assert status["quarantined"] == 0
     assert status["healthy"]
-    blobs = Path(listener.root, "blobs").glob("??/*")
-    held = {sha256(dataset_bytes(path.read_bytes())) for path in blobs if len(path.name) == 64}
-    assert held == {sha256(body) for body in stored}
-    assert len({row.blob_sha256 for row in Intake(listener.root).instances()}) == len(held)
+    blobs = {path.name: path for path in Path(listener.root, "blobs").glob("??/*") if len(path.name) == 64}
+    assert {sha256(dataset_bytes(path.read_bytes())) for path in blobs.values()} == {sha256(body) for body in stored}
+    assert {row.blob_sha256 for row in Intake(listener.root).instances()} == set(blobs)
     assert listener.peak_mib() < 512
     assert echoes(listener.port)
 
