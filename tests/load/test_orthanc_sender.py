@@ -1,0 +1,202 @@
+"""A real PACS routes real studies to us with its own job engine; then one of the two is killed in the middle."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydicom import dcmread
+from sqlmodel import col, select
+
+from heimdallr_ray.catalog.tables import AssociationRow
+from tests.support.intake import Intake, dataset_bytes, sha256, wait_for
+from tests.support.listeners import ListenerProcess, prepared
+from tests.support.orthanc import Orthanc, free_port, orthanc
+
+pytestmark = [pytest.mark.peers("Orthanc"), pytest.mark.data, pytest.mark.timeout(600)]
+
+STUDIES = ("dcm_qa_ct/GE", "dcm_qa_ct/Philips_S21570", "dcm_qa_nih/GE_mr_0004")
+IDLE_S = 8.0
+
+
+def objects(folder: Path) -> list[Path]:
+    """The images below a folder, without its DICOMDIR files and words about them."""
+    found = [path for path in sorted(folder.rglob("*")) if path.is_file() and path.name != "DIRFILE"]
+    found = [path for path in found if path.suffix != ".txt"]
+    assert len(found) > 20, f"{folder.name}: {len(found)} files"
+    return found
+
+
+class Route:
+    """Studies in Orthanc, and the job that sends them to our listener."""
+
+    def __init__(self, server: Orthanc, data: Path) -> None:
+        self.server = server
+        self.ids: list[str] = []
+        self.sent: dict[str, str] = {}
+        """SOP Instance UID to sha256 of the data set as Orthanc holds it."""
+        for study in STUDIES:
+            for path in objects(data / study):
+                self.ids.append(server.post("/instances", path.read_bytes())["ID"])
+        for resource in self.ids:
+            content = server.client.get(f"/instances/{resource}/file").content
+            self.sent[str(dcmread(io.BytesIO(content), stop_before_pixels=True).SOPInstanceUID)] = sha256(
+                dataset_bytes(content)
+            )
+        self.job = ""
+
+    def start(self) -> None:
+        """Orthanc's own job sends them and asks for storage commitment."""
+        request = {"Resources": self.ids, "StorageCommitment": True, "Synchronous": False, "Permissive": False}
+        self.job = self.server.post("/modalities/heimdallr/store", request)["ID"]
+
+    def state(self) -> dict[str, Any]:
+        return self.server.get(f"/jobs/{self.job}")
+
+    def drive(self, timeout_s: float) -> dict[str, Any]:
+        """The job has succeeded; where it fails, because nobody answered, it is submitted again as a person would."""
+
+        def ended() -> dict[str, Any] | None:
+            found = self.state()
+            if found["State"] == "Failure":
+                self.server.post(f"/jobs/{self.job}/resubmit", {})
+            return found if found["State"] == "Success" else None
+
+        return wait_for(ended, timeout_s, "Orthanc's job to succeed")
+
+    def asked_anew(self) -> str:
+        """The transaction in which Orthanc asks for all of it once more; a killed Orthanc forgets those it had."""
+        return self.server.post("/modalities/heimdallr/storage-commitment", {"Resources": self.ids})["ID"]
+
+    def committed(self, transaction: str) -> dict[str, Any]:
+        """The report that Orthanc was given in this transaction."""
+
+        def answered() -> dict[str, Any] | None:
+            found = self.server.get(f"/storage-commitment/{transaction}")
+            return None if found["Status"] == "Pending" else found
+
+        return wait_for(answered, 90, "the commitment report")
+
+
+def transaction_of(job: dict[str, Any]) -> str:
+    """In which the job has asked for commitment."""
+    return job["Content"]["StorageCommitmentTransactionUID"]
+
+
+@contextmanager
+def route(tmp_path: Path, data: Path) -> Generator[tuple[Route, int, dict[str, object]]]:
+    """Orthanc with the studies; our port, and the settings of a listener that grants it commitment."""
+    port = free_port()
+    modality = {
+        "AET": "HEIMDALLR",
+        "Host": "127.0.0.1",
+        "Port": port,
+        "AllowStorageCommitment": True,
+        "Timeout": 10,
+    }
+    with orthanc(tmp_path / "orthanc", {"heimdallr": modality}) as server:
+        settings: dict[str, object] = {"commitment_peers": [f"{server.aet}=127.0.0.1:{server.dicom_port}"]}
+        yield Route(server, data), port, settings
+
+
+def everything_is_there_once(intake: Intake, sent: dict[str, str]) -> None:
+    """All images, byte for byte as Orthanc holds them; each study once, closed once."""
+    wait_for(lambda: len(intake.jobs()) >= len(STUDIES), 120, "all studies to be queued")
+    wait_for(lambda: intake.spooled() == [], 60, "the spool to be empty")
+    assert intake.stored() == sent
+    assert len(intake.instances()) == len(sent)
+    studies = intake.studies()
+    assert len({study.study_uid for study in studies}) == len(studies) == len(intake.jobs())
+    assert sum(study.n_instances for study in studies) == len(sent)
+
+
+def associations(intake: Intake) -> int:
+    with intake.database.read() as session:
+        return len(session.exec(select(AssociationRow).where(col(AssociationRow.calling_ae) == "ORTHANC")).all())
+
+
+def once_some_came(intake: Intake, count: int, act: Callable[[], None]) -> threading.Thread:
+    """`act` runs as soon as `count` images are there."""
+
+    def wait_and_act() -> None:
+        wait_for(lambda: len(intake.instances()) >= count, 120, f"{count} images")
+        act()
+
+    thread = threading.Thread(target=wait_and_act)
+    thread.start()
+    return thread
+
+
+@pytest.mark.slow
+def test_orthanc_routes_real_studies_and_is_told_that_they_are_safe(tmp_path: Path, data_folder: Path) -> None:
+    with (
+        route(tmp_path, data_folder) as (way, port, settings),
+        prepared(tmp_path / "data", port, IDLE_S, **settings) as listener,
+    ):
+        listener.begin()
+        way.start()
+        report = way.committed(transaction_of(way.drive(180)))
+        assert (report["Status"], len(report["Success"]), report["Failures"]) == ("Success", len(way.sent), [])
+        everything_is_there_once(Intake(tmp_path / "data"), way.sent)
+        assert listener.status()["errors"] == {}
+
+
+@pytest.mark.slow
+def test_our_listener_is_killed_while_orthanc_sends(tmp_path: Path, data_folder: Path) -> None:
+    with route(tmp_path, data_folder) as (way, port, settings):
+        first_of = prepared(tmp_path / "data", port, IDLE_S, **settings)
+        second_of = prepared(tmp_path / "data", port, IDLE_S, **settings)
+        with first_of as first, second_of as second:
+            first.begin()
+            intake = Intake(tmp_path / "data")
+            killer = once_some_came(intake, 40, lambda: replace(first, second))
+            way.start()
+            killer.join(120)
+            assert not killer.is_alive()
+            cut = len(intake.instances())
+            job = way.drive(240)
+            report = way.committed(transaction_of(job))
+            assert (report["Status"], len(report["Success"])) == ("Success", len(way.sent))
+            everything_is_there_once(intake, way.sent)
+            print(f"killed with about {cut} of {len(way.sent)} images; {associations(intake)} associations in all")
+            assert associations(intake) > 1
+            assert second.status()["errors"] == {}
+
+
+def replace(first: ListenerProcess, second: ListenerProcess) -> None:
+    first.kill()
+    second.begin()
+
+
+def test_orthanc_is_killed_while_it_sends_and_goes_on(tmp_path: Path, data_folder: Path) -> None:
+    with (
+        route(tmp_path, data_folder) as (way, port, settings),
+        prepared(tmp_path / "data", port, IDLE_S, **settings) as listener,
+    ):
+        listener.begin()
+        intake = Intake(tmp_path / "data")
+        killer = once_some_came(intake, 40, way.server.kill)
+        way.start()
+        killer.join(120)
+        assert not killer.is_alive()
+        cut = len(intake.instances())
+        assert cut < len(way.sent), "it was killed too late"
+        way.server.start()
+        # Orthanc keeps its jobs only as often as it saves them: where this one is gone, it is asked again.
+        kept = way.job in way.server.get("/jobs")
+        if not kept:
+            way.start()
+        way.drive(240)
+        report = way.committed(way.asked_anew())
+        assert (report["Status"], len(report["Success"])) == ("Success", len(way.sent))
+        everything_is_there_once(intake, way.sent)
+        print(
+            f"Orthanc killed with {cut} of {len(way.sent)} images sent, its job "
+            f"{'went on' if kept else 'was gone'}; {associations(intake)} associations in all"
+        )
+        assert listener.status()["errors"] == {}
