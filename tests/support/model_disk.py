@@ -130,24 +130,22 @@ class Recorder:
             patch.setattr(os, name, function)
 
     def _patch_names(self, patch: pytest.MonkeyPatch) -> None:
-        real_mkdir, real_link, real_unlink = Path.mkdir, Path.hardlink_to, Path.unlink
+        real_mkdir, real_link, real_unlink = os.mkdir, os.link, os.unlink
         real_move = {"replace": os.replace, "rename": os.rename}
 
-        def note_mkdir(path: Path, mode: int = 0o777, parents: bool = False, exist_ok: bool = False) -> None:
-            real_mkdir(path, mode, parents, exist_ok)
+        def note_mkdir(path: Path, mode: int = 0o777) -> None:
+            real_mkdir(path, mode)
             if self._ours(path):
-                self.disk.folders.add(path)
+                self.disk.folders.add(Path(path))
                 self.cut()
 
-        def note_move(name: str) -> Callable[[str | Path, str | Path], None]:
-            def note(source: str | Path, target: str | Path) -> None:
-                path = Path(source)
-                real_move[name](source, target)
+        def note_move(name: str) -> Callable[[Path, Path], None]:
+            def note(path: Path, target: Path) -> None:
+                real_move[name](path, target)
                 if self._ours(path):
-                    file = self.disk.files.pop(path)
-                    self.disk.files[Path(target)] = file
+                    self.disk.files[Path(target)] = self.disk.files.pop(Path(path))
                     for descriptor, known in self._open.items():
-                        if known == path:
+                        if known == Path(path):
                             self._open[descriptor] = Path(target)
                     self.cut()
 
@@ -155,20 +153,22 @@ class Recorder:
 
         def note_link(path: Path, target: Path) -> None:
             real_link(path, target)
-            if self._ours(path):
-                self.disk.files[path] = self.disk.files[Path(target)]
+            if self._ours(target):
+                self.disk.files[Path(target)] = self.disk.files[Path(path)]
                 self.cut()
 
-        def note_unlink(path: Path, missing_ok: bool = False) -> None:
-            real_unlink(path, missing_ok)
-            if self._ours(path) and self.disk.files.pop(path, None) is not None:
+        def note_unlink(path: Path, *, dir_fd: int | None = None) -> None:
+            real_unlink(path, dir_fd=dir_fd)
+            # With a folder's descriptor only temporary folders elsewhere are taken away.
+            if dir_fd is None and self._ours(path) and self.disk.files.pop(Path(path), None) is not None:
                 self.cut()
 
-        for name in real_move:
-            patch.setattr(os, name, note_move(name))
+        # pathlib ends in these, too.
         for name, function in (
             ("mkdir", note_mkdir),
-            ("hardlink_to", note_link),
+            ("replace", note_move("replace")),
+            ("rename", note_move("rename")),
+            ("link", note_link),
             ("unlink", note_unlink),
         ):
-            patch.setattr(Path, name, function)
+            patch.setattr(os, name, function)

@@ -17,6 +17,7 @@ from sqlmodel import select
 
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.catalog.tables import EventRow
+from heimdallr_ray.errors import BlobMissing
 from heimdallr_ray.listener import hardening
 from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.facts import Accepted
@@ -54,6 +55,15 @@ class Installation:
         self.clock.advance(60)
         ids = [study.id for study in self.intake.studies()]
         assert self.receiver.harden(ids) == frozenset(ids)
+
+    def stored(self, cut: str) -> dict[str, str]:
+        """SOP Instance UID to sha256 of the data set, of every row."""
+        for row in self.intake.instances():
+            try:
+                self.intake.blobs.verify(row.blob_sha256)
+            except BlobMissing as error:
+                raise AssertionError(f"{cut}: what a row names is lost") from error
+        return self.intake.stored()
 
     def lost(self) -> int:
         """Images of which the history says that a power cut has taken them."""
@@ -110,7 +120,7 @@ class Cuts:
         again.clock.advance(3600)
         rows_before = len(again.intake.instances())
         again.receiver.replay()
-        stored = again.intake.stored()
+        stored = again.stored(cut)
         safe = self.acknowledged if self._durability == "instance" else self.hardened
         wanted = {sha256(self.bodies[index]) for index in safe}
         assert wanted <= set(stored.values()), f"{cut}: an acknowledged image is lost"
@@ -132,7 +142,7 @@ class Cuts:
         indices = sorted(self.acknowledged)
         again.receiver.commit([again.accept(index, self.bodies[index]) for index in indices])
         again.harden()
-        assert set(again.intake.stored().values()) >= {sha256(self.bodies[index]) for index in indices}, (
+        assert set(again.stored(cut).values()) >= {sha256(self.bodies[index]) for index in indices}, (
             f"{cut}: an image that was sent again is not stored"
         )
 
@@ -155,7 +165,7 @@ def work(cuts: Cuts, installation: Installation) -> None:
             commit()
         if turn == IMAGES + 4:
             commit()
-            getattr(receiver, "clear", lambda **_: None)(all_of_it=True)
+            receiver.clear(all_of_it=True)
             committed = set(cuts.acknowledged)
             installation.harden()
             cuts.hardened |= committed
@@ -163,7 +173,7 @@ def work(cuts: Cuts, installation: Installation) -> None:
     commit()
     for intake_id in ("a0", "a1"):
         receiver.spool.end_intake(intake_id)
-    getattr(receiver, "clear", lambda **_: None)(all_of_it=True)
+    receiver.clear(all_of_it=True)
     receiver.adopt_orphans(0.0)
     cuts.recorder.cut()
     installation.harden()
