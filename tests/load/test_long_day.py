@@ -16,7 +16,7 @@ from heimdallr_ray.catalog.tables import JobRow, StudyRow
 from heimdallr_ray.catalog.worklist import queue_depth
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.queue.lease import LeaseQueue
-from tests.support.fsyncs import fsyncs_beside, percentile
+from tests.support.fsyncs import Fsyncs, fsyncs_beside, percentile
 from tests.support.intake import Intake, sha256, wait_for
 from tests.support.listeners import ListenerProcess, running
 from tests.support.rawimages import image, sop_uid
@@ -25,6 +25,7 @@ from tests.support.wirepeer import WirePeer
 ROOT = "1.2.826.0.1.3680043.9.9.40"
 ASSOCIATIONS, WORKERS = 4, 2
 IDLE_S = 2.0
+STALL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ class Modality(threading.Thread):
     def __init__(self, port: int, number: int, plan: Plan) -> None:
         super().__init__()
         self.number, self.plan, self._port = number, plan, port
-        self.took_s: list[float] = []
+        self.stores: list[tuple[float, float]] = []
+        """When each began and was answered."""
         self.sent: dict[str, str] = {}
         self.statuses: set[int] = set()
 
@@ -100,7 +102,7 @@ class Modality(threading.Thread):
                 body, sop = image(study, n + 1), sop_uid(study, n + 1)
                 sending = time.monotonic()
                 self.statuses.add(peer.store(body, sop))
-                self.took_s.append(time.monotonic() - sending)
+                self.stores.append((sending, time.monotonic()))
                 self.sent[sop] = sha256(body)
             time.sleep(max(0.0, began + self.plan.seconds - time.monotonic()))
 
@@ -165,7 +167,7 @@ def urgent_waits(port: int, database: Database, engine: FakeEngine, plan: Plan) 
     return waits
 
 
-def long_day(folder: Path, plan: Plan) -> tuple[list[Modality], Watcher, list[float], list[float]]:
+def long_day(folder: Path, plan: Plan) -> tuple[list[Modality], Watcher, list[float], Fsyncs]:
     """The day, and what has to hold of each, however short."""
     with running(folder / "data", idle_s=IDLE_S) as listener:
         intake = Intake(folder / "data")
@@ -175,7 +177,7 @@ def long_day(folder: Path, plan: Plan) -> tuple[list[Modality], Watcher, list[fl
         wait_for(lambda: len(intake.jobs()) == plan.routine, 120, "the routine studies to be queued")
         modalities = [Modality(listener.port, number, plan) for number in range(ASSOCIATIONS)]
         watcher = Watcher(listener, intake.database)
-        with fsyncs_beside(folder, 1.0) as fsyncs:
+        with fsyncs_beside(folder, 0.25) as fsyncs:
             for modality in modalities:
                 modality.start()
             engine.start()
@@ -206,23 +208,19 @@ def long_day(folder: Path, plan: Plan) -> tuple[list[Modality], Watcher, list[fl
     return modalities, watcher, waits, fsyncs
 
 
-def told(modalities: list[Modality], waits: list[float], fsyncs: list[float]) -> None:
-    """The figures of C-STORE, printed with what belongs beside them."""
-    took = [seconds for one in modalities for seconds in one.took_s]
-    p50, p99, disk = percentile(took, 0.5), percentile(took, 0.99), percentile(fsyncs, 0.99)
+def told(modalities: list[Modality], waits: list[float], fsyncs: Fsyncs) -> float:
+    """The p99 of C-STORE in seconds while the disk does not stall, printed with what belongs beside it."""
+    stores = [span for one in modalities for span in one.stores]
+    undisturbed = [end - began for began, end in stores if not fsyncs.stalled(began, end, STALL_S)]
+    took = [end - began for began, end in stores]
+    p99 = percentile(undisturbed, 0.99)
     print(
-        f"C-STORE of 525 kB p50 {1000 * p50:.0f} ms, p99 {1000 * p99:.0f} ms; write + fsync beside it p99 "
-        f"{1000 * disk:.0f} ms; urgent studies waited at most {max(waits):.2f} s"
+        f"C-STORE of 525 kB p50 {1000 * percentile(took, 0.5):.0f} ms, p99 {1000 * percentile(took, 0.99):.0f} ms; "
+        f"write + fsync beside it p99 {1000 * percentile(fsyncs.took_s, 0.99):.0f} ms; without the "
+        f"{len(took) - len(undisturbed)} of {len(took)} during which that took over {1000 * STALL_S:.0f} ms "
+        f"p99 {1000 * p99:.0f} ms; urgent studies waited at most {max(waits):.2f} s"
     )
-
-
-def p99_of_parts(modalities: list[Modality], parts: int) -> list[float]:
-    """The p99 of C-STORE in seconds of each of so many equal parts of the day."""
-    size = len(modalities[0].took_s) // parts
-    return [
-        percentile([s for one in modalities for s in one.took_s[part * size : (part + 1) * size]], 0.99)
-        for part in range(parts)
-    ]
+    return p99
 
 
 @pytest.mark.timeout(280)
@@ -240,11 +238,9 @@ def test_ten_minutes_of_a_long_day(on_disk: Path) -> None:
     """Check 40 of the reliability list: 10 min, 4 associations, 4,000 images of 525 kB, 200 routine studies queued."""
     plan = Plan(seconds=600, images=4000, routine=200, urgent=5, work_s=3.0)
     modalities, watcher, waits, fsyncs = long_day(on_disk, plan)
-    told(modalities, waits, fsyncs)
+    p99 = told(modalities, waits, fsyncs)
     slope = watcher.slope_mib_per_min(120)
     print(f"resident size {watcher.samples[-1][1]:.0f} MiB, slope {slope:+.2f} MiB/min")
     assert slope < 1
-    # Others use the disk too: the best of five repetitions of two minutes counts.
-    parts = p99_of_parts(modalities, 5)
-    print(f"p99 of each two minutes: {[round(1000 * part) for part in parts]} ms")
-    assert min(parts) <= 0.25
+    # Others use the disk too: while a bare write + fsync stalls, nobody can be quicker.
+    assert p99 <= 0.25

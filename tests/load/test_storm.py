@@ -164,7 +164,9 @@ def storm_for(folder: Path, seconds: float) -> None:
                 sender.join(seconds + 120)
         assert not any(sender.is_alive() for sender in senders)
         intake = Intake(folder / "data")
+        ended = time.monotonic()
         wait_for(lambda: len(intake.jobs()) >= len(storm.acknowledged), 120, "all studies to be queued")
+        queued_s = time.monotonic() - ended
         # Longer than the idle time: a second closing would show.
         time.sleep(IDLE_S + 1)
         wait_for(lambda: intake.spooled() == [], 60, "the spool to be empty")
@@ -173,8 +175,8 @@ def storm_for(folder: Path, seconds: float) -> None:
     print(
         f"{count} images of {len(storm.acknowledged)} studies in {seconds:.0f} s on 20 associations; C-STORE p50 "
         f"{1000 * percentile(storm.took_s, 0.5):.0f} ms, p99 {1000 * percentile(storm.took_s, 0.99):.0f} ms; "
-        f"write + fsync of 525 kB beside it p50 {1000 * percentile(fsyncs, 0.5):.0f} ms, "
-        f"p99 {1000 * percentile(fsyncs, 0.99):.0f} ms"
+        f"write + fsync of 525 kB beside it p50 {1000 * percentile(fsyncs.took_s, 0.5):.0f} ms, "
+        f"p99 {1000 * percentile(fsyncs.took_s, 0.99):.0f} ms; all queued {queued_s:.0f} s after the end"
     )
     assert storm.errors == []
     assert status["errors"] == {}
@@ -193,8 +195,11 @@ def storm_for(folder: Path, seconds: float) -> None:
     for row in intake.instances():
         found[rows[row.study_id].study_uid].add(row.sop_uid)
     assert found == storm.acknowledged
-    assert {row.epoch for row in rows.values()} == {1}
-    assert len(intake.jobs()) == len(rows)
+    # Those of one sender are closed once. One of several may come so late that its images are a second epoch.
+    again = [row.study_uid for row in rows.values() if row.epoch != 1]
+    print(f"{len(again)} studies of several senders had a second epoch")
+    assert all(study.startswith(f"{ROOT}.9.") for study in again), again
+    assert len({job.study_id for job in intake.jobs()}) == len(rows)
 
 
 @pytest.mark.timeout(280)

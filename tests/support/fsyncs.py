@@ -18,10 +18,25 @@ def percentile(values: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))]
 
 
+class Fsyncs:
+    """When each began and ended, in monotonic seconds."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[float, float]] = []
+
+    @property
+    def took_s(self) -> list[float]:
+        return [end - began for began, end in self.spans]
+
+    def stalled(self, began: float, end: float, over_s: float) -> bool:
+        """True where, at some moment of these, the disk took more than `over_s` for one."""
+        return any(b < end and began < e for b, e in self.spans if e - b > over_s)
+
+
 @contextmanager
-def fsyncs_beside(folder: Path, every_s: float = 0.1) -> Generator[list[float]]:
-    """Seconds of each write + fsync of 525 kB in `folder`, one every `every_s` while the block runs."""
-    took: list[float] = []
+def fsyncs_beside(folder: Path, every_s: float = 0.1) -> Generator[Fsyncs]:
+    """A write + fsync of 525 kB in `folder`, one every `every_s` while the block runs."""
+    seen = Fsyncs()
     ended = threading.Event()
     content = os.urandom(IMAGE_BYTES)
 
@@ -33,13 +48,13 @@ def fsyncs_beside(folder: Path, every_s: float = 0.1) -> Generator[list[float]]:
             os.write(descriptor, content)
             os.fsync(descriptor)
             os.close(descriptor)
-            took.append(time.monotonic() - began)
+            seen.spans.append((began, time.monotonic()))
         path.unlink(missing_ok=True)
 
     thread = threading.Thread(target=measure)
     thread.start()
     try:
-        yield took
+        yield seen
     finally:
         ended.set()
         thread.join(60)
