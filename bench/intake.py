@@ -66,7 +66,7 @@ class Server:
             self.port = int(self._process.stdout.readline())
         else:
             wait_for_port(port)
-        self._living = self.seen.children(recursive=True)
+        self._living = self.seen.children(recursive=True) if talks else []
 
     def settle(self) -> None:
         """Nothing that was acknowledged is still on its way inside the server."""

@@ -220,8 +220,10 @@ def complete(
     from heimdallr_ray.catalog.closing import complete_study
     from heimdallr_ray.catalog.database import Database
     from heimdallr_ray.ids import Uid
+    from heimdallr_ray.listener.hardening import harden_study
     from heimdallr_ray.security.audit import AuditLog
     from heimdallr_ray.security.audited import at_the_command_line, study_completed
+    from heimdallr_ray.storage.blobs import LocalBlobStore
 
     if not reason.strip():
         raise typer.BadParameter('say why, with --reason "...": it is kept in the history', param_hint="--reason")
@@ -230,6 +232,7 @@ def complete(
     try:
         uid = Uid.parse(study_uid)
         database, audit, now = Database(settings.resolved_database_url), AuditLog.of(settings), SystemClock().now()
+        harden_study(database, LocalBlobStore(settings.blob_dir), uid, now, f"cli:{user}"[:64])
         with database.write() as session:
             study = complete_study(
                 session,

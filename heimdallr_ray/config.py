@@ -175,7 +175,7 @@ class Settings(BaseSettings):
     )
     durability: Literal["instance", "study"] = Field(
         "instance",
-        description="When Success is answered. `instance`: each image has reached the disk. `study`: the image has been "
+        description="When Success is answered. `instance`: the image has reached the disk. `study`: it has been "
         "written, and reaches the disk before its study is closed; faster, and a power cut (no other failure) may take "
         "images that were acknowledged, which is then told.",
     )

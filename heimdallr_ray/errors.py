@@ -6,7 +6,7 @@ work. Each leaf maps once to an HTTP status and to a DIMSE status (PS3.7 Annex C
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class HeimdallrError(Exception):
@@ -253,7 +253,7 @@ class CommitmentRefused(Rejected):
         super().__init__(detail)
         self.status = status
 
-    def __reduce__(self) -> tuple[type[HeimdallrError], tuple[int | str, ...]]:
+    def __reduce__(self) -> tuple[type[HeimdallrError], tuple[Any, ...]]:
         """Errors cross process boundaries with status and detail."""
         return type(self), (self.status, self.detail)
 

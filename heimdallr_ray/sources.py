@@ -23,11 +23,11 @@ class _Table(BaseModel):
 class RequiredSeries(_Table):
     """A series that a study of this source has once it is complete."""
 
-    description: str = Field("*", min_length=1, max_length=64)
+    description: str = Field(default="*", min_length=1, max_length=64)
     """Series Description (0008,103E), in any case; `*` and `?` stand for what they do in file names."""
-    modality: str = Field("", max_length=16)
+    modality: str = Field(default="", max_length=16)
     """Modality (0008,0060); empty: any."""
-    min_images: int = Field(1, ge=1, le=100_000)
+    min_images: int = Field(default=1, ge=1, le=100_000)
 
     def is_met_by(self, modality: str, description: str, n_images: int) -> bool:
         """True where a series is this one and has enough images."""
@@ -54,7 +54,7 @@ class SourceRule(_Table):
     settle_after_abort_seconds: Seconds | None = None
     max_open_seconds: Seconds | None = None
     at_max_open: AtMaxOpen | None = None
-    expected_instances: int | None = Field(None, ge=1, le=1_000_000)
+    expected_instances: int | None = Field(default=None, ge=1, le=1_000_000)
     required_series: tuple[RequiredSeries, ...] = ()
 
     @field_validator("addresses")
@@ -114,6 +114,10 @@ class CompletionRules:
     required_series: tuple[RequiredSeries, ...] = ()
     source: str = ""
     """Name of the rule; empty: the site's own."""
+
+    def hurried(self) -> CompletionRules:
+        """These rules where nothing more can come: every wait is the one after a release."""
+        return replace(self, idle_s=self.after_release_s, after_abort_s=self.after_release_s)
 
     def bounded(self) -> CompletionRules:
         """A clean release never makes the wait longer than without a word of the sender, an abort never shorter."""

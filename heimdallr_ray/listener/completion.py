@@ -98,6 +98,7 @@ class CompletionWatcher:
         self._database = database
         self._clock = clock
         self._policy = policy
+        self._draining = False
         self._scan_s = scan_s
         self._max_attempts = max_attempts
         self._open_association_ids = open_association_ids
@@ -110,6 +111,10 @@ class CompletionWatcher:
         self._orphans_at = clock.monotonic()
         self._lost_at: float | None = None
         self._quiet_counts_from = clock.monotonic() + (policy.site.after_release_s if grace_s is None else grace_s)
+
+    def hurry(self) -> None:
+        """Every door is closed: nothing that was cut off can come back, so only the wait after a release is kept."""
+        self._draining = True
 
     def scan(self) -> list[str]:
         """Studies that are complete are closed, each with its queue row; returns their ids.
@@ -176,6 +181,8 @@ class CompletionWatcher:
         known = self._sender(session, study, held=held)
         sender = known.sender
         rules = self._policy.of(sender.calling_ae, sender.address, sender.door)
+        if self._draining:
+            rules = rules.hurried()
         held = held or (sender.open and sender.door == Door.DICOM.value)
         durations = self._watch.see(study, sender.ended_at, known.opened_at, sending=held)
         # An upload in several requests may be given up without a word: it holds the study for as long as an abort.

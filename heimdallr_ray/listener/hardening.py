@@ -14,6 +14,7 @@ from pathlib import Path
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.durability import Undurable, mark_durable, take_back, undurable
+from heimdallr_ray.catalog.studies import study_by_uid
 from heimdallr_ray.errors import BlobMissing
 from heimdallr_ray.ids import Sha256
 from heimdallr_ray.listener.room import storage_error
@@ -46,6 +47,18 @@ def harden(
                 take_back(session, lost, now=now, actor=actor)
         left |= {row.study_id for row in lost}
     return frozenset(study_ids) - left
+
+
+def harden_study(database: Database, blobs: BlobStore, study_uid: str, now: datetime, actor: str) -> None:
+    """As `harden`, for the one study that a person is about to close; nothing happens where there is no such study.
+
+    Raises:
+        Retryable: the database or the disk does not answer now.
+    """
+    with database.read() as session:
+        study = study_by_uid(session, study_uid)
+    if study is not None:
+        harden(database, blobs, [study.id], now, actor)
 
 
 def after_power_cut(

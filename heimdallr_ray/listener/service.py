@@ -150,6 +150,7 @@ class ListenerService:
         # A predecessor that died while the stack drained had closed the port for good.
         self._draining = DrainMark(self._settings.run_dir).is_set()
         if self._draining:
+            self.watcher.hurry()
             logger.info("listener.draining", extra={"spool_depth": self.receiver.spool.depth()})
         else:
             self._open(bind_timeout_s)
@@ -171,6 +172,7 @@ class ListenerService:
         """
         self._draining = True
         self.scp.stop(grace_s)
+        self.watcher.hurry()
         logger.info("listener.draining", extra={"spool_depth": self.receiver.spool.depth()})
 
     def stop(self, grace_s: float = 5.0) -> None:

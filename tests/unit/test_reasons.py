@@ -34,6 +34,11 @@ NOT_OF_A_STUDY = {
         "bad_setting",
         "bad_archive",
         "empty_input",
+        "slow_sender",
+        "study_mismatch",
+        "token_exists",
+        "unsupported_media",
+        "not_acceptable",
     ),
     "download_failed",
     # The answer to a request for storage commitment is a status; the log has the words.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def _arrive(
     at: float = 0,
     order: str | None = None,
     urgency: Urgency | None = None,
-    **facts: str,
+    **facts: Any,
 ) -> None:
     when = EPOCH + timedelta(seconds=at)
     item = received(1, study=number, at=when, facts=StudyFacts(ordered_priority=order, **facts))

@@ -13,7 +13,7 @@ from pydicom import dcmread
 
 from heimdallr_ray.api import views
 from heimdallr_ray.catalog.database import Database
-from heimdallr_ray.catalog.received import SeriesFacts
+from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts
 from heimdallr_ray.catalog.results import current_result, results_of
 from heimdallr_ray.catalog.retrying import choose_series
 from heimdallr_ray.catalog.studies import record_instances, series_rows_of, study_by_uid
@@ -66,7 +66,7 @@ class Site:
         with self.database.write() as session:
             assert close_idle_studies(session, self.clock.advance(31), 30, (), 3, "test")
 
-    def _stored(self, content: bytes) -> object:
+    def _stored(self, content: bytes) -> ReceivedInstance:
         header = dcmread(io.BytesIO(content), stop_before_pixels=True)
         self._number += 1
         return replace(
