@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256
+from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, wait_for
 from tests.support.wirepeer import WirePeer
 
 STUDY = "1.2.826.0.1.3680043.9.9.2"
@@ -67,3 +67,32 @@ def test_an_error_of_the_disk_at_the_50th_of_100_costs_that_image_alone(
     assert f"{STUDY}.7.{VICTIM}" not in intake.stored()
     assert len(list(intake.settings.blob_dir.glob("??/*"))) == IMAGES - 1
     assert intake.spooled() == []
+
+
+def test_a_study_that_cannot_be_made_durable_is_not_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Check 2 of the reliability list with durability = study: the disk refuses later, and nothing is made of it."""
+    intake = Intake(tmp_path / "data", durability="study", idle_seconds=0.5)
+    broken = True
+    refusals: list[Path] = []
+    real = os.fsync
+
+    def failing(fd: int) -> None:
+        target = Path(f"/proc/self/fd/{fd}").readlink()
+        if broken and len(target.name) == 64:
+            refusals.append(target)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with intake.listening() as service:
+        with WirePeer(service.scp.port) as peer:
+            for n in range(1, 6):
+                body = dataset_bytes(file_bytes(ct_slice(n, STUDY, f"{STUDY}.7", size=16)))
+                assert peer.store(body, f"{STUDY}.7.{n}") == 0
+        wait_for(lambda: len(refusals) >= 3, 60, "three attempts to make it durable")
+        assert intake.jobs() == []
+        assert {row.durable for row in intake.instances()} == {False}
+        broken = False
+        wait_for(intake.jobs, 60, "the study to be queued")
+        assert {row.durable for row in intake.instances()} == {True}
+    assert [study.n_instances for study in intake.studies()] == [5]
