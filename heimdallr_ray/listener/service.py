@@ -17,6 +17,7 @@ from heimdallr_ray.listener.commitment import CommitmentDesk
 from heimdallr_ray.listener.commitment_report import ReportSender
 from heimdallr_ray.listener.commitment_worker import CommitmentWorker
 from heimdallr_ray.listener.completion import CompletionWatcher
+from heimdallr_ray.listener.diskwatch import DiskWatch
 from heimdallr_ray.listener.draining import DrainMark
 from heimdallr_ray.listener.figures import IntakeFigures, OpenNow
 from heimdallr_ray.listener.gate import GateRules
@@ -83,6 +84,7 @@ class ListenerService:
         self._started = clock.monotonic()
         self._draining = False
         self.receiver = Receiver(settings, database, blobs, clock)
+        self._disk = DiskWatch(self.receiver.spool)
         audit = AuditLog.of(settings)
         self.commitments = CommitmentWorker(
             database,
@@ -192,6 +194,7 @@ class ListenerService:
         )
 
     def _state(self) -> ProcessState:
+        self._disk.look()
         counts = self.receiver.counts()
         return ProcessState(
             port=self.scp.port,
