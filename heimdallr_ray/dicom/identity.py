@@ -91,15 +91,19 @@ def read_identity(head: bytes, size: int, offset: int, syntax: str) -> Identifie
     Raises:
         NotDicom, TruncatedObject, TooLarge: as `read_header`.
     """
-    try:
-        found = None if syntax in (DEFLATED_LE, EXPLICIT_BE) else _quickly(head, offset, syntax)
-    except (NeedMore, HeimdallrError, struct.error):
-        # Not written as nearly all objects are.
-        found = None
+    found = read_quickly(head, offset, syntax)
     if found is not None:
         return found
     header = read_head(head, size)
     return None if header is None else Identified(header, header.sop_class_uid, header.sop_uid)
+
+
+def read_quickly(head: bytes, offset: int, syntax: str) -> Identified | None:
+    """As `read_identity`, of the first bytes alone; None too where the object is not written as nearly all are."""
+    try:
+        return None if syntax in (DEFLATED_LE, EXPLICIT_BE) else _quickly(head, offset, syntax)
+    except (NeedMore, HeimdallrError, struct.error):
+        return None
 
 
 def _quickly(head: bytes, at: int, syntax: str) -> Identified | None:
