@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, cast
 
 from sqlalchemy import Table, case
@@ -17,7 +16,7 @@ from sqlalchemy import select as sql_select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, func, or_, select, update
 
-from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.catalog.tables import AssociationRow, InstanceRow
 
 AE_LIMIT = 16
@@ -26,17 +25,6 @@ REASON_LIMIT = 500
 _CHUNK = 500
 """Values per IN list: below SQLite's 999 of old builds."""
 _UNSEEN = "nobody saw how it ended"
-
-
-class How(StrEnum):
-    """How an association ended."""
-
-    RELEASED = "released"
-    """As both sides wanted: A-RELEASE (PS3.8 section 7.2), or an answered request."""
-    ABORTED = "aborted"
-    """By either side, or the connection broke."""
-    LOST = "lost"
-    """Nobody saw it end. A guess, which gives way to a later word of the door."""
 
 
 @dataclass(frozen=True)

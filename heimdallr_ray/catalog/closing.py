@@ -9,13 +9,13 @@ from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, func, select
 
-from heimdallr_ray.catalog.associations import How, last_sender
+from heimdallr_ray.catalog.associations import last_sender
 from heimdallr_ray.catalog.choosing import MAX_NAME, MAX_REASON, job_payload, standing_choice
 from heimdallr_ray.catalog.completeness import CloseCode, SeriesSeen, Verdict
 from heimdallr_ray.catalog.jobs import STUDY_JOB, insert_job
 from heimdallr_ray.catalog.priority import ordered_class, urgency_class
 from heimdallr_ray.catalog.recording import OPEN
-from heimdallr_ray.catalog.states import Door, StudyState
+from heimdallr_ray.catalog.states import Door, How, StudyState
 from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow, StudyRow
 from heimdallr_ray.catalog.transitions import lock_study_uid, locked_study, transition
 from heimdallr_ray.errors import BadIdentifier, NotFound, NotOpen

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from heimdallr_ray.catalog.associations import How
+from heimdallr_ray.catalog.states import How
 from heimdallr_ray.sources import CompletionRules
 
 QUIET_S = 2.0

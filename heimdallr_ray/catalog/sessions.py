@@ -12,7 +12,8 @@ from typing import Any, cast
 
 from sqlmodel import Session, col, select, update
 
-from heimdallr_ray.catalog.associations import AssociationOpened, How, record_opened
+from heimdallr_ray.catalog.associations import AssociationOpened, record_opened
+from heimdallr_ray.catalog.states import How
 from heimdallr_ray.catalog.tables import AssociationRow, InstanceRow
 
 _CHUNK = 500

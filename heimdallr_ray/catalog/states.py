@@ -107,3 +107,14 @@ class Door(StrEnum):
     DICOM = "dicom"
     UPLOAD = "upload"
     STOW = "stow"
+
+
+class How(StrEnum):
+    """How an association ended."""
+
+    RELEASED = "released"
+    """As both sides wanted: A-RELEASE (PS3.8 section 7.2), or an answered request."""
+    ABORTED = "aborted"
+    """By either side, or the connection broke."""
+    LOST = "lost"
+    """Nobody saw it end. A guess, which gives way to a later word of the door."""

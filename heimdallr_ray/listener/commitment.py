@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta
-from enum import IntEnum
 from typing import Final
 
 from heimdallr_ray.catalog.commitments import MAX_WAITING, Asked, CommitmentRequest, Reference, record_request
@@ -20,22 +18,21 @@ from heimdallr_ray.config import Peer
 from heimdallr_ray.dicom.elements import EXPLICIT, IMPLICIT, Element, Encoding, NeedMore, Walk
 from heimdallr_ray.errors import CommitmentRefused, HeimdallrError, Rejected, StorageFull
 from heimdallr_ray.ids import Uid
+from heimdallr_ray.listener.action import (
+    MAX_REQUEST_BYTES,
+    PUSH_MODEL,
+    PUSH_MODEL_INSTANCE,
+    REQUEST,
+    REQUEST_COMMITMENT,
+    Action,
+    ActionStatus,
+)
 from heimdallr_ray.listener.part10 import EXPLICIT_LITTLE, IMPLICIT_LITTLE
 from heimdallr_ray.security.audit import Action as AuditAction
 from heimdallr_ray.security.audit import Actor, AuditLog
 
 logger = logging.getLogger(__name__)
 
-PUSH_MODEL: Final = "1.2.840.10008.1.20.1"
-"""Storage Commitment Push Model SOP Class."""
-PUSH_MODEL_INSTANCE: Final = "1.2.840.10008.1.20.1.1"
-"""Its well-known SOP Instance (PS3.4 section J.3.5)."""
-REQUEST_COMMITMENT: Final = 1
-"""The one Action Type ID (PS3.4 table J.3-1)."""
-TRANSFER_SYNTAXES: Final = (EXPLICIT_LITTLE, IMPLICIT_LITTLE)
-"""Of requests and reports."""
-
-MAX_REQUEST_BYTES: Final = 8 << 20
 MAX_REFERENCES: Final = 20_000
 """One reference is about 120 bytes; the largest examinations have some thousand images."""
 REPORT_DELAY_S: Final = 1.0
@@ -48,20 +45,6 @@ _REFERENCED_SOP_INSTANCE_UID: Final = 0x00081155
 _BEHIND_REFERENCES: Final = 0x00081200
 """Nothing behind the references is looked at."""
 _MAX_UID_BYTES: Final = 66
-
-
-class ActionStatus(IntEnum):
-    """Statuses of the N-ACTION response that are given here (PS3.7 section 10.1.4.1.10)."""
-
-    SUCCESS = 0x0000
-    PROCESSING_FAILURE = 0x0110
-    NO_SUCH_INSTANCE = 0x0112
-    INVALID_ARGUMENT = 0x0115
-    NO_SUCH_CLASS = 0x0118
-    NO_SUCH_ACTION = 0x0123
-    NOT_AUTHORIZED = 0x0124
-    MISTYPED_ARGUMENT = 0x0212
-    RESOURCE_LIMITATION = 0x0213
 
 
 STATUS_MEANINGS: Final[Mapping[ActionStatus, str]] = {
@@ -79,15 +62,6 @@ STATUS_MEANINGS: Final[Mapping[ActionStatus, str]] = {
     f"nested too deep, or no room on the disk; or {MAX_WAITING} requests of this peer wait for their report",
 }
 """What each status says of the request; the conformance statement shows this table."""
-
-
-@dataclass(frozen=True)
-class Action:
-    """What an N-ACTION request says beside its data set."""
-
-    sop_class_uid: str = PUSH_MODEL
-    sop_instance_uid: str = PUSH_MODEL_INSTANCE
-    action_type: int = REQUEST_COMMITMENT
 
 
 def parse_request(dataset: bytes, transfer_syntax_uid: str) -> tuple[Uid, tuple[Reference, ...]]:
@@ -185,7 +159,7 @@ class CommitmentDesk:
         calling_ae: str,
         address: str | None,
         association_id: str | None,
-        action: Action = Action(),
+        action: Action = REQUEST,
     ) -> int:
         """The request is durable and its status Success, or nothing has changed and the status says why.
 

@@ -24,7 +24,7 @@ from heimdallr_ray.catalog.commitments import Failure, Reference
 from heimdallr_ray.config import Peer, Settings
 from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.listener import part10
-from heimdallr_ray.listener.commitment import PUSH_MODEL, PUSH_MODEL_INSTANCE, TRANSFER_SYNTAXES
+from heimdallr_ray.listener.action import PUSH_MODEL, PUSH_MODEL_INSTANCE, TRANSFER_SYNTAXES
 from heimdallr_ray.listener.transport import PromptSocket
 from heimdallr_ray.listener.wire.tls import client_context
 

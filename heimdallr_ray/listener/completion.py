@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 
 from sqlmodel import Session
 
-from heimdallr_ray.catalog.associations import How, mark_lost
+from heimdallr_ray.catalog.associations import mark_lost
 from heimdallr_ray.catalog.closing import (
     Change,
     OpenStudy,
@@ -28,7 +28,7 @@ from heimdallr_ray.catalog.closing import (
 )
 from heimdallr_ray.catalog.completeness import QUIET_S, CloseCode, Observed, Verdict, judge
 from heimdallr_ray.catalog.database import Database
-from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.listener.receive import ACTOR, Receiver

@@ -8,8 +8,8 @@ from typing import Any, cast
 from pynetdicom import sop_class
 from pynetdicom._globals import ALL_TRANSFER_SYNTAXES
 
-from heimdallr_ray.listener.commitment import PUSH_MODEL as STORAGE_COMMITMENT_PUSH
-from heimdallr_ray.listener.commitment import TRANSFER_SYNTAXES as COMMITMENT_SYNTAXES
+from heimdallr_ray.listener.action import PUSH_MODEL as STORAGE_COMMITMENT_PUSH
+from heimdallr_ray.listener.action import TRANSFER_SYNTAXES as COMMITMENT_SYNTAXES
 
 VERIFICATION = "1.2.840.10008.1.1"
 STANDARD_ROOT = "1.2.840.10008."

@@ -15,8 +15,7 @@ from datetime import datetime
 from typing import Final
 
 from heimdallr_ray import errors
-from heimdallr_ray.catalog.associations import How
-from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.clock import Clock
 
 STORE_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)

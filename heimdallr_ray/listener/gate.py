@@ -6,8 +6,11 @@ import ipaddress
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from heimdallr_ray.config import Settings
+if TYPE_CHECKING:
+    # A receiving process has the bounds of this module and no settings.
+    from heimdallr_ray.config import Settings
 
 MAX_PDU_BYTES = 131_072
 """What we announce as Maximum Length Received (PS3.8 D.1); dcmtk never sends more."""

@@ -23,17 +23,17 @@ from heimdallr_ray.catalog.events import record_event
 from heimdallr_ray.catalog.studies import RecordOutcome, record_instances
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
-from heimdallr_ray.dicom.identity import Identified, read_identity, read_quickly
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.errors import HeimdallrError, Retryable
 from heimdallr_ray.listener import hardening
 from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.committer import GROUP_SIZE, GROUP_WAIT_S, Committer, Note
 from heimdallr_ray.listener.draining import DrainMark
-from heimdallr_ray.listener.facts import Accepted, Identity, identify, identify_instance, to_received
+from heimdallr_ray.listener.facts import Accepted, identify_instance, to_received
+from heimdallr_ray.listener.reception import Reception
 from heimdallr_ray.listener.room import Watermarks, storage_error
 from heimdallr_ray.listener.spool import ReadyFile, Spool, Staging
-from heimdallr_ray.listener.writer import HEAD_BYTES, SpoolEntry, SpoolWriter
+from heimdallr_ray.listener.writer import SpoolEntry
 from heimdallr_ray.storage.blobs import BlobStore
 
 logger = logging.getLogger(__name__)
@@ -73,53 +73,6 @@ def whole_studies(items: Sequence[Accepted], size: int) -> list[list[Accepted]]:
         else:
             groups.append(study)
     return groups
-
-
-class Reception:
-    """One object while it comes in: `write` its data set bytes, then `finish`. Made by `Receiver.receiving`."""
-
-    def __init__(self, writer: SpoolWriter, arrival: Arrival) -> None:
-        self._writer = writer
-        self._arrival = arrival
-        self._found: Identified | None = None
-        self._looked = False
-
-    def write(self, chunk: bytes | bytearray | memoryview) -> None:
-        """Append data set bytes exactly as given.
-
-        Raises:
-            TooLarge, StorageFull, StorageFailed: as `SpoolWriter.write`.
-        """
-        writer = self._writer
-        writer.write(chunk)
-        if not self._looked and writer.file_size >= HEAD_BYTES:
-            # While the rest is still on its way, and not when the sender waits for its answer.
-            self._looked = True
-            self._found = read_quickly(writer.head, writer.dataset_offset, self._arrival.transfer_syntax_uid)
-
-    def finish(self) -> Accepted:
-        """The object is durable and identified; its sender may hear Success.
-
-        Raises:
-            NotDicom, TruncatedObject, TooLarge: its header cannot be read; nothing is kept.
-            StorageFull, StorageFailed: it could not be made durable; nothing is kept.
-        """
-        writer = self._writer
-        identity = self._identity()
-        return Accepted(writer.commit(), identity, durable=writer.durable)
-
-    def _identity(self) -> Identity:
-        """From the bytes in memory; only a very long header is read back from the file."""
-        writer, arrival = self._writer, self._arrival
-        found = self._found or read_identity(
-            writer.head, writer.file_size, writer.dataset_offset, arrival.transfer_syntax_uid
-        )
-        if found is not None:
-            return identify(found, arrival, writer.sha256)
-        try:
-            return identify_instance(read_header(writer.path), arrival, writer.sha256)
-        except OSError as error:
-            raise storage_error(error) from error
 
 
 class Receiver:

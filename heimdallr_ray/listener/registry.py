@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
-from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, How, record_closed, record_opened
-from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, record_closed, record_opened
+from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.ids import NewId, new_id
+from heimdallr_ray.listener.action import Action, ActionStatus
 from heimdallr_ray.listener.association import OpenAssociation
-from heimdallr_ray.listener.commitment import Action, ActionStatus, CommitmentDesk
+from heimdallr_ray.listener.commitment import CommitmentDesk
 from heimdallr_ray.listener.committer import Note
 from heimdallr_ray.listener.facts import Accepted
 from heimdallr_ray.listener.gate import GateRules, Refusal

@@ -19,11 +19,12 @@ from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.events import Event
 
-from heimdallr_ray.catalog.associations import How
+from heimdallr_ray.catalog.states import How
 from heimdallr_ray.errors import BadSetting, HeimdallrError
 from heimdallr_ray.listener import part10
+from heimdallr_ray.listener.action import PUSH_MODEL, TRANSFER_SYNTAXES, Action, ActionStatus
 from heimdallr_ray.listener.association import OpenAssociation
-from heimdallr_ray.listener.commitment import PUSH_MODEL, TRANSFER_SYNTAXES, Action, ActionStatus, CommitmentDesk
+from heimdallr_ray.listener.commitment import CommitmentDesk
 from heimdallr_ray.listener.contexts import VERIFICATION, is_storage, transfer_syntax_for
 from heimdallr_ray.listener.gate import (
     ASSOCIATE_TIMEOUT_S,

@@ -10,13 +10,13 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from heimdallr_ray.catalog.associations import How
+from heimdallr_ray.catalog.states import How
 from heimdallr_ray.errors import HeimdallrError, NotDicom
+from heimdallr_ray.listener.action import MAX_REQUEST_BYTES, Action
 from heimdallr_ray.listener.association import OpenAssociation
-from heimdallr_ray.listener.commitment import MAX_REQUEST_BYTES, Action
 from heimdallr_ray.listener.contexts import STORAGE_COMMITMENT_PUSH, VERIFICATION, is_storage
 from heimdallr_ray.listener.gate import MAX_PDU_BYTES, Refusal
-from heimdallr_ray.listener.receive import Reception
+from heimdallr_ray.listener.reception import Reception
 from heimdallr_ray.listener.wire import command, negotiate, pdu
 from heimdallr_ray.listener.wire.command import Command
 from heimdallr_ray.listener.wire.host import Host

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from heimdallr_ray.catalog.associations import How
+from heimdallr_ray.catalog.states import How
 from heimdallr_ray.clock import Clock, SystemClock
 from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.listener.action import Action, ActionStatus
 from heimdallr_ray.listener.association import OpenAssociation
-from heimdallr_ray.listener.commitment import Action, ActionStatus
 from heimdallr_ray.listener.facts import Accepted
 from heimdallr_ray.listener.gate import Refusal
 from heimdallr_ray.listener.room import Watermarks

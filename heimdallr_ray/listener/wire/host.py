@@ -1,17 +1,16 @@
-"""What an association of the wire backend asks of the listener, and the answers of a listener in the same process."""
+"""What an association of the wire backend asks of the listener, whichever process it is in."""
 
 from __future__ import annotations
 
 from typing import Protocol
 
-from heimdallr_ray.catalog.associations import How
+from heimdallr_ray.catalog.states import How
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.listener.action import Action
 from heimdallr_ray.listener.association import OpenAssociation
-from heimdallr_ray.listener.commitment import Action, ActionStatus, CommitmentDesk
 from heimdallr_ray.listener.facts import Accepted
 from heimdallr_ray.listener.gate import Refusal
-from heimdallr_ray.listener.registry import Registry
 from heimdallr_ray.listener.spool import Spool
 
 
@@ -63,33 +62,3 @@ class Host(Protocol):
     def ask(self, opened: OpenAssociation, dataset: bytes, transfer_syntax: str, action: Action) -> int:
         """The status of an N-ACTION response."""
         ...
-
-
-class LocalHost:
-    """The registry of this process, and its desk for storage commitment."""
-
-    def __init__(self, registry: Registry, desk: CommitmentDesk | None) -> None:
-        self._registry = registry
-        self._desk = desk
-        self.clock = registry.clock
-        self.spool = registry.receiver.spool
-        self.max_object_bytes = registry.rules.max_object_bytes
-        self.commitment = desk is not None
-        self.request = registry.request
-        self.reject = registry.reject
-        self.close = registry.close
-        self.cut = registry.cut
-        self.refuse_connection = registry.refuse_connection
-        self.count_refusal = registry.count_refusal
-        self.stored = registry.stored
-        self.store_refused = registry.store_refused
-
-    def echoed(self) -> None:
-        """A C-ECHO was answered."""
-        self._registry.tally.add("echo")
-
-    def ask(self, opened: OpenAssociation, dataset: bytes, transfer_syntax: str, action: Action) -> int:
-        """The status of an N-ACTION response."""
-        if self._desk is None:
-            return ActionStatus.PROCESSING_FAILURE
-        return self._registry.ask(self._desk, opened, dataset, transfer_syntax, action)

@@ -15,10 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from heimdallr_ray.catalog.associations import How
+from heimdallr_ray.catalog.states import How
 from heimdallr_ray.errors import BadSetting, HeimdallrError, NotReady
+from heimdallr_ray.listener.action import Action
 from heimdallr_ray.listener.association import OpenAssociation
-from heimdallr_ray.listener.commitment import Action, CommitmentDesk
+from heimdallr_ray.listener.commitment import CommitmentDesk
 from heimdallr_ray.listener.gate import Refusal
 from heimdallr_ray.listener.registry import Registry
 from heimdallr_ray.listener.wire.messages import Channel, Message, decode_accepted, encode_opened

@@ -15,7 +15,7 @@ from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.listener.commitment import CommitmentDesk
 from heimdallr_ray.listener.gate import Connections
 from heimdallr_ray.listener.registry import Registry
-from heimdallr_ray.listener.wire.host import LocalHost
+from heimdallr_ray.listener.wire.local import LocalHost
 from heimdallr_ray.listener.wire.serving import ConnectionServer
 
 logger = logging.getLogger(__name__)

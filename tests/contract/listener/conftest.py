@@ -15,8 +15,8 @@ class MakeIntake(Protocol):
 
 
 BACKENDS: dict[str, dict[str, object]] = {
-    "wire": {"listener_processes": 0},
-    "processes": {"listener_processes": 2},
+    "wire": {"listener_processes": 1},
+    "wire, here": {"listener_processes": 0},
     "pynetdicom": {"dicom_backend": "pynetdicom"},
 }
 
@@ -28,7 +28,7 @@ def _maker(backend: str) -> MakeIntake:
     return make
 
 
-@pytest.fixture(params=list(BACKENDS))
+@pytest.fixture(params=["wire", "pynetdicom"])
 def make_intake(request: pytest.FixtureRequest) -> MakeIntake:
     """An installation whose listener has the backend of this run."""
     return _maker(request.param)
@@ -39,7 +39,7 @@ def intake(tmp_path: Path, make_intake: MakeIntake) -> Intake:
     return make_intake(tmp_path / "data")
 
 
-@pytest.fixture(params=["wire", "pynetdicom"])
+@pytest.fixture(params=["wire, here", "pynetdicom"])
 def make_near_intake(request: pytest.FixtureRequest) -> MakeIntake:
     """As `make_intake`, where everything runs in this process: for what a test must reach into."""
     return _maker(request.param)

@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 from heimdallr_ray.api.app import ApiServices, create_app
-from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, How, record_closed, record_opened
-from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, record_closed, record_opened
+from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.catalog.tables import StudyRow
 from heimdallr_ray.cli import app as command
 from heimdallr_ray.cli_intake import age

@@ -19,7 +19,8 @@ from heimdallr_ray.catalog.tables import AuditRow, InstanceRow, SeriesRow, Study
 from heimdallr_ray.config import Peer
 from heimdallr_ray.errors import DatabaseBusy, StorageFailed, StorageFull
 from heimdallr_ray.ids import Sha256
-from heimdallr_ray.listener.commitment import REPORT_DELAY_S, ActionStatus, CommitmentDesk
+from heimdallr_ray.listener.action import ActionStatus
+from heimdallr_ray.listener.commitment import REPORT_DELAY_S, CommitmentDesk
 from heimdallr_ray.listener.commitment_check import FLUSH_PATIENCE_S, MISSING_GRACE_S
 from heimdallr_ray.listener.commitment_report import Delivery, DeliveryOutcome, Report, ReportSender
 from heimdallr_ray.listener.commitment_worker import MAX_REFUSALS, RECHECK_S, CommitmentWorker

@@ -8,10 +8,10 @@ from typing import cast
 
 import pytest
 
-from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, How, record_closed, record_opened
+from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, record_closed, record_opened
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyFacts
-from heimdallr_ray.catalog.states import Door, StudyState
+from heimdallr_ray.catalog.states import Door, How, StudyState
 from heimdallr_ray.catalog.studies import record_instances, study_by_uid, transition
 from heimdallr_ray.catalog.tables import StudyRow
 from heimdallr_ray.catalog.worklist import event_history, jobs_of

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from heimdallr_ray.catalog.associations import How
 from heimdallr_ray.catalog.completeness import CloseCode, Observed, SeriesSeen, judge, seconds
+from heimdallr_ray.catalog.states import How
 from heimdallr_ray.sources import CompletionRules, RequiredSeries
 
 RULES = CompletionRules(idle_s=60, after_release_s=15, after_abort_s=300, max_open_s=7200)

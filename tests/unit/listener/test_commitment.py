@@ -13,7 +13,8 @@ from pynetdicom.dsutils import encode
 from heimdallr_ray.catalog.commitment_leases import backoff_s
 from heimdallr_ray.catalog.commitments import Failure, Reference, references_sha256
 from heimdallr_ray.errors import CommitmentRefused
-from heimdallr_ray.listener.commitment import MAX_REFERENCES, STATUS_MEANINGS, ActionStatus, parse_request
+from heimdallr_ray.listener.action import ActionStatus
+from heimdallr_ray.listener.commitment import MAX_REFERENCES, STATUS_MEANINGS, parse_request
 from heimdallr_ray.listener.commitment_report import (
     FAILURE_MEANINGS,
     EventType,

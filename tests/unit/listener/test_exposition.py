@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from heimdallr_ray.catalog.associations import How
 from heimdallr_ray.catalog.commitments import CommitmentOutbox
+from heimdallr_ray.catalog.states import How
 from heimdallr_ray.listener.exposition import IntakeCollector, expose
 from heimdallr_ray.listener.figures import IntakeFigures
 from heimdallr_ray.listener.overview import IntakeCounts, SpoolState

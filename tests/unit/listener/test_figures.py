@@ -7,8 +7,7 @@ import threading
 import timeit
 from pathlib import Path
 
-from heimdallr_ray.catalog.associations import How
-from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.listener import figures as figures_module
 from heimdallr_ray.listener.figures import (
