@@ -46,6 +46,11 @@ class Room:
             return RoomLevel.REFUSE
         return RoomLevel.WARN if self.used_percent >= marks.warn_percent else RoomLevel.WELL
 
+    def headroom(self, marks: Watermarks) -> int:
+        """Bytes until images are refused."""
+        share = (marks.refuse_percent - self.used_percent) / max(100.0 - self.used_percent, 1e-6)
+        return min(self.free_bytes - marks.min_free_bytes, int(self.free_bytes * share))
+
 
 def storage_error(error: OSError) -> StorageFull | StorageFailed:
     """The typed error for a failure of the file system."""
@@ -68,8 +73,8 @@ def measure(folder: Path) -> Room:
     return Room(100.0 * used / (used + free) if used + free else 100.0, free)
 
 
-def require_room(folder: Path, marks: Watermarks | int, size: int = 0) -> None:
-    """Nothing happens while `size` more bytes under `folder` keep to `marks` (a number: bytes that stay free).
+def require_room(folder: Path, marks: Watermarks | int, size: int = 0) -> Room:
+    """The device, while `size` more bytes under `folder` keep to `marks` (a number: bytes that stay free).
 
     Raises:
         StorageFull: they would not.
@@ -81,3 +86,4 @@ def require_room(folder: Path, marks: Watermarks | int, size: int = 0) -> None:
         if room.used_percent >= limits.refuse_percent:
             raise StorageFull(f"the disk is {room.used_percent:.0f} % full (disk_refuse_percent)")
         raise StorageFull("less than min_free_mib is free")
+    return room

@@ -112,6 +112,7 @@ class Spool:
         self._nonce = make_name()[:8]
         self._numbers = itertools.count(1)
         self._room_seen_s = -1.0
+        self._headroom = 0
         try:
             for folder in (self.incoming, self.intakes, self.ready, self.quarantined):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -143,9 +144,9 @@ class Spool:
             StorageFailed: the file system does not answer.
         """
         now = time.monotonic()
-        if not size and now - self._room_seen_s < ROOM_FRESH_S:
+        if not size and self._headroom > 0 and now - self._room_seen_s < ROOM_FRESH_S:
             return
-        require_room(self.root, self.marks, size)
+        self._headroom = require_room(self.root, self.marks, size).headroom(self.marks)
         self._room_seen_s = now
 
     def room_level(self) -> tuple[RoomLevel, float]:
@@ -209,6 +210,7 @@ class Spool:
 
     def end(self, writer: SpoolWriter) -> None:
         """The temporary file of `writer` is gone, and closed."""
+        self._headroom -= writer.file_size
         writer.close()
 
     def _own_folder(self) -> Path:

@@ -300,7 +300,7 @@ def endless_store(listener: ListenerProcess, limit_mib: int) -> None:
             yield part
 
     def incoming() -> list[Path]:
-        return [path for path in (listener.root / "spool" / "incoming").iterdir() if path.is_file()]
+        return list((listener.root / "spool" / "incoming").rglob("*.part"))
 
     peer = WirePeer(listener.port)
     seen: list[int] = []

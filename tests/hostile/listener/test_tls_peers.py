@@ -181,7 +181,7 @@ def test_a_silent_handshake_holds_up_nobody(service: ListenerService, site: Site
             assert peer.echo() == 0
         silent.settimeout(60)
         assert silent.recv(1) == b""
-    assert service.registry.tally.snapshot()["refused.tls"] == 1
+    wait_for(lambda: service.registry.tally.snapshot().get("refused.tls") == 1, 30, "it to be counted")
 
 
 def test_an_unknown_ae_title_or_address_is_rejected_and_audited(
