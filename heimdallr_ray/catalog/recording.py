@@ -238,10 +238,11 @@ def _series_rows(session: Session, study: StudyRow, fresh: Sequence[ReceivedInst
         if uid not in rows:
             rows[uid] = SeriesRow(study_id=study.id, series_uid=uid)
             session.add(rows[uid])
-        rows[uid].n_instances += 1
         if (uid, item.series) not in filled:
             filled.add((uid, item.series))
             _fill(rows[uid], item.series)
+    for uid, count in Counter(str(item.series_uid) for item in fresh).items():
+        rows[uid].n_instances += count
     session.flush()
     return rows
 
@@ -284,8 +285,11 @@ def _bounded(table: type[SQLModel], column: str, value: str | None) -> str | Non
     """`value` as the column can hold it: PostgreSQL refuses NUL, both databases refuse lone surrogates."""
     if value is None:
         return None
+    limit = _limit(str(cast(Any, table).__tablename__), column)
+    if value.isascii() and "\0" not in value:
+        return value[:limit] or None
     storable = value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
-    return storable[: _limit(str(cast(Any, table).__tablename__), column)] or None
+    return storable[:limit] or None
 
 
 def _known_spool_names(session: Session, names: Sequence[str]) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -271,7 +272,7 @@ class Committer:
 
     def _still_there(self, group: Sequence[Accepted]) -> list[Accepted]:
         """The objects of `group` that no other process has finished meanwhile."""
-        alive = [item for item in group if item.entry.path.exists()]
+        alive = [item for item in group if os.path.exists(f"{item.entry.folder}/{item.entry.file_name}")]  # noqa: PTH110
         if len(alive) != len(group):
             self._done(item for item in group if item not in alive)
         return alive
