@@ -107,15 +107,10 @@ class Connections:
         self._lock = threading.Lock()
         self._by_address: Counter[str] = Counter()
 
-    def admit(self, address: str, elsewhere: int = 0) -> str:
-        """Why a connection from `address` is closed at once; "" where it is counted from now on.
-
-        Args:
-            address: of the peer.
-            elsewhere: connections that other processes of this listener have open.
-        """
+    def admit(self, address: str) -> str:
+        """Why a connection from `address` is closed at once; "" where it is counted from now on."""
         with self._lock:
-            total = self._by_address.total() + elsewhere
+            total = self._by_address.total()
             reason = self._rules.connection_refusal(address, total, self._by_address[address])
             if reason:
                 return reason

@@ -82,9 +82,7 @@ class Registry:
         make_id: NewId = new_id,
         figures: Figures | None = None,
         audit: AuditAssociation | None = None,
-        elsewhere: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`elsewhere` tells how many associations other processes of this listener have open."""
         self.rules = rules
         self.receiver = receiver
         self.clock = clock
@@ -92,7 +90,6 @@ class Registry:
         self._make_id = make_id
         self._figures = figures
         self._audit = audit
-        self._elsewhere = elsewhere
         self._lock = threading.Lock()
         self._open: dict[str, OpenAssociation] = {}
 
@@ -120,8 +117,7 @@ class Registry:
             implementation[:64],
         )
         with self._lock:
-            count = len(self._open) + self._elsewhere()
-            refusal = self.rules.refusal(called_ae, calling_ae, count, has_room=self._has_room())
+            refusal = self.rules.refusal(called_ae, calling_ae, len(self._open), has_room=self._has_room())
             if refusal is None:
                 self._open[candidate.id] = candidate
         if refusal is not None:

@@ -37,6 +37,8 @@ SEND_EVERY_S = 0.05
 """Accepted objects are told together; nobody waits for it."""
 MAX_WAITING = 50_000
 """Accepted objects that wait to be told. More are found in the spool by the listener itself."""
+ROWS_PER_MESSAGE = 2000
+"""About 1.4 MB."""
 ANSWER_S = 30.0
 
 
@@ -182,9 +184,17 @@ class RemoteHost:
                 self._stored, self._synced, self._urgent = [], [], False
             try:
                 if messages:
-                    self._channel.send(messages)
+                    self._channel.send([part for message in messages for part in _parts(message)])
             except OSError:
                 leave()
+
+
+def _parts(message: Message) -> list[Message]:
+    """The message, or several of the same meaning, each well below what a line may be."""
+    rows = message.get("rows", ())
+    if len(rows) <= ROWS_PER_MESSAGE:
+        return [message]
+    return [{**message, "rows": rows[at : at + ROWS_PER_MESSAGE]} for at in range(0, len(rows), ROWS_PER_MESSAGE)]
 
 
 def leave() -> None:

@@ -6,6 +6,7 @@ import base64
 import itertools
 import logging
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -32,6 +33,8 @@ AGAIN_LAST_S = 30.0
 HUNG_S = 60.0
 """A process that leaves a question unanswered for so long is ended and started again."""
 LEAVE_S = 5.0
+SEND_S = 5
+"""For one message to a process that does not read."""
 
 
 @dataclass
@@ -44,6 +47,8 @@ class _Child:
     failure: str = ""
     passed: int = 0
     """Number of the last barrier that came back."""
+    silent_since: float | None = None
+    """When it was asked what it has not answered yet."""
 
 
 class ReceivingProcesses:
@@ -111,6 +116,8 @@ class ReceivingProcesses:
 
     def _spawn(self) -> _Child:
         ours, theirs = socket.socketpair()
+        # A process that does not read any more must not hold up whoever tells it something.
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
         with theirs:
             process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-m", "heimdallr_ray.listener.wire.child", str(theirs.fileno())],
@@ -118,41 +125,48 @@ class ReceivingProcesses:
                 stdin=subprocess.DEVNULL,
             )
         child = _Child(process, Channel(ours))
-        child.channel.send([self._config])
         threading.Thread(target=self._hear, args=(child,), name="receiving-process", daemon=True).start()
+        _tell(child, self._config)
         return child
 
     # Connections -----------------------------------------------------------------------------------------------------
 
     def serve(self, connection: socket.socket, address: str, opened_s: float) -> None:
         """The connection goes to the process with the fewest."""
-        with connection, self._changed:
-            for child in sorted(self._children, key=lambda one: one.addresses.total()):
-                try:
-                    child.channel.send(
-                        [{"t": "serve", "address": address, "opened_s": opened_s}], fd=connection.fileno()
-                    )
-                except OSError:
-                    continue
-                child.addresses[address] += 1
-                return
+        with self._changed:
+            children = sorted(self._children, key=lambda one: one.addresses.total())
+        with connection:
+            for child in children:
+                with self._changed:
+                    child.addresses[address] += 1
+                if _tell(child, {"t": "serve", "address": address, "opened_s": opened_s}, fd=connection.fileno()):
+                    return
+                with self._changed:
+                    child.addresses[address] -= 1
         self._gone(address)
         self._registry.refuse_connection("no_process", address)
 
     def sync(self, timeout_s: float) -> bool:
-        """True once the registry knows all that was acknowledged before; False where that took longer."""
+        """True once the registry knows all that was acknowledged before; False where that took longer.
+
+        A process that has been silent for HUNG_S is ended, and another one takes its place.
+        """
         number = next(self._barriers)
         with self._changed:
             children = list(self._children)
         for child in children:
-            try:
-                child.channel.send([{"t": "barrier", "id": number}])
-            except OSError:
-                continue
+            if child.silent_since is None:
+                child.silent_since = time.monotonic()
+            _tell(child, {"t": "barrier", "id": number})
         with self._changed:
-            return self._changed.wait_for(
+            done = self._changed.wait_for(
                 lambda: all(child.passed >= number or child not in self._children for child in children), timeout_s
             )
+        for child in children:
+            if child.silent_since is not None and time.monotonic() - child.silent_since > HUNG_S:
+                logger.error("receiving_process.hangs", extra={"pid": child.process.pid})
+                child.process.kill()
+        return done
 
     def stop(self, grace_s: float) -> None:
         """Open connections got `grace_s` to end by themselves, then they were cut off; the processes have ended."""
@@ -160,10 +174,7 @@ class ReceivingProcesses:
         with self._changed:
             children = list(self._children)
         for child in children:
-            try:
-                child.channel.send([{"t": "stop", "grace_s": grace_s}])
-            except OSError:
-                continue
+            _tell(child, {"t": "stop", "grace_s": grace_s})
         with self._changed:
             self._changed.wait_for(lambda: not self._children, 2 * grace_s + LEAVE_S)
             left = list(self._children)
@@ -203,7 +214,8 @@ class ReceivingProcesses:
             if opened is not None:
                 registry.close(opened, How(message["how"]), message["reason"])
         elif kind == "gone":
-            child.addresses[message["address"]] -= 1
+            with self._changed:
+                child.addresses[message["address"]] -= 1
             self._gone(message["address"])
         elif kind == "synced":
             for seconds in message["seconds"]:
@@ -228,6 +240,7 @@ class ReceivingProcesses:
         elif kind == "barrier":
             with self._changed:
                 child.passed = message["id"]
+                child.silent_since = None
                 self._changed.notify_all()
         elif kind == "ready":
             with self._changed:
@@ -258,10 +271,7 @@ class ReceivingProcesses:
         self._answer(child, message, {"status": status})
 
     def _answer(self, child: _Child, question: Message, answer: Message) -> None:
-        try:
-            child.channel.send([{"t": "answer", "id": question["id"], **answer}])
-        except OSError:
-            logger.debug("receiving_process.gone", extra={"pid": child.process.pid})
+        _tell(child, {"t": "answer", "id": question["id"], **answer})
 
     def _lost(self, child: _Child) -> None:
         """The process has ended: its associations too, and what it acknowledged last is found in the spool."""
@@ -302,3 +312,13 @@ class ReceivingProcesses:
         except HeimdallrError as error:
             # The watcher finds them too, a minute later.
             logger.warning("spool.replay_postponed", extra={"code": error.code, "reason": error.detail})
+
+
+def _tell(child: _Child, message: Message, fd: int | None = None) -> bool:
+    """True where the process will read the message. One that does not take it is ended: half a message says nothing."""
+    try:
+        child.channel.send([message], fd)
+    except OSError:
+        child.process.kill()
+        return False
+    return True
