@@ -157,3 +157,22 @@ def test_pydicoms_other_objects_are_stored_and_explained(stack: Stack, tmp_path:
     report = stack.run_json("send", str(tmp_path), "--port", str(stack.dicom_port))
     assert report["sent"] == 2, report
     assert report["failed"] == 0
+
+
+def test_every_process_of_the_intake_tells_its_figures(stack: Stack, tmp_path: Path) -> None:
+    """The listener's actor with its receiving process, and the HTTP door behind Ray Serve, in a real stack."""
+    (tmp_path / "CT_small.dcm").write_bytes(Path(str(get_testdata_file("CT_small.dcm"))).read_bytes())
+    assert stack.run_json("send", str(tmp_path), "--port", str(stack.dicom_port))["sent"] == 1
+
+    def told() -> str | None:
+        text = httpx.get(f"{stack.url}/metrics", timeout=30).text
+        both = all(f'process="{process}"' in text for process in ("listener-0", "http-0"))
+        return text if both and 'heimdallr_intake_instances_total{door="dicom",process="listener-0"}' in text else None
+
+    text = stack.wait_for(told, 30, "the figures of both")
+    stored = next(line for line in text.splitlines() if line.startswith('heimdallr_intake_instances_total{door="dicom"'))
+    assert float(stored.split()[-1]) >= 1
+    seen = stack.get("/intake")
+    assert any(sender["stored"] for sender in seen["senders"]), seen
+    audit = stack.run("audit", "verify")
+    assert audit.returncode == 0, audit.stdout + audit.stderr
