@@ -232,8 +232,7 @@ def told(modalities: list[Modality], waits: list[float], fsyncs: Fsyncs, parts: 
         f"{len(took)} during which that took over {1000 * STALL_S:.0f} ms p99 of each part "
         f"{[round(1000 * one) for one in best]} ms; urgent studies waited at most {max(waits):.2f} s"
     )
-    assert best, "the disk did nothing but stall"
-    return min(best)
+    return min(best, default=float("inf"))
 
 
 @pytest.mark.timeout(280)
