@@ -28,10 +28,6 @@ class Fsyncs:
     def took_s(self) -> list[float]:
         return [end - began for began, end in self.spans]
 
-    def stalled(self, began: float, end: float, over_s: float) -> bool:
-        """True where, at some moment of these, the disk took more than `over_s` for one."""
-        return any(b < end and began < e for b, e in self.spans if e - b > over_s)
-
 
 @contextmanager
 def fsyncs_beside(folder: Path, every_s: float = 0.1) -> Generator[Fsyncs]:

@@ -63,7 +63,7 @@ def test_a_giant_pdu_before_the_association_is_cut_within_a_mebibyte(tmp_path: P
             # What the kernels of both ends buffer counts too, so the bound is generous; 256 MiB were offered.
             assert push_until_closed(peer, 256 << 20) < 16 << 20
         assert rss_kib() - before < 16 * 1024
-        assert service.registry.tally.snapshot()["cut.pdu_too_long"] == 1
+        wait_for(lambda: service.registry.tally.snapshot().get("cut.pdu_too_long") == 1, 30, "the cut to be counted")
         assert echo(service.scp.port)
 
 
@@ -91,7 +91,10 @@ def test_an_object_beyond_the_limit_is_cut_and_leaves_nothing(tmp_path: Path, ma
     with intake.listening() as service:
         association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
         assert "Status" not in association.send_c_store(str(large / "1.dcm"))
-        assert service.registry.tally.snapshot()["cut.object_too_large"] == 1
+        # The peer hears of it before it is counted.
+        wait_for(
+            lambda: service.registry.tally.snapshot().get("cut.object_too_large") == 1, 30, "the cut to be counted"
+        )
         assert intake.instances() == []
         assert intake.spooled() == []
         write_study(tmp_path / "small", 2)

@@ -170,7 +170,9 @@ def test_every_process_of_the_intake_tells_its_figures(stack: Stack, tmp_path: P
         return text if both and 'heimdallr_intake_instances_total{door="dicom",process="listener-0"}' in text else None
 
     text = stack.wait_for(told, 30, "the figures of both")
-    stored = next(line for line in text.splitlines() if line.startswith('heimdallr_intake_instances_total{door="dicom"'))
+    stored = next(
+        line for line in text.splitlines() if line.startswith('heimdallr_intake_instances_total{door="dicom"')
+    )
     assert float(stored.split()[-1]) >= 1
     seen = stack.get("/intake")
     assert any(sender["stored"] for sender in seen["senders"]), seen
