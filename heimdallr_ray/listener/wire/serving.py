@@ -17,6 +17,10 @@ from heimdallr_ray.listener.wire.host import Host
 
 logger = logging.getLogger(__name__)
 
+PART_S = 0.5
+PART_BYTES = 256 << 10
+"""How long, and how much, a peer may go on after our last word."""
+
 
 class ConnectionServer:
     """The connections of one process."""
@@ -79,9 +83,7 @@ class ConnectionServer:
             logger.exception("connection.failed", extra={"address": address})
             self._host.count_refusal("cut.broken")
         finally:
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-            connection.close()
+            _part(connection)
             self._ended(address)
 
     def _secure(self, connection: socket.socket, address: str) -> socket.socket | None:
@@ -96,3 +98,21 @@ class ConnectionServer:
             logger.warning("connection.tls_failed", extra={"reason": str(reason)[:64], "address": address})
             self._host.refuse_connection("tls", address)
             return None
+
+
+def _part(connection: socket.socket) -> None:
+    """The connection is closed, after the peer has had a moment to read our last word.
+
+    Closing with bytes unread makes the kernel send a reset, which may take an A-ASSOCIATE-RJ or A-ABORT away from a
+    peer that has not read it yet (RFC 1122 section 4.2.2.13).
+    """
+    with connection, suppress(OSError):
+        connection.shutdown(socket.SHUT_WR)
+        connection.settimeout(PART_S)
+        deadline = time.monotonic() + PART_S
+        left = PART_BYTES
+        while left > 0 and time.monotonic() < deadline:
+            unread = connection.recv(min(left, 1 << 16))
+            if not unread:
+                break
+            left -= len(unread)

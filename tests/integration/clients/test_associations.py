@@ -43,6 +43,10 @@ def answering(*answers: bytes) -> Generator[int]:
                 try:
                     connection.recv(1 << 16)
                     connection.sendall(answers[min(said, len(answers) - 1)])
+                    # What is closed with bytes unread is reset, and the answer with it.
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(1 << 16):
+                        pass
                 except OSError:
                     pass
             said += 1
