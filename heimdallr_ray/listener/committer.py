@@ -78,6 +78,7 @@ class Committer:
         self._in_hand: dict[str, Accepted] = {}
         self._attempts: dict[str, int] = {}
         self._overflowed = False
+        self._overflows = 0
         self._urgent = False
         self._stopping = False
         self._thread: threading.Thread | None = None
@@ -91,6 +92,7 @@ class Committer:
         with self._changed:
             if len(self._in_hand) >= MAX_QUEUED:
                 self._overflowed = True
+                self._overflows += 1
                 return
             self._in_hand[accepted.entry.name] = accepted
             self._queue.append(accepted)
@@ -192,9 +194,11 @@ class Committer:
                 elif group:
                     self._commit_or_set_aside(group)
                 elif self._overflowed:
-                    with self._changed:
-                        self._overflowed = False
+                    # Only afterwards is nothing left on the disk alone: a flush meanwhile must wait.
+                    before = self._overflows
                     self._work.replay_ready(0.0)
+                    with self._changed:
+                        self._overflowed = self._overflows != before
                 # Nothing came for a while, or much has: what was committed leaves the spool.
                 self._work.clear(all_of_it=not (group or notes))
                 pause_s = RETRY_FIRST_S
@@ -238,6 +242,7 @@ class Committer:
             self._notes.extendleft(reversed(notes))
             if not group and not notes:
                 self._overflowed = True
+                self._overflows += 1
 
     def _done(self, group: Iterable[Accepted]) -> None:
         with self._changed:
