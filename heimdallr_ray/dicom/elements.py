@@ -14,6 +14,9 @@ from heimdallr_ray.dicom import limits
 from heimdallr_ray.errors import NotDicom, TooLarge, TruncatedObject
 
 _Read = Callable[[bytes, int], tuple[Any, ...]]
+More = Callable[[int], tuple[bytes, int | None]]
+"""Given an offset that is wanted: the buffer again, up to there or farther, and the size of the object where known. A
+buffer that ends earlier comes with a size that says so."""
 
 UNDEFINED = 0xFFFFFFFF
 ITEM = 0xFFFEE000
@@ -32,14 +35,14 @@ _SHORT_VRS = frozenset(
 
 def _readers(order: str) -> tuple[_Read, _Read, _Read]:
     return (
-        struct.Struct(f"{order}HH").unpack_from,
-        struct.Struct(f"{order}H").unpack_from,
+        struct.Struct(f"{order}HH2sH").unpack_from,
+        struct.Struct(f"{order}HHI").unpack_from,
         struct.Struct(f"{order}I").unpack_from,
     )
 
 
 _LITTLE, _BIG = _readers("<"), _readers(">")
-"""Tag, short length and long length by byte order, compiled once: a header has hundreds of them."""
+"""An element of explicit VR, one of implicit VR, and a long length, by byte order; compiled once."""
 
 
 class NeedMore(Exception):
@@ -80,13 +83,30 @@ class Element(NamedTuple):
 class Walk:
     """Elements of `buffer`, counted: one Walk serves one object, so its element budget covers nested ones too."""
 
-    __slots__ = ("_budget", "buffer", "limit")
+    __slots__ = ("_budget", "_more", "buffer", "limit")
 
-    def __init__(self, buffer: bytes, limit: int | None = None) -> None:
-        """`limit` is the size of the whole object where known: a value that passes it is truncated, not unread."""
+    def __init__(self, buffer: bytes, limit: int | None = None, more: More | None = None) -> None:
+        """A walk over an object that begins with `buffer`.
+
+        Args:
+            buffer: its first bytes, or all of them.
+            limit: the size of the whole object where known: a value that passes it is truncated, not unread.
+            more: fetches what lies behind `buffer`, so that nothing is walked over twice; without it: NeedMore.
+        """
         self.buffer = buffer
         self.limit = limit
+        self._more = more
         self._budget = limits.MAX_ELEMENTS
+
+    def reach(self, end: int) -> None:
+        """The buffer goes to `end`, or to the end of the object where that comes first.
+
+        Raises:
+            TooLarge: `end` lies behind what may be read of a header.
+            NeedMore: there is nothing to read more from.
+        """
+        if end > len(self.buffer) and (self.limit is None or self.limit > len(self.buffer)):
+            self._missing(end if self.limit is None else min(end, self.limit))
 
     def elements(self, start: int, end: int, encoding: Encoding, stop: int = PIXEL_DATA) -> Iterator[Element]:
         """Elements from `start` up to `end`, or up to and including the first whose tag is at least `stop`.
@@ -101,19 +121,31 @@ class Walk:
             NeedMore: the walk reached the end of what has been read so far.
         """
         at = start
+        left = limits.MAX_ELEMENTS_OF_ONE_LEVEL
         while at < end:
-            element = self._header(at, encoding)
-            if element.tag == ITEM_END:
+            if at == len(self.buffer):
+                self.reach(at + 1)
+                if at == len(self.buffer):
+                    return
+            tag, vr, start, length = self._header(at, encoding)
+            if tag == ITEM_END:
                 return
-            if element.tag >= stop:
-                yield element
-                return
-            if element.undefined:
-                element = element._replace(end=self.end_of_undefined(element))
-            elif element.end > len(self.buffer):
-                self._missing(element.end)
+            if length == UNDEFINED:
+                # PS3.5 section 6.2.2 note 2: UN of undefined length holds implicit little endian.
+                element = Element(tag, vr, at, start, start, True, IMPLICIT if vr == b"UN" else encoding)
+                if tag < stop:
+                    element = element._replace(end=self.end_of_undefined(element))
+            else:
+                element = Element(tag, vr, at, start, start + length, False, encoding)
+                if tag < stop and element.end > len(self.buffer):
+                    self._missing(element.end)
             yield element
+            if tag >= stop:
+                return
             at = element.end
+            left -= 1
+            if left < 0:
+                raise TooLarge(f"more than {limits.MAX_ELEMENTS_OF_ONE_LEVEL} elements side by side")
 
     def items(self, sequence: Element, depth: int = 1) -> Iterator[dict[int, Element]]:
         """The items of a sequence, each as tag to element.
@@ -125,64 +157,61 @@ class Walk:
             raise TooLarge(f"sequences nested deeper than {limits.MAX_NESTING}")
         at, end = sequence.start, sequence.end
         while at + 8 <= end:
-            item = self._header(at, sequence.encoding)
-            if item.tag == SEQUENCE_END:
+            tag, _, at, length = self._header(at, sequence.encoding)
+            if tag == SEQUENCE_END:
                 return
-            if item.tag != ITEM:
+            if tag != ITEM:
                 raise NotDicom("a sequence holds something else than items")
-            stop = end if item.undefined else item.end
+            stop = end if length == UNDEFINED else at + length
             if stop > end:
                 raise TruncatedObject("an item passes the end of its sequence")
             found: dict[int, Element] = {}
-            at = item.start
-            for element in self.elements(item.start, stop, item.encoding, stop=ITEM):
+            for element in self.elements(at, stop, sequence.encoding, stop=ITEM):
                 if element.tag >= ITEM:
                     raise NotDicom("an item without its delimiter")
                 found[element.tag] = element
                 at = element.end
-            at = at + 8 if item.undefined else item.end
+            at = at + 8 if length == UNDEFINED else stop
             yield found
 
     def value(self, element: Element) -> bytes:
         """The raw value of an element of defined length."""
         return self.buffer[element.start : element.end]
 
-    def _missing(self, end: int) -> None:
-        if end > limits.MAX_HEADER_BYTES and (self.limit is None or end <= self.limit):
-            raise TooLarge(f"the header is larger than {limits.MAX_HEADER_BYTES} bytes")
-        if self.limit is not None and end > self.limit:
-            raise TruncatedObject("the object ends inside its header")
-        raise NeedMore(end)
+    def _missing(self, end: int) -> bytes:
+        """The buffer, which goes to `end` now."""
+        while end > len(self.buffer):
+            if end > limits.MAX_HEADER_BYTES and (self.limit is None or end <= self.limit):
+                raise TooLarge(f"the header is larger than {limits.MAX_HEADER_BYTES} bytes")
+            if self.limit is not None and end > self.limit:
+                raise TruncatedObject("the object ends inside its header")
+            if self._more is None:
+                raise NeedMore(end)
+            self.buffer, self.limit = self._more(end)
+        return self.buffer
 
-    def _header(self, at: int, encoding: Encoding) -> Element:
+    def _header(self, at: int, encoding: Encoding) -> tuple[int, bytes, int, int]:
+        """Tag, VR, offset of the value and its length, which may be `UNDEFINED`."""
         self._budget -= 1
         if self._budget < 0:
             raise TooLarge(f"more than {limits.MAX_ELEMENTS} elements")
         buffer = self.buffer
         if at + 8 > len(buffer):
-            self._missing(at + 8)
-        tags, short, long = _LITTLE if encoding.little else _BIG
-        group, element = tags(buffer, at)
-        tag = group << 16 | element
-        if not encoding.explicit or group == 0xFFFE:
-            length = long(buffer, at + 4)[0]
-            vr, start = b"", at + 8
-        else:
-            vr = buffer[at + 4 : at + 6]
-            if vr in _SHORT_VRS:
-                length, start = short(buffer, at + 6)[0], at + 8
-            elif vr in _LONG_VRS or (vr.isalpha() and vr.isupper()):
+            buffer = self._missing(at + 8)
+        explicit, implicit, long = _LITTLE if encoding.little else _BIG
+        if encoding.explicit:
+            group, element, vr, length = explicit(buffer, at)
+            if vr in _SHORT_VRS and group != 0xFFFE:
+                return group << 16 | element, vr, at + 8, length
+            if group != 0xFFFE:
+                if vr not in _LONG_VRS and not (vr.isalpha() and vr.isupper()):
+                    raise NotDicom("an element has no value representation")
                 # PS3.5 section 6.2: VRs of later editions use the long form.
                 if at + 12 > len(buffer):
-                    self._missing(at + 12)
-                length, start = long(buffer, at + 8)[0], at + 12
-            else:
-                raise NotDicom("an element has no value representation")
-        if length == UNDEFINED:
-            # PS3.5 section 6.2.2 note 2: UN of undefined length holds implicit little endian.
-            inner = IMPLICIT if vr == b"UN" else encoding
-            return Element(tag, vr, at, start, start, True, inner)
-        return Element(tag, vr, at, start, start + length, False, encoding)
+                    buffer = self._missing(at + 12)
+                return group << 16 | element, vr, at + 12, long(buffer, at + 8)[0]
+        group, element, length = implicit(buffer, at)
+        return group << 16 | element, b"", at + 8, length
 
     def end_of_undefined(self, outer: Element) -> int:
         """The offset behind the delimiter of a sequence, or of encapsulated fragments, of undefined length.
@@ -194,25 +223,24 @@ class Walk:
         levels: list[tuple[bool, Encoding]] = [(True, outer.encoding)]
         while levels:
             in_sequence, encoding = levels[-1]
-            element = self._header(at, encoding)
-            at = element.start
+            tag, vr, at, length = self._header(at, encoding)
             if in_sequence:
-                if element.tag == SEQUENCE_END:
+                if tag == SEQUENCE_END:
                     levels.pop()
-                elif element.tag != ITEM:
+                elif tag != ITEM:
                     raise NotDicom("a sequence holds something else than items")
-                elif element.undefined:
+                elif length == UNDEFINED:
                     levels.append((False, encoding))
                 else:
-                    at = element.end
-            elif element.tag == ITEM_END:
+                    at += length
+            elif tag == ITEM_END:
                 levels.pop()
-            elif element.tag in (ITEM, SEQUENCE_END):
+            elif tag in (ITEM, SEQUENCE_END):
                 raise NotDicom("an item holds an item")
-            elif element.undefined:
-                levels.append((True, element.encoding))
+            elif length == UNDEFINED:
+                levels.append((True, IMPLICIT if vr == b"UN" else encoding))
             else:
-                at = element.end
+                at += length
             if len(levels) > 2 * limits.MAX_NESTING:
                 raise TooLarge(f"sequences nested deeper than {limits.MAX_NESTING}")
             if at > len(self.buffer):

@@ -132,7 +132,8 @@ def _locate(
     shared_tags = _SHARED
     for _ in range(limits.MAX_ELEMENTS):
         if at == end:
-            break
+            # The object may go on behind its first bytes.
+            return None
         start = at + 8
         if explicit:
             group, element, vr, length = _EXPLICIT(head, at)

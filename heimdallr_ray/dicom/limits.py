@@ -17,6 +17,10 @@ blobs (Siemens CSA, overlays, icon images) stay below 10 MB."""
 MAX_ELEMENTS: Final = 200_000
 """Elements walked in one header, nested ones included: 2,000 frames with 60 elements each, and room."""
 
+MAX_ELEMENTS_OF_ONE_LEVEL: Final = 32_768
+"""Elements side by side in a data set or in one item. PS3.6 names about 5,000 in all; objects of vendors that are full
+of private elements have some hundreds."""
+
 MAX_NESTING: Final = 24
 """Sequences inside sequences. The deepest standard templates (SR content trees aside, which are never opened here)
 nest 5 deep; recursion stays far below the interpreter's limit."""

@@ -35,8 +35,8 @@ def read_header(source: bytes | BinaryIO | Path, *, stop_before_pixels: bool = T
         TooLarge: a bound of `limits` is passed: header size, elements, nesting.
     """
     if isinstance(source, bytes):
-        header = _grow(io.BytesIO(source), len(source), source)
         size = len(source)
+        header = _grow(io.BytesIO(source), size)
     elif isinstance(source, Path):
         with source.open("rb") as stream:
             size = stream.seek(0, io.SEEK_END)
@@ -58,7 +58,7 @@ def read_head(head: bytes, size: int) -> Header | None:
     if size > limits.MAX_OBJECT_BYTES:
         raise TooLarge(f"the object is larger than {limits.MAX_OBJECT_BYTES} bytes")
     try:
-        return _parse(head, size)
+        return _parse(Walk(head, size))
     except NeedMore:
         return None
 
@@ -76,33 +76,31 @@ def is_cut(header: Header, size: int) -> bool:
     return native and pixels.length < header.native_pixel_bytes
 
 
-def _grow(stream: BinaryIO, size: int, whole: bytes | None = None) -> Header:
-    """Parse from as few bytes as needed: reads double until the walk is content or the bound is met."""
+def _grow(stream: BinaryIO, size: int) -> Header:
+    """Parse from as few bytes as needed: each read takes as much as all before it took, and three times more."""
     if size > limits.MAX_OBJECT_BYTES:
         raise TooLarge(f"the object is larger than {limits.MAX_OBJECT_BYTES} bytes")
-    if whole is not None and size <= limits.MAX_HEADER_BYTES:
-        return _parse(whole, size)
-    wanted = limits.FIRST_READ_BYTES
-    while True:
-        stream.seek(0)
-        buffer = stream.read(min(wanted, size))
-        try:
-            return _parse(buffer, size)
-        except NeedMore as more:
-            if len(buffer) < min(wanted, size):
-                raise TruncatedObject("the source ends before its size") from more
-            if max(more.end, wanted) >= limits.MAX_HEADER_BYTES:
-                raise TooLarge(f"the header is larger than {limits.MAX_HEADER_BYTES} bytes") from more
-            wanted = min(max(more.end, 4 * wanted), limits.MAX_HEADER_BYTES)
+    buffer = b""
+
+    def more(end: int) -> tuple[bytes, int]:
+        nonlocal buffer
+        wanted = min(max(end, 4 * len(buffer), limits.FIRST_READ_BYTES), limits.MAX_HEADER_BYTES, size)
+        stream.seek(len(buffer))
+        buffer += stream.read(wanted - len(buffer))
+        if len(buffer) < wanted:
+            raise TruncatedObject("the source ends before its size")
+        return buffer, size
+
+    more(0)
+    return _parse(Walk(buffer, size, more))
 
 
-def _parse(buffer: bytes, size: int) -> Header:
-    walk = Walk(buffer, size)
+def _parse(walk: Walk) -> Header:
     meta, at = _file_meta(walk)
     syntax = str(meta.uid(0x00020010) or IMPLICIT_LE)
     if syntax == DEFLATED_LE:
-        return _parse_deflated(buffer, at, size, meta)
-    return _data_set(walk, at, encoding_of(syntax, buffer, at), meta, syntax)
+        return _data_set(_inflating(walk, at), 0, meta, syntax)
+    return _data_set(walk, at, meta, syntax)
 
 
 def encoding_of(syntax: str, buffer: bytes, at: int) -> Encoding:
@@ -126,15 +124,17 @@ def data_set_offset(buffer: bytes) -> int:
 
 def _file_meta(walk: Walk) -> tuple[Values, int]:
     """File meta information (PS3.10 section 7.1), with or without the 128 bytes of preamble."""
-    buffer = walk.buffer
-    if buffer[128:132] == b"DICM":
+    if walk.buffer[128:132] == b"DICM":
         at = 132
-    elif buffer.startswith(_META_START):
+    elif walk.buffer.startswith(_META_START):
         at = 0
     else:
         raise NotDicom("no DICM prefix and no file meta information")
     found: dict[int, Element] = {}
-    while buffer[at : at + 2] == b"\x02\x00":
+    while True:
+        walk.reach(at + 2)
+        if walk.buffer[at : at + 2] != b"\x02\x00":
+            break
         element = next(walk.elements(at, at + 1, EXPLICIT))
         found[element.tag] = element
         at = element.end
@@ -143,29 +143,34 @@ def _file_meta(walk: Walk) -> tuple[Values, int]:
     return Values(walk, found), at
 
 
-def _parse_deflated(buffer: bytes, at: int, size: int, meta: Values) -> Header:
-    """PS3.5 section A.5: all behind the file meta information is one raw deflate stream."""
-    wanted = limits.FIRST_READ_BYTES
-    while True:
-        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-        try:
-            inflated = inflater.decompress(buffer[at:], wanted)
-        except zlib.error as error:
-            raise NotDicom("the deflated data set is damaged") from error
-        starved = len(inflated) < wanted and not inflater.eof
-        if starved and len(buffer) < size:
-            raise NeedMore(len(buffer) + 1)
-        known = len(inflated) if starved or inflater.eof else None
-        try:
-            walk = Walk(inflated, known)
-            return _data_set(walk, 0, encoding_of(EXPLICIT_LE, inflated, 0), meta, DEFLATED_LE)
-        except NeedMore as more:
-            if max(more.end, wanted) >= limits.MAX_HEADER_BYTES:
-                raise TooLarge(f"the header inflates beyond {limits.MAX_HEADER_BYTES} bytes") from more
-            wanted = min(max(more.end, 4 * wanted), limits.MAX_HEADER_BYTES)
+def _inflating(packed: Walk, at: int) -> Walk:
+    """The data set that is deflated from `at` on (PS3.5 section A.5), inflated as far as the walk over it comes."""
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    inflated, taken = b"", at
+
+    def more(end: int) -> tuple[bytes, int | None]:
+        nonlocal inflated, taken
+        wanted = min(max(end, 4 * len(inflated), limits.FIRST_READ_BYTES), limits.MAX_HEADER_BYTES)
+        while len(inflated) < wanted and not inflater.eof:
+            source = inflater.unconsumed_tail
+            if not source:
+                packed.reach(taken + 1)
+                source, taken = packed.buffer[taken:], len(packed.buffer)
+            try:
+                piece = inflater.decompress(source, wanted - len(inflated))
+            except zlib.error as error:
+                raise NotDicom("the deflated data set is damaged") from error
+            if not piece and not source:
+                break
+            inflated += piece
+        return inflated, len(inflated) if len(inflated) < wanted or inflater.eof else None
+
+    return Walk(*more(0), more)
 
 
-def _data_set(walk: Walk, at: int, encoding: Encoding, meta: Values, syntax: str) -> Header:
+def _data_set(walk: Walk, at: int, meta: Values, syntax: str) -> Header:
+    walk.reach(at + 6)
+    encoding = encoding_of(EXPLICIT_LE if syntax == DEFLATED_LE else syntax, walk.buffer, at)
     found: dict[int, Element] = {}
     pixels: PixelLocation | None = None
     end = limits.MAX_OBJECT_BYTES if walk.limit is None else walk.limit

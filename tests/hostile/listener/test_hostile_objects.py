@@ -91,11 +91,20 @@ HEAD = explicit_element(0x0008, 0x0016, b"UI", f"{CT}\0".encode()) + explicit_el
 TAIL = explicit_element(0x0020, 0x000D, b"UI", f"{STUDY}.4".encode().ljust(30, b"\0"))
 
 
-@pytest.mark.parametrize(
-    "body",
-    [HEAD + nested(10_000) + TAIL, HEAD + empty_elements(1_000_000) + TAIL],
-    ids=["10000 nested sequences", "1000000 empty elements"],
-)
+def in_an_item(content: bytes) -> bytes:
+    """`content` as the only item of a sequence, both of undefined length."""
+    begin, end = nested(1)[:20], nested(1)[20:]
+    return begin + content + end
+
+
+ENDLESS = {
+    "10000 nested sequences": HEAD + nested(10_000) + TAIL,
+    "1000000 empty elements": HEAD + empty_elements(1_000_000) + TAIL,
+    "1000000 empty elements of an item": HEAD + in_an_item(empty_elements(1_000_000)) + TAIL,
+}
+
+
+@pytest.mark.parametrize("body", ENDLESS.values(), ids=ENDLESS)
 def test_endless_structures_are_answered_within_bounds(listener: ListenerProcess, body: bytes) -> None:
     """Check 24 of the reliability list by C-STORE: refused or parsed in under 2 s, under 256 MiB in all."""
     answer, cost = offered(listener, body, f"{STUDY}.4.1")

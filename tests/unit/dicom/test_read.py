@@ -11,10 +11,16 @@ import pytest
 from pydicom.data import get_testdata_file
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRBigEndian, ImplicitVRLittleEndian
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+)
 
-from heimdallr_ray.dicom.read import is_cut, read_header
-from heimdallr_ray.errors import NotDicom, TruncatedObject
+from heimdallr_ray.dicom import limits
+from heimdallr_ray.dicom.read import is_cut, read_head, read_header
+from heimdallr_ray.errors import NotDicom, TooLarge, TruncatedObject
 from tests.support.dicom import ct_datasets, ct_study, to_bytes
 
 
@@ -70,6 +76,54 @@ def test_a_header_larger_than_the_first_read_is_read_on(tmp_path: Path):
     path = tmp_path / "x"
     path.write_bytes(to_bytes(dataset))
     assert read_header(path).rows == 32
+
+
+class Counting(io.BytesIO):
+    """A source that counts what is taken of it."""
+
+    taken = 0
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        content = super().read(size)
+        self.taken += len(content)
+        return content
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_a_long_header_is_read_once(syntax: str):
+    """20,000 elements and then the rows: no byte is read twice, and little of the pixels behind them."""
+    (dataset,) = ct_datasets(1)
+    for number in range(20_000):
+        dataset.add_new(0x00191000 + number, "LO", f"{number:08d}")
+    content = to_bytes(dataset, syntax)
+    source = Counting(content)
+    header = read_header(source)
+    assert (header.rows, header.pixels is None) == (32, False)
+    assert source.taken <= len(content)
+    assert read_head(content, len(content)) == header
+    if syntax != DeflatedExplicitVRLittleEndian:
+        assert read_head(content[:100_000], len(content)) is None
+
+
+def test_a_deflated_header_is_read_as_far_as_it_inflates():
+    (dataset,) = ct_datasets(1)
+    dataset.add_new(0x00190010, "LO", "SOMEBODY")
+    dataset.add_new(0x00191000, "OB", bytes(range(256)) * 12_000)
+    content = to_bytes(dataset, DeflatedExplicitVRLittleEndian)
+    header = read_header(Counting(content))
+    assert header.rows == 32
+    # Cut in the middle of what is deflated, or with something behind it.
+    with pytest.raises((TruncatedObject, NotDicom)):
+        read_header(content[: len(content) // 2])
+    assert read_header(content + bytes(64)) == header
+
+
+def test_more_elements_than_any_object_has_side_by_side_are_refused():
+    (dataset,) = ct_datasets(1)
+    for number in range(limits.MAX_ELEMENTS_OF_ONE_LEVEL):
+        dataset.add_new(0x00190000 + 0x1000 + number, "LO", "")
+    with pytest.raises(TooLarge, match="side by side"):
+        read_header(to_bytes(dataset))
 
 
 def test_declared_implicit_but_written_explicit_is_read():
