@@ -146,6 +146,9 @@ class Settings(BaseSettings):
         description="What becomes of it then. `close`: what is there is analysed, and its page says that it was cut "
         "off. `fail`: it is not analysed until a person asks for it or more images come.",
     )
+    speculate: bool = Field(
+        False, description="While a study settles and no other work waits, labels of a series at rest are made ahead."
+    )
     sources: Sources = Field(
         (),
         description="Other rules for single senders, the first that fits counts: `[[sources]]` tables in the file, "
@@ -396,6 +399,7 @@ class Settings(BaseSettings):
             after_abort_s=self.settle_after_abort_seconds,
             max_open_s=self.max_open_seconds,
             at_max_open=self.at_max_open,
+            speculate=self.speculate,
         )
         return CompletionPolicy(site.bounded(), self.sources)
 

@@ -306,6 +306,12 @@ class StaleLease(Retryable):
     code = "stale_lease"
 
 
+class MadeWay(Retryable):
+    """Labels were being made ahead of their study, and other work came."""
+
+    code = "made_way"
+
+
 class AlreadyRunning(Retryable):
     """Another supervisor holds the data folder."""
 

@@ -53,6 +53,7 @@ class SourceRule(_Table):
     settle_after_release_seconds: Seconds | None = None
     settle_after_abort_seconds: Seconds | None = None
     max_open_seconds: Seconds | None = None
+    speculate: bool | None = None
     at_max_open: AtMaxOpen | None = None
     expected_instances: int | None = Field(default=None, ge=1, le=1_000_000)
     required_series: tuple[RequiredSeries, ...] = ()
@@ -112,6 +113,8 @@ class CompletionRules:
     at_max_open: AtMaxOpen = "close"
     expected_instances: int | None = None
     required_series: tuple[RequiredSeries, ...] = ()
+    speculate: bool = False
+    """Labels of a series that is quiet are made while its study settles."""
     source: str = ""
     """Name of the rule; empty: the site's own."""
 
@@ -140,6 +143,11 @@ class CompletionPolicy:
         rule = next((one for one in self.sources if one.fits(calling_ae, address, door)), None)
         return self.site.bounded() if rule is None else self.rules_of(rule)
 
+    @property
+    def speculates(self) -> bool:
+        """True where labels are made ahead for any sender."""
+        return self.site.speculate or any(rule.speculate for rule in self.sources)
+
     def rules_of(self, rule: SourceRule) -> CompletionRules:
         """What `rule` says, and the site's word where it says nothing."""
         return _overlaid(self.site, rule).bounded()
@@ -154,6 +162,7 @@ def _overlaid(site: CompletionRules, rule: SourceRule) -> CompletionRules:
         at_max_open=rule.at_max_open or site.at_max_open,
         expected_instances=rule.expected_instances,
         required_series=rule.required_series,
+        speculate=site.speculate if rule.speculate is None else rule.speculate,
         source=rule.name,
     )
 

@@ -118,6 +118,9 @@ class IntakeView(BaseModel):
     disk: DiskView
     refused_last_hour: dict[str, int] = Field(description="By what and why, `cut.slow_sender`; most first.")
     commitment: CommitmentView
+    speculations: dict[str, int] = Field(
+        description="Labels made ahead of their studies, by what became of that, since the installation began."
+    )
     audit_entries: int = Field(description="Length of the audit chain.")
 
 
@@ -158,6 +161,7 @@ def view_of(found: IntakeOverview) -> IntakeView:
             failing=commitments.failing,
             given_up=commitments.given_up,
         ),
+        speculations=found.counts.speculations,
         audit_entries=found.counts.audit_entries,
     )
 

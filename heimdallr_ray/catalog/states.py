@@ -99,6 +99,8 @@ class JobPriority:
 
     LIVE: ClassVar[dict[Urgency, int]] = {Urgency.P0: 0, Urgency.P1: 1, Urgency.P2: 2, Urgency.P3: 3}
     BATCH = 9
+    AHEAD = 20
+    """Behind batch, however long it waits: no job rises by more than the levels between batch and live work."""
 
 
 class Door(StrEnum):

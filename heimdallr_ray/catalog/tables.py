@@ -296,6 +296,40 @@ class ArtifactRow(SQLModel, table=True):
     meta: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
 
 
+class LabelsAheadRow(SQLModel, table=True):
+    """Label maps that were made of one series while its study settled; a result takes them where all inputs are equal.
+
+    Nothing depends on the row: it is removed at a bounded age, used or not.
+    """
+
+    __tablename__ = "labels_ahead"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (UniqueConstraint("study_id", "inputs_sha256"),)
+
+    id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
+    study_id: str = Field(foreign_key="study.id", max_length=32)
+    epoch: int
+    series_uid: str = Field(max_length=64)
+    job_id: int = Field(sa_column=Column(_BIG_ID, nullable=False))
+    inputs_sha256: str = Field(max_length=64)
+    """Of everything that decides the labels."""
+    document: dict[str, Any] = Field(default_factory=dict, sa_column=Column(JSON, nullable=False))
+    """JSON: the run, and the blob of each label map; see pipelines/labels.py."""
+    made_at: datetime = Field(index=True, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    seconds: float
+    used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+    used_by: int | None = Field(default=None, sa_column=Column(_BIG_ID, nullable=True))
+    """The study's job that took them."""
+
+
+class TallyRow(SQLModel, table=True):
+    """How often something has happened in this installation; counted in the transaction in which it happens."""
+
+    __tablename__ = "tally"  # pyright: ignore[reportAssignmentType]
+
+    what: str = Field(primary_key=True, max_length=48)
+    number: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
 class AuditRow(SQLModel, table=True):
     """One entry of the audit chain; written by security/audit.py only, never changed, never deleted."""
 

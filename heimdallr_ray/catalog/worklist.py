@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, case, or_
 from sqlmodel import Session, col, func, select
 
+from heimdallr_ray.catalog.ahead import AHEAD_JOB
 from heimdallr_ray.catalog.priority import ORDERED_CLASS, ROUTINE_CLASS
 from heimdallr_ray.catalog.results import current_result, results_of
 from heimdallr_ray.catalog.states import JobPriority, JobState
@@ -188,8 +189,8 @@ def counts_by_state(session: Session) -> dict[str, int]:
 
 
 def queue_depth(session: Session, kinds: tuple[str, ...] = ()) -> QueueDepth:
-    """How many jobs of `kinds` (none given: all) wait, run and are dead, from the rows themselves."""
-    of_kinds = [col(JobRow.kind).in_(kinds)] if kinds else []
+    """How many jobs of `kinds` (none given: all that somebody waits for) wait, run and are dead, from the rows."""
+    of_kinds = [col(JobRow.kind).in_(kinds) if kinds else col(JobRow.kind) != AHEAD_JOB]
     counts = dict(session.exec(select(JobRow.state, func.count()).where(*of_kinds).group_by(col(JobRow.state))).all())
     waiting = select(func.min(JobRow.run_at)).where(JobRow.state == JobState.QUEUED.value, *of_kinds)
     return QueueDepth(

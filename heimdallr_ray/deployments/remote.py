@@ -14,10 +14,11 @@ from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from heimdallr_ray.catalog.ahead import AHEAD_JOB
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.errors import EngineUnavailable, HeimdallrError, StaleLease
 from heimdallr_ray.ids import new_id
-from heimdallr_ray.queue.engine_calls import EngineCalls, EngineId, Ticket, require_innocent
+from heimdallr_ray.queue.engine_calls import MAX_DEATHS, EngineCalls, EngineId, Ticket, require_innocent
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
 from heimdallr_ray.queue.owners import is_dead_here
 from heimdallr_ray.segmentation.deadline import CALL_S
@@ -106,7 +107,8 @@ class RemoteSegmenter:
         if self._ledger is None or self._lease is None:
             return None
         manifest = str(self._lease.payload.get("manifest_sha256", ""))
-        return Ticket(new_id(), self._lease.job_id, self._lease.fence, manifest)
+        ahead = self._lease.kind == AHEAD_JOB
+        return Ticket(new_id(), self._lease.job_id, self._lease.fence, manifest, ahead)
 
     def _answer(
         self,
@@ -156,11 +158,12 @@ class RemoteSegmenter:
             return False
         with self._ledger.database.write() as session:
             self._ledger.queue.hold(session, self._lease)
-            deaths = self._ledger.calls.record_death(session, self._lease, ticket, inside.replica)
+            limit = 1 if ticket.ahead else MAX_DEATHS
+            deaths = self._ledger.calls.record_death(session, self._lease, ticket, inside.replica, limit=limit)
         _log.error(
             "engine died under a study", extra={"job": ticket.job_id, "deaths": deaths, "engine": inside.replica}
         )
-        require_innocent(deaths)
+        require_innocent(deaths, limit)
         return True
 
 

@@ -12,6 +12,7 @@ from heimdallr_ray.deployments.ending import ending_with
 from heimdallr_ray.deployments.memory import give_back
 from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.queue.engine_calls import EngineCalls, EngineId, Ticket
+from heimdallr_ray.queue.idle import GivesWay, IdleQueue
 from heimdallr_ray.segmentation.deadline import Deadline
 from heimdallr_ray.segmentation.engine import EngineInfo, SegmentationRequest, SegmentationRun
 
@@ -27,6 +28,7 @@ class Segmenter:
         from heimdallr_ray.deployments.attendance import Attendance, identity_of
         from heimdallr_ray.pipelines.demand import demand_of
         from heimdallr_ray.pipelines.steps import ever_wanted
+        from heimdallr_ray.queue.lease import LeaseQueue
         from heimdallr_ray.queue.owners import owner_name
         from heimdallr_ray.segmentation.demo import weights_dir
         from heimdallr_ray.segmentation.notes import HOMES, refusal_told, write_notes
@@ -56,7 +58,9 @@ class Segmenter:
                 raise BadSetting("these weights are synthetic; only the demo profile accepts them")
             demand = demand_of(settings.measurements)
             require_needed(folder, demand)
-            calls = EngineCalls(Database(settings.resolved_database_url), SystemClock())
+            database, clock = Database(settings.resolved_database_url), SystemClock()
+            calls = EngineCalls(database, clock)
+            self._others = IdleQueue(database, LeaseQueue(database, clock, settings.lease_seconds)).others
             node = str(ray.get_runtime_context().get_node_id())
             engine = EngineId(
                 owner_name(), node, identity_of(args.build, folder, f"{device} {settings.segmenter_mode}")
@@ -71,10 +75,14 @@ class Segmenter:
     def run(
         self, request: SegmentationRequest, ticket: Ticket | None = None, until: float | None = None
     ) -> SegmentationRun:
-        """Segment one study before the wall clock says `until`; errors of heimdallr_ray.errors pass through."""
+        """Segment one study before the wall clock says `until`; errors of heimdallr_ray.errors pass through.
+
+        What is made ahead of its study ends with MadeWay before the next tile once other work waits.
+        """
+        gives_way = GivesWay(self._others) if ticket is not None and ticket.ahead else None
         try:
             with self._attendance.of(ticket), ending_with(self._device):
-                deadline = Deadline.before(until)
+                deadline = Deadline.before(until, gives_way=gives_way)
                 with deadline.blamed():
                     return self._engine.run_plan(request.volume, request.wanted, request.earlier, deadline)
         finally:

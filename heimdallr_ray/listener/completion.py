@@ -12,9 +12,11 @@ import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 from sqlmodel import Session
 
+from heimdallr_ray.catalog.ahead import series_counts, wish_for
 from heimdallr_ray.catalog.associations import mark_lost
 from heimdallr_ray.catalog.closing import (
     Change,
@@ -31,6 +33,7 @@ from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.listener.quiet import SeriesWatch
 from heimdallr_ray.listener.receive import ACTOR, Receiver
 from heimdallr_ray.listener.watch import Durations, StudyWatch
 from heimdallr_ray.sources import CompletionPolicy, CompletionRules
@@ -42,6 +45,8 @@ ORPHAN_SCAN_S = 30.0
 ORPHAN_AGE_S = 60.0
 """A ready file this old is in no living receiver's hand: groups are committed at once or retried from memory."""
 LOST_SCAN_S = 30.0
+MAX_WISHES = 50
+"""Series of which labels are wished for in one scan; the others wait for the next."""
 ASK_AGAIN_S = 5.0
 """How long the word about a study's last sender is believed: `lost` may have given way to another end."""
 
@@ -105,6 +110,8 @@ class CompletionWatcher:
         self._before_closing = before_closing
         self._on_closed = on_closed
         self._watch = StudyWatch(clock)
+        self._series = SeriesWatch()
+        self._settling: list[tuple[OpenStudy, bool]] = []
         self._known: dict[str, _Known] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -135,8 +142,11 @@ class CompletionWatcher:
         if self._before_closing is not None and any(change.close for change in changes):
             ready = frozenset(self._before_closing([one.study.id for one in changes if one.close]))
             changes = [change for change in changes if not change.close or change.study.id in ready]
-        if not changes:
-            return []
+        closed = self._apply(changes, now) if changes else []
+        self._wish()
+        return closed
+
+    def _apply(self, changes: list[Change], now: datetime) -> list[str]:
         with self._database.write() as session:
             closed = apply_changes(session, changes, now=now, max_attempts=self._max_attempts, actor=ACTOR)
             if self._on_closed is not None:
@@ -169,11 +179,13 @@ class CompletionWatcher:
 
     def _decided(self, busy: frozenset[str]) -> list[Change]:
         self._watch.begin()
+        self._settling = []
         with self._database.read() as session:
             studies = open_studies(session)
             changes = [self._change(session, study, held=study.study_uid in busy) for study in studies]
         ids = {study.id for study in studies}
         self._watch.end(ids)
+        self._series.end(ids)
         self._known = {id_: known for id_, known in self._known.items() if id_ in ids}
         return changes
 
@@ -194,6 +206,9 @@ class CompletionWatcher:
             grace_s = self._quiet_counts_from - self._clock.monotonic()
             verdict = replace(verdict, in_s=max(verdict.in_s, grace_s))
         due = verdict.in_s <= 0
+        quiet = not sending and durations.quiet_s >= min(QUIET_S, rules.after_release_s)
+        if rules.speculate and not due and not self._draining:
+            self._settling.append((study, quiet))
         planned: Verdict | None = verdict if due or not sending else None
         return Change(
             study,
@@ -201,7 +216,7 @@ class CompletionWatcher:
             known.opened_at,
             close=due,
             fail=due and verdict.code is CloseCode.HARD_MAXIMUM and rules.at_max_open == "fail",
-            settling=not sending and durations.quiet_s >= min(QUIET_S, rules.after_release_s),
+            settling=quiet,
         )
 
     def _observed(
@@ -244,6 +259,33 @@ class CompletionWatcher:
         good_until = at if held or sender.open else math.inf if final else at + ASK_AGAIN_S
         self._known[study.id] = known = _Known(study.epoch, study.n_images, sender, opened_at, good_until)
         return known
+
+    # What may be made ahead ------------------------------------------------------------------------------------------
+
+    def _wish(self) -> None:
+        """Labels are wished for of series that have come to rest; a wish that cannot be written delays nothing."""
+        if not self._settling:
+            return
+        try:
+            at = self._clock.monotonic()
+            with self._database.read() as session:
+                wishes = [
+                    wish
+                    for study, ended in self._settling
+                    for wish in self._series.see(study, partial(series_counts, session, study.id), at, ended=ended)
+                ][:MAX_WISHES]
+            if not wishes:
+                return
+            now = self._clock.now()
+            with self._database.write() as session:
+                new = sum(wish_for(session, wish, now=now) for wish in wishes)
+        except HeimdallrError as error:
+            logger.warning("completion.no_wish", extra={"code": error.code, "reason": error.detail})
+            return
+        for wish in wishes:
+            self._series.wished(wish)
+        if new:
+            logger.info("completion.wished", extra={"count": new})
 
     # What is lost ----------------------------------------------------------------------------------------------------
 

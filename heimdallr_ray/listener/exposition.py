@@ -137,6 +137,12 @@ class IntakeCollector(Collector):
             "When the oldest of them was asked; 0: none waits.",
             oldest.timestamp() if oldest else 0.0,
         )
+        ahead = CounterMetricFamily(
+            f"{PREFIX}_speculations", "Labels made ahead of their studies, by what became of that.", labels=["outcome"]
+        )
+        for outcome, number in self._counts.speculations.items():
+            ahead.add_metric([outcome], number)
+        yield ahead
         yield _single("audit_entries", "Length of the audit chain.", self._counts.audit_entries)
 
     def _counter(self, name: str, help_: str, of: Callable[[Snapshot], int]) -> Metric:

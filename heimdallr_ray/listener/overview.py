@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from sqlmodel import Session, col, func, select
 
+from heimdallr_ray.catalog import ahead
 from heimdallr_ray.catalog.associations import LastSeen, last_seen
 from heimdallr_ray.catalog.commitments import CommitmentOutbox, outbox
 from heimdallr_ray.catalog.database import Database
@@ -67,6 +68,8 @@ class IntakeCounts:
     """Receiving and settling ones."""
     audit_entries: int
     commitments: CommitmentOutbox
+    speculations: dict[str, int] = field(default_factory=dict[str, int])
+    """Labels made ahead of their studies, by what became of that."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +165,10 @@ def count(session: Session) -> IntakeCounts:
     ).all()
     head = audit_entries.head(session)
     return IntakeCounts(
-        states | {state: int(number) for state, number in found}, head.entries if head else 0, outbox(session)
+        states | {state: int(number) for state, number in found},
+        head.entries if head else 0,
+        outbox(session),
+        ahead.counts(session),
     )
 
 

@@ -25,6 +25,7 @@ def _times(rules: CompletionRules) -> str:
         *(f"early {words}" for words in early),
         f"in any case {seconds(rules.max_open_s)} after the first image"
         + (" (then it fails)" if rules.at_max_open == "fail" else ""),
+        *(["labels made ahead"] if rules.speculate else []),
     ]
     return ", ".join(parts)
 

@@ -160,6 +160,7 @@ def results_document(
     synthetic: bool,
     volume_facts: Mapping[str, Any] | None = None,
     selection_facts: Mapping[str, Any] | None = None,
+    labels_made_ahead: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """results.json: every number with its reason and provenance, the findings, and how they came about.
 
@@ -176,6 +177,7 @@ def results_document(
         synthetic: True where any part is; also set where a model or a measurement says so.
         volume_facts: JSON: shape, spacing and flags of the image that was measured.
         selection_facts: JSON: the rules that chose the series, and whether a person did.
+        labels_made_ahead: JSON: when and by which job, where the labels were made while the study settled.
     """
     synthetic = synthetic or any(m.synthetic for m in models) or any(m.provenance.synthetic for m in measurements)
     urgency = assessment.urgency
@@ -201,6 +203,7 @@ def results_document(
         "findings": [{**asdict(one), "urgency": one.urgency.value} for one in assessment.findings],
         "selection": [asdict(one) for one in series],
         "selection_facts": dict(selection_facts) if selection_facts is not None else None,
+        "labels_made_ahead": dict(labels_made_ahead) if labels_made_ahead is not None else None,
         "models": [asdict(one) for one in models],
         "skipped_tasks": [asdict(one) for one in skipped_tasks],
         "memory_steps": [dict(one) for one in memory_steps],

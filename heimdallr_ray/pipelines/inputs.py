@@ -13,6 +13,7 @@ from heimdallr_ray.catalog.choosing import SeriesChosen
 from heimdallr_ray.config import Settings
 from heimdallr_ray.dicom.regions import unmeasured_regions
 from heimdallr_ray.dicom.series import Selection, Series
+from heimdallr_ray.pipelines.labels import FORM as LABELS_FORM
 from heimdallr_ray.segmentation.registry import registry_digest
 
 _FORM = 1
@@ -81,12 +82,7 @@ def inputs_sha256(
         return None
     document = {
         "form": _FORM,
-        "surroundings": {
-            "build": surroundings.build,
-            "engine": surroundings.engine,
-            "measurements": sorted(surroundings.measurements),
-            "segmentations": sorted(surroundings.segmentations),
-        },
+        "surroundings": _surroundings(surroundings),
         "rules": None if selection.rules is None else asdict(selection.rules),
         "choice": None if choice is None else asdict(choice),
         "deskew": deskew,
@@ -102,6 +98,42 @@ def inputs_sha256(
             for series in contenders(selection)
         ],
     }
+    return _digest(document)
+
+
+def labels_sha256(selection: Selection, surroundings: Surroundings, *, deskew: bool) -> str | None:
+    """Digest of everything that decides the labels of the chosen series; None where none was chosen.
+
+    What stands in a result beside the labels (rules, other series, who chose) takes no part: it is made anew each time.
+
+    Args:
+        selection: as it stands once the chosen series has become a volume.
+        surroundings: of the run.
+        deskew: whether a tilt is taken out.
+    """
+    if selection.chosen is None:
+        return None
+    document = {
+        "form": [_FORM, LABELS_FORM],
+        "labels": True,
+        "surroundings": _surroundings(surroundings),
+        "deskew": deskew,
+        "series": _series(selection.chosen),
+        "converter": selection.fallback_code,
+    }
+    return _digest(document)
+
+
+def _surroundings(surroundings: Surroundings) -> dict[str, Any]:
+    return {
+        "build": surroundings.build,
+        "engine": surroundings.engine,
+        "measurements": sorted(surroundings.measurements),
+        "segmentations": sorted(surroundings.segmentations),
+    }
+
+
+def _digest(document: dict[str, Any]) -> str:
     text = json.dumps(document, sort_keys=True, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

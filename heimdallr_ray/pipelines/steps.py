@@ -243,6 +243,12 @@ def ever_wanted(measurements: Collection[str], segmentations: Collection[str]) -
     return (*TIE_TASKS, *(one for modality in ("CT", "MR") for one in wanted(modality, metrics, further)))
 
 
+def tied(selection: Selection) -> bool:
+    """True where only the contrast phase model could say which series is to be measured."""
+    finalists = selection.finalists
+    return len(finalists) >= 2 and all(one.series.header.modality == "CT" for one in finalists)
+
+
 def settle_tie(
     selection: Selection,
     read_bytes: Callable[[str], bytes],
@@ -266,7 +272,7 @@ def settle_tie(
         EngineKilled: segmenters died under this study.
     """
     finalists = selection.finalists
-    if len(finalists) < 2 or any(one.series.header.modality != "CT" for one in finalists):
+    if not tied(selection):
         return selection, None
     read = [
         _phase_of(

@@ -8,9 +8,8 @@ import threading
 from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
-from heimdallr_ray.catalog.choosing import SeriesChosen, chosen_in
+from heimdallr_ray.catalog.choosing import chosen_in
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.results import (
     NewArtifact,
@@ -20,17 +19,18 @@ from heimdallr_ray.catalog.results import (
     standing_result,
 )
 from heimdallr_ray.catalog.states import StudyState, Urgency
-from heimdallr_ray.catalog.studies import instances_of, require_study, series_rows_of, set_step, transition
+from heimdallr_ray.catalog.studies import require_study, series_rows_of, set_step, transition
 from heimdallr_ray.catalog.tables import StudyRow
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.dicom.series import Selection, SeriesRules
 from heimdallr_ray.errors import HeimdallrError, ModalityNotSupported, NoUsableSeries, StaleLease
-from heimdallr_ray.ids import Sha256, Uid
 from heimdallr_ray.metrics.catalogue import asked_for
 from heimdallr_ray.metrics.result import Measurement
 from heimdallr_ray.pipelines import describe, documents, steps
-from heimdallr_ray.pipelines.inputs import Surroundings, contenders, inputs_sha256
-from heimdallr_ray.pipelines.steps import Artifact, StoredInstance, StudySegmenter
+from heimdallr_ray.pipelines.ahead import LabelsAhead, MadeAhead
+from heimdallr_ray.pipelines.inputs import contenders
+from heimdallr_ray.pipelines.preparing import Preparing
+from heimdallr_ray.pipelines.steps import Artifact, Prepared, StudySegmenter
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
 from heimdallr_ray.segmentation.asked import extras
 from heimdallr_ray.segmentation.engine import SegmentationRun
@@ -59,6 +59,7 @@ class _Made:
     selection: Selection
     volume: Volume
     run: SegmentationRun
+    ahead: MadeAhead | None
     measurements: Sequence[Measurement]
     assessment: Assessment
 
@@ -81,6 +82,7 @@ class StudyRunner:
         segmentations: Collection[str] = (),
         deskew: bool = False,
         engine: Callable[[], str] | None = None,
+        ahead: LabelsAhead | None = None,
     ) -> None:
         """`segmenter` is a resident engine or the deployment; `build` goes into the provenance.
 
@@ -88,7 +90,8 @@ class StudyRunner:
         where that is not known here. `measurements`: quantities that the site asks for; empty: all. `segmentations`:
         further tasks, of which the site wants the labels. `deskew`: a tilt is taken out before models run, unless a
         person decided otherwise for the study. `engine`: the weights and settings that labels depend on, as one text,
-        by which a result is known to stand for late images too; None: every epoch is run.
+        by which a result is known to stand for late images too; None: every epoch is run. `ahead`: labels that were
+        made while studies settled; None: nothing is taken from there.
 
         Raises:
             BadSetting: a name among `measurements` or `segmentations` is none.
@@ -99,14 +102,21 @@ class StudyRunner:
         self._segmenter = segmenter
         self._clock = clock
         self._build = build
-        self._rules = rules
         self._readable = readable
         self._metrics = asked_for(measurements)
-        self._further = extras(segmentations)
-        self._deskew = deskew
-        self._engine = engine
-        self._asked = tuple(measurements), tuple(segmentations)
+        self._ahead = ahead
         self._phases = PhaseModel()
+        self.preparing = Preparing(
+            database,
+            blobs,
+            build,
+            rules,
+            self._metrics,
+            extras(segmentations),
+            deskew,
+            engine,
+            (tuple(measurements), tuple(segmentations)),
+        )
 
     def with_segmenter(self, segmenter: StudySegmenter) -> StudyRunner:
         """The same runner, which asks another segmenter; what it keeps between studies is shared."""
@@ -147,9 +157,9 @@ class StudyRunner:
     ) -> tuple[_Made, list[Artifact]] | _Kept:
         with self._step(lease, lost, "select", seconds):
             choice = chosen_in(lease.payload)
-            override, deskew = describe.override_of(choice), describe.deskew_wanted(choice, self._deskew)
-            selection = steps.choose_series(self._instances(lease), self._path_of, rules=self._rules, override=override)
-            inputs = self._inputs(selection, choice, deskew=deskew)
+            deskew = self.preparing.takes_tilt_out(choice)
+            selection = self.preparing.choose(study.id, lease.epoch, choice)
+            inputs = self.preparing.inputs_of(selection, choice, deskew=deskew)
             kept, image = self._kept(lease, study, selection, inputs), None
             if kept is None:
                 self._record_choices(lease, study, selection, None)
@@ -169,7 +179,8 @@ class StudyRunner:
             volume = image.volume
             self._record_choices(lease, study, selection, volume)
         with self._step(lease, lost, "segment", seconds):
-            run = steps.segment(image, self._segmenter, lost, self._metrics, self._further)
+            ahead = self._made_ahead(lease, study, selection, image, deskew=deskew)
+            run = ahead.run if ahead else self.preparing.segment(image, self._segmenter, lost)
         seconds["forward"] = run.timings.forward_s
         with self._step(lease, lost, "measure", seconds):
             measurements = steps.measure(volume, run, self._metrics)
@@ -177,13 +188,18 @@ class StudyRunner:
             assessment = steps.triage(measurements)
         with self._step(lease, lost, "render", seconds):
             artifacts = steps.draw(volume, run, measurements)
-        return _Made(inputs, selection, volume, run, measurements, assessment), artifacts
+        return _Made(inputs, selection, volume, run, ahead, measurements, assessment), artifacts
 
-    def _inputs(self, selection: Selection, choice: SeriesChosen | None, *, deskew: bool) -> str | None:
-        if self._engine is None:
+    def _made_ahead(
+        self, lease: Lease, study: StudyRow, selection: Selection, image: Prepared, *, deskew: bool
+    ) -> MadeAhead | None:
+        # What a tie was settled with belongs to the run already.
+        if self._ahead is None or image.earlier is not None:
             return None
-        around = Surroundings(self._build, self._engine(), *self._asked)
-        return inputs_sha256(selection, choice, around, deskew=deskew)
+        found = self._ahead.find(study.id, self.preparing.labels_inputs_of(selection, deskew=deskew), image)
+        if found is not None:
+            self._ahead.take(self._queue, lease, found)
+        return found
 
     def _kept(self, lease: Lease, study: StudyRow, selection: Selection, inputs: str | None) -> _Kept | None:
         with self._database.read() as session:
@@ -217,31 +233,12 @@ class StudyRunner:
         parts = (str(lease.payload.get("manifest_sha256", "")), self._build, str(lease.fence))
         return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()
 
-    def _instances(self, lease: Lease) -> list[StoredInstance]:
-        assert lease.study_id is not None  # noqa: S101
-        with self._database.read() as session:
-            study = require_study(session, lease.study_id)
-            series_uids = {row.id: Uid(row.series_uid) for row in series_rows_of(session, lease.study_id)}
-            return [
-                StoredInstance(
-                    series_uid=series_uids[row.series_id],
-                    study_uid=Uid(study.study_uid),
-                    sop_uid=Uid(row.sop_uid),
-                    locator=row.blob_sha256,
-                    sha256=row.blob_sha256,
-                )
-                for row in instances_of(session, lease.study_id, lease.epoch)
-            ]
-
     def _modalities(self, study: StudyRow) -> set[str]:
         with self._database.read() as session:
             return {row.modality or "" for row in series_rows_of(session, study.id)}
 
-    def _path_of(self, locator: str) -> Path:
-        return self._blobs.path(Sha256.parse(locator))
-
     def _read(self, locator: str) -> bytes:
-        return self._path_of(locator).read_bytes()
+        return self.preparing.read(locator)
 
     def _record_choices(self, lease: Lease, study: StudyRow, selection: Selection, volume: Volume | None) -> None:
         with self._database.write() as session:
@@ -284,6 +281,7 @@ class StudyRunner:
             synthetic=synthetic,
             volume_facts=describe.volume_facts(made.volume),
             selection_facts=describe.selection_facts(made.selection, chosen_in(lease.payload)),
+            labels_made_ahead=made.ahead.facts() if made.ahead else None,
         )
         artifacts = [
             steps.json_artifact(

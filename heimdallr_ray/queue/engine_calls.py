@@ -75,6 +75,8 @@ class Ticket:
     job_id: int
     fence: int
     manifest_sha256: str
+    ahead: bool = False
+    """Nobody waits for the labels yet: the engine ends the call as soon as other work waits."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,9 @@ class EngineCalls:
             row = session.connection().execute(_FIND, {"id": ticket.call_id}).first()
         return None if row is None else EngineId(str(row[0]), str(row[1]), "")
 
-    def record_death(self, session: Session, lease: Lease, ticket: Ticket, replica: str) -> int:
+    def record_death(
+        self, session: Session, lease: Lease, ticket: Ticket, replica: str, *, limit: int = MAX_DEATHS
+    ) -> int:
         """The engine died while the study was inside: recorded in the caller's transaction, which holds the lease.
 
         Args:
@@ -160,9 +164,10 @@ class EngineCalls:
             lease: of the job.
             ticket: of the call that did not come back.
             replica: the process that died.
+            limit: deaths from which on it is convicted; 1 for work that nobody waits for, which is not tried again.
 
         Returns:
-            The deaths that count against the study now. From MAX_DEATHS on it is convicted: who shared them is cleared.
+            The deaths that count against the study now. From `limit` on it is convicted: who shared them is cleared.
         """
         called = {"id": ticket.call_id, "job_id": ticket.job_id}
         changed = cast("CursorResult[tuple[str]]", session.connection().execute(_DIE, called)).first()
@@ -170,7 +175,7 @@ class EngineCalls:
             return 0
         values = {"job_id": ticket.job_id, "input_hash": str(changed[0])}
         deaths = self._deaths(session, values)
-        if deaths >= MAX_DEATHS:
+        if deaths >= limit:
             session.connection().execute(_CONVICT, values)
         record_event(
             session,
@@ -179,7 +184,7 @@ class EngineCalls:
             actor=lease.owner,
             study_id=lease.study_id,
             job_id=lease.job_id,
-            reason=f"the segmentation engine died while it worked on this study ({deaths} of {MAX_DEATHS})",
+            reason=f"the segmentation engine died while it worked on this study ({deaths} of {limit})",
             payload={"fence": lease.fence, "attempt": lease.attempt, "deaths": deaths, "engine": replica},
         )
         return deaths
@@ -189,13 +194,13 @@ class EngineCalls:
         return int(session.connection().execute(_COUNT, values).scalar_one())
 
 
-def require_innocent(deaths: int) -> None:
+def require_innocent(deaths: int, limit: int = MAX_DEATHS) -> None:
     """Nothing happens while the study may be tried again.
 
     Raises:
-        EngineKilled: `deaths` that count against it are too many.
+        EngineKilled: `deaths` that count against it have reached `limit`.
     """
-    if deaths >= MAX_DEATHS:
+    if deaths >= limit:
         raise _killed(deaths)
 
 

@@ -239,7 +239,7 @@ class LeaseQueue:
         )
         ended = 0
         for row in session.exec(running.order_by(col(JobRow.id)), execution_options={"populate_existing": True}).all():
-            lease = _lease(row.model_dump())
+            lease = lease_of(row.model_dump())
             if not is_dead(lease.owner):
                 continue
             try:
@@ -311,7 +311,7 @@ class LeaseQueue:
             values[f"aged_{level}"] = now - timedelta(seconds=level * statements.AGEING_STEP_S)
         session.flush()
         row = session.connection().execute(self._statements.claim, values).mappings().first()
-        return None if row is None else _lease(row)
+        return None if row is None else lease_of(row)
 
     def _start_study(self, session: Session, lease: Lease, now: datetime) -> bool:
         """The lease's study is running; False where the study has moved on and the job was set aside."""
@@ -416,7 +416,8 @@ def _stale(lease: Lease) -> StaleLease:
     return StaleLease(f"job {lease.job_id}: fence {lease.fence} does not hold it any more")
 
 
-def _lease(row: RowMapping | Mapping[str, Any]) -> Lease:
+def lease_of(row: RowMapping | Mapping[str, Any]) -> Lease:
+    """The claim that a row of `job` tells of."""
     return Lease(
         job_id=row["id"],
         kind=row["kind"],

@@ -11,8 +11,9 @@ vanished, which is no failure of the job: a takeover goes on with the attempt th
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Integer, String, TextClause, bindparam, text
+from sqlalchemy import JSON, BigInteger, BindParameter, Integer, String, TextClause, bindparam, text
 from sqlalchemy.sql.selectable import TextualSelect
 
 from heimdallr_ray.catalog.jobs import FINISH
@@ -47,7 +48,7 @@ _LEASE_UNTIL = bindparam("lease_until", type_=UtcDateTime())
 _KINDS = bindparam("kinds", type_=String(), expanding=True)
 
 
-def _claim(select: str) -> TextualSelect:
+def _claim(select: str, *parameters: BindParameter[Any]) -> TextualSelect:
     statement = text(f"""
         UPDATE job
            SET state = 'running', owner = :owner, lease_until = :lease_until, fence = fence + 1,
@@ -56,7 +57,7 @@ def _claim(select: str) -> TextualSelect:
          WHERE id = ({select})
      RETURNING {_RETURNED}
     """)  # noqa: S608
-    return statement.bindparams(_NOW, _LEASE_UNTIL, _KINDS, *_AGED).columns(
+    return statement.bindparams(_NOW, _LEASE_UNTIL, *(parameters or (_KINDS, *_AGED))).columns(
         id=BigInteger,
         kind=String,
         key=String,
@@ -80,6 +81,34 @@ _CLAIM_SQLITE = _claim(f"SELECT id FROM job WHERE {_READY} ORDER BY {_ORDER} LIM
 # PostgreSQL: SKIP LOCKED lets another worker take the next row instead of waiting for, and then missing, this one.
 _CLAIM_POSTGRESQL = _claim(
     f"SELECT id FROM job WHERE {_READY} ORDER BY {_ORDER} LIMIT 1 FOR UPDATE SKIP LOCKED"  # noqa: S608
+)
+
+# Invariant: work that nobody waits for begins only while no other job waits or runs, and none of its own kind runs; so
+# at most one of them runs. What another transaction enqueues meanwhile is seen by OTHERS, which its holder asks.
+_OTHERS = "SELECT 1 FROM job AS other WHERE other.kind <> :kind AND other.state IN ('queued', 'running')"
+_OWN = "SELECT 1 FROM job AS own WHERE own.kind = :kind AND own.state = 'running'"
+_IDLE = f"""kind = :kind AND state = 'queued' AND run_at <= :now
+        AND NOT EXISTS ({_OTHERS}) AND NOT EXISTS ({_OWN})"""
+_KIND = bindparam("kind", type_=String())
+_CLAIM_IDLE = f"SELECT id FROM job WHERE {_IDLE} ORDER BY priority, run_at, id LIMIT 1"  # noqa: S608
+_CLAIM_IDLE_SQLITE = _claim(_CLAIM_IDLE, _KIND)
+_CLAIM_IDLE_POSTGRESQL = _claim(f"{_CLAIM_IDLE} FOR UPDATE SKIP LOCKED", _KIND)
+OTHERS = text(f"{_OTHERS} LIMIT 1").bindparams(_KIND)
+PEEK_IDLE = text(f"""
+    SELECT 1 FROM job WHERE ({_IDLE}) OR (kind = :kind AND state = 'running' AND lease_until <= :now) LIMIT 1
+""").bindparams(_NOW, _KIND)  # noqa: S608
+
+# Invariant: a holder of such work that vanished is not replaced: it may have been the work that took it down.
+BURY_KIND = (
+    text("""
+    UPDATE job
+       SET state = 'dead', finished_at = :now, owner = NULL, lease_until = NULL, lost = lost + 1,
+           error_code = 'worker_lost', error = 'its worker vanished'
+     WHERE kind = :kind AND state = 'running' AND lease_until <= :now
+ RETURNING id
+""")
+    .bindparams(_NOW, _KIND)
+    .columns(id=BigInteger)
 )
 
 # Invariant: none; it only spares an idle worker the write lock. A wrong answer costs one poll.
@@ -156,18 +185,20 @@ class Statements:
     """The statements that differ between the dialects."""
 
     claim: TextualSelect
+    claim_idle: TextualSelect
     hold: TextClause
 
 
 BY_DIALECT = {
-    "sqlite": Statements(claim=_CLAIM_SQLITE, hold=_HOLD_SQLITE),
-    "postgresql": Statements(claim=_CLAIM_POSTGRESQL, hold=_HOLD_POSTGRESQL),
+    "sqlite": Statements(claim=_CLAIM_SQLITE, claim_idle=_CLAIM_IDLE_SQLITE, hold=_HOLD_SQLITE),
+    "postgresql": Statements(claim=_CLAIM_POSTGRESQL, claim_idle=_CLAIM_IDLE_POSTGRESQL, hold=_HOLD_POSTGRESQL),
 }
 
 __all__ = [
     "AGEING_STEP_S",
     "BATCH_CEILING",
     "BURY",
+    "BURY_KIND",
     "BY_DIALECT",
     "DATABASE_TIME",
     "EXPIRE",
@@ -176,7 +207,9 @@ __all__ = [
     "LIVE_CEILING",
     "MAX_LEVELS",
     "MAX_LOST",
+    "OTHERS",
     "PEEK",
+    "PEEK_IDLE",
     "RECORD_STEP",
     "RELEASE",
     "RENEW",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Final, Protocol
 
-from heimdallr_ray.errors import EngineUnavailable, OutOfTime
+from heimdallr_ray.errors import EngineUnavailable, MadeWay, OutOfTime
 
 CALL_S: Final = 1800.0
 """Longest a caller waits for a study, the time in which it queues at the replica included."""
@@ -33,22 +33,40 @@ class _Lock(Protocol):
 class Deadline:
     """When an engine has to be through with one study, and how long others held it up."""
 
-    def __init__(self, limit_s: float = _ALONE_S, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        limit_s: float = _ALONE_S,
+        now: Callable[[], float] = time.monotonic,
+        gives_way: Callable[[], bool] | None = None,
+    ) -> None:
         """The time runs from here.
 
         Args:
             limit_s: seconds from now; a day where nobody waits for the answer.
             now: a clock, seconds.
+            gives_way: asked before each tile whether other work waits, for which this one ends; None: it is not ended.
         """
         self._now = now
+        self._gives_way = gives_way
         self._limit_s = limit_s
         self._end = now() + limit_s
         self._waited_s = 0.0
 
     @classmethod
-    def before(cls, moment: float | None, wall: Callable[[], float] = time.time) -> Deadline:
+    def before(
+        cls,
+        moment: float | None,
+        wall: Callable[[], float] = time.time,
+        gives_way: Callable[[], bool] | None = None,
+    ) -> Deadline:
         """That of a study whose caller waits until `moment` of the wall clock; None: as long as callers wait."""
-        return cls(STUDY_S if moment is None else min(STUDY_S, moment - ANSWER_S - wall()))
+        limit_s = STUDY_S if moment is None else min(STUDY_S, moment - ANSWER_S - wall())
+        return cls(limit_s, gives_way=gives_way)
+
+    @property
+    def optional(self) -> bool:
+        """The work gives way to any other, so it changes nothing for those who come after it."""
+        return self._gives_way is not None
 
     @property
     def left_s(self) -> float:
@@ -79,7 +97,10 @@ class Deadline:
 
         Raises:
             OutOfTime: it is past; says before `what`.
+            MadeWay: other work waits, to which this one gives way.
         """
+        if self._gives_way is not None and self._gives_way():
+            raise MadeWay(f"other work came before {what}")
         if not self.left_s:
             raise OutOfTime(f"no time was left for {what}: a study has {STUDY_S:.0f} s")
 
@@ -89,6 +110,7 @@ class Deadline:
 
         Raises:
             OutOfTime: it was not free before the deadline.
+            MadeWay: as `require`.
         """
         began = self._now()
         free = lock.acquire(timeout=self.left_s)

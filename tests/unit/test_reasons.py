@@ -46,6 +46,8 @@ NOT_OF_A_STUDY = {
     *("already_running", "draining"),
     # Inside the package only: the worker that lost its lease leaves no word; a gate's reasons stand in its place.
     *("stale_lease", "not_measured"),
+    # A study never ends by it: it is of labels that are made ahead.
+    "made_way",
 }
 
 

@@ -717,6 +717,13 @@ export interface components {
             senders: components["schemas"]["SenderView"][];
             /** Settling */
             settling: number;
+            /**
+             * Speculations
+             * @description Labels made ahead of their studies, by what became of that, since the installation began.
+             */
+            speculations: {
+                [key: string]: number;
+            };
             spool: components["schemas"]["SpoolView"];
             /**
              * Studies

@@ -345,7 +345,7 @@ class ResidentEngine:
             segmentation = self._made(study, spec)
         except (OutOfMemory, ModelOverBudget) as error:
             coarser = self._offer.stand_in(spec.name)
-            if coarser is None:
+            if coarser is None or study.deadline.optional:
                 raise
             failed = memory.BUDGET if isinstance(error, ModelOverBudget) else memory.EVERY_ROAD
             segmentation = self._stands_in(study, spec, task_spec(coarser), failed)
@@ -437,6 +437,8 @@ class ResidentEngine:
         pieces = split.pieces(image.zyx.shape, len(spec.models), force=self._force_split)
         parts = split.pieces(image.zyx.shape, len(spec.models), force=True)
         order = memory.roads(accelerated=self._device.type != "cpu", splittable=len(parts) > len(pieces))
+        if study.deadline.optional:
+            order = order[:1]
         for one in spec.models:
 
             def attempt(road: Road, one: ModelSpec = one) -> tuple[list[NDArray[np.uint8]], Timings]:

@@ -49,11 +49,11 @@ def run_outside(
             return runner.run(study.volume, spec, study.deadline, on_host=road.on_host)
         except OutOfMemory:
             # what this process holds on the device, the child's allocator cannot ask for
-            if road.on_host or not accelerated or not store.give_up_all():
+            if road.on_host or not accelerated or study.deadline.optional or not store.give_up_all():
                 raise
         return runner.run(study.volume, spec, study.deadline)
 
-    order = (Road.WHOLE, Road.CPU) if accelerated else (Road.WHOLE,)
+    order = (Road.WHOLE, Road.CPU) if accelerated and not study.deadline.optional else (Road.WHOLE,)
     store.release()
     (array, affine, spent), taken = memory.first_that_fits(model_id, order, attempt, store.release)
     for step in taken:

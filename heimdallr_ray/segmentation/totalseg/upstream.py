@@ -35,6 +35,8 @@ LIMIT_S: Final = 1500.0
 _NAMES_VERTEBRAE: Final = "postprocess_vertebrae_pp"
 """Upstream's function that tells vertebrae apart where their labels touch; of a single lump it ends in IndexError."""
 _END_S: Final = 10.0
+_LOOK_S: Final = 0.25
+"""How often work that gives way looks whether other work waits."""
 _MAX_ANSWER_BYTES: Final = 64 * 1024
 
 
@@ -105,14 +107,14 @@ class UpstreamRunner:
         """The child has ended well.
 
         Raises:
-            OutOfMemory, OutOfTime, VertebraeJoined, Broken: as `run`.
+            OutOfMemory, OutOfTime, VertebraeJoined, MadeWay, Broken: as `run`.
         """
         deadline.require(spec.name)
         limit_s = min(LIMIT_S, deadline.left_s)
         variables = environment.child_environment(folder, folder / upstream_child.WEIGHTS, self._threads)
         with _child(folder, variables) as process:
             try:
-                code = process.wait(limit_s)
+                code = _ended(process, limit_s, deadline, spec.name)
             except subprocess.TimeoutExpired as error:
                 raise OutOfTime(f"{spec.name}: upstream did not end within {limit_s:.0f} s") from error
         if code == 0:
@@ -127,6 +129,26 @@ class UpstreamRunner:
         if said.startswith(IndexError.__name__) and _NAMES_VERTEBRAE in answer.get("functions", ()):
             raise VertebraeJoined(f"{spec.name}: all vertebrae touch each other")
         raise Broken(f"{spec.name}: upstream failed with {said}")
+
+
+def _ended(process: subprocess.Popen[bytes], limit_s: float, deadline: Deadline, what: str) -> int:
+    """The child's exit code; where the work is optional, other work ends the wait.
+
+    Raises:
+        TimeoutExpired: it did not end within `limit_s`.
+        MadeWay: other work came.
+    """
+    if not deadline.optional:
+        return process.wait(limit_s)
+    end = time.monotonic() + limit_s
+    while True:
+        left_s = max(0.0, end - time.monotonic())
+        try:
+            return process.wait(min(left_s, _LOOK_S))
+        except subprocess.TimeoutExpired:
+            if not left_s:
+                raise
+        deadline.require(what)
 
 
 @contextlib.contextmanager

@@ -23,7 +23,7 @@ def collector() -> IntakeCollector:
     figures.refused("cut.slow_sender")
     figures.association_closed(How.LOST)
     snapshot = Snapshot("listener-0", 1, EPOCH, EPOCH, ProcessState(), figures.figures())
-    counts = IntakeCounts({"receiving": 1}, 5, CommitmentOutbox(0, None, 0, 0))
+    counts = IntakeCounts({"receiving": 1}, 5, CommitmentOutbox(0, None, 0, 0), {"used": 1})
     return IntakeCollector([snapshot], counts, SpoolState(0, None, 0), Room(50.0, 1 << 30))
 
 
