@@ -68,11 +68,14 @@ def run(full: bool) -> Iterator[dict[str, object]]:
                 stages.append(stages_of(detail, follower.results(study)))
             worked_gib = stack_memory_mib(os.getpid()) / 1024
         finally:
+            began = time.monotonic()
             supervisor.stop()
+            stopped_s = time.monotonic() - began
     idle_seconds = supervisor.settings.idle_seconds
     done_s = statistics.median(last_image_to_done_s(one, idle_seconds) for one in stages)
     outside_s = statistics.median(last_image_to_done_s(one, idle_seconds) - _known(one, "forward") for one in stages)
     yield {"figure": "road.start_s", "value": round(started_s, 1), "unit": "s", "bar": "<=120"}
+    yield {"figure": "road.stop_s", "value": round(stopped_s, 1), "unit": "s", "bar": "<=15"}
     yield {"figure": "road.idle_pss_gib", "value": round(idle_gib, 3), "unit": "GiB", "bar": "<=4"}
     yield {"figure": "road.after_studies_pss_gib", "value": round(worked_gib, 3), "unit": "GiB"}
     yield {"figure": "road.last_image_to_done_s", "value": round(done_s, 2), "unit": "s", "bar": "<=90"}

@@ -84,12 +84,34 @@ def end(processes: Iterable[psutil.Process], *, term_s: float, kill_s: float) ->
         for process in waiting:
             with contextlib.suppress(psutil.Error):
                 process.terminate()
-        _, waiting = psutil.wait_procs(waiting, timeout=term_s)
+        waiting = _left(waiting, term_s)
     for process in waiting:
         with contextlib.suppress(psutil.Error):
             process.kill()
-    _, waiting = psutil.wait_procs(waiting, timeout=kill_s)
-    return [process for process in waiting if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+    return _left(waiting, kill_s)
+
+
+def _left(processes: list[psutil.Process], timeout_s: float) -> list[psutil.Process]:
+    """Who is still there after `timeout_s`, or earlier where nobody is.
+
+    One that has ended and that nobody has asked about stays in the table (psutil's own wait would wait for it): in a
+    container whose first process does not ask, that is every process whose parent was ended before it.
+    """
+    left = processes
+
+    def none() -> bool:
+        nonlocal left
+        left = [process for process in left if _runs(process)]
+        return not left
+
+    wait_until(none, timeout_s=timeout_s, every_s=0.05)
+    return left
+
+
+def _runs(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def stack_pss_mib(processes: Iterable[psutil.Process]) -> float:

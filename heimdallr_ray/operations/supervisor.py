@@ -40,9 +40,10 @@ FIRST_START_TIMES = 2
 """The first start after an installation reads gigabytes of libraries that no cache holds yet."""
 GRACE_S = 2.0
 """Before the last moment of a start: a step that watches the time itself says more than one that is cut off."""
-ATTEMPT_S = 6.0
+ATTEMPT_S = 5.0
 DISCONNECT_S = 2.0
-STOP_S = 13.0
+STOP_S = 12.0
+"""Of the 15 s that a stop may take; the rest is for the leases and for the interpreter's own end."""
 STOP_SCP_S = 3.0
 RELEASE_S = 1.0
 REMEMBER_EVERY_S = 2.0

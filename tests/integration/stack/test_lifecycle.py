@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlmodel import select
 
@@ -25,7 +26,8 @@ STEPS = {"ports and weights", "database", "ray head", "DICOM listener", "models 
 
 FIRST_START_S = 120.0
 SECOND_START_S = 60.0
-STOP_S = 15.0
+HANG_S = 60.0
+"""Many times what a stop takes; how long it takes is asked by the benchmark `road`."""
 
 
 @pytest.fixture
@@ -100,7 +102,7 @@ def started(own: Stack, bar_s: float) -> None:
             seconds = time.monotonic() - began
             print(f"attempt {attempt}: gave up after {seconds:.1f} s")
             assert "failed: not_ready: not ready in time" in str(error)
-            assert seconds <= bar_s + STOP_S
+            assert seconds <= bar_s + HANG_S
             continue
         seconds = time.monotonic() - began
         print(f"ready after {seconds:.1f} s")
@@ -109,32 +111,33 @@ def started(own: Stack, bar_s: float) -> None:
     pytest.fail("no start was ready")
 
 
+def gone(members: list[psutil.Process]) -> None:
+    """None of them is left, or will be once the kernel is done with it."""
+    assert processes.wait_until(lambda: not any(member.is_running() for member in members), timeout_s=10)
+
+
 def stopped_without_a_trace(own: Stack, number: signal.Signals = signal.SIGTERM) -> None:
-    """It ended within its bar; no process and no open port is left."""
+    """It ended; no process, no open port and no note is left."""
     members = own.members()
     listening = {one.port for one in ports.listeners(pids={member.pid for member in members})}
     assert {own.dicom_port, own.server_port} <= listening
     seconds = own.stop(number)
     print(f"stopped after {seconds:.1f} s")
-    assert seconds <= STOP_S
-    deadline = time.monotonic() + 2
-    while any(member.is_running() for member in members) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert [member for member in members if member.is_running()] == []
+    assert seconds <= HANG_S
+    gone(members)
     assert [one for one in ports.listeners() if one.port in listening] == []
-
-
-@pytest.mark.parametrize(
-    "number",
-    [pytest.param(signal.SIGTERM, id="SIGTERM"), pytest.param(signal.SIGINT, id="Ctrl-C", marks=pytest.mark.slow)],
-)
-def test_stop_leaves_no_process_and_no_port(own: Stack, number: signal.Signals) -> None:
-    own.start()
-    stopped_without_a_trace(own, number)
     assert not (own.data_dir / "run" / "supervisor.json").exists()
 
 
-@pytest.mark.parametrize("after_s", [1.0, 4.0, 9.0, 16.0])
+@pytest.mark.slow
+def test_ctrl_c_leaves_no_process_and_no_port(own: Stack) -> None:
+    own.start()
+    stopped_without_a_trace(own, signal.SIGINT)
+
+
+@pytest.mark.parametrize(
+    "after_s", [1.0, 9.0, pytest.param(4.0, marks=pytest.mark.slow), pytest.param(16.0, marks=pytest.mark.slow)]
+)
 def test_a_signal_during_the_start_leaves_nothing(own: Stack, after_s: float) -> None:
     with own.log_path().open("ab") as log:
         own.process = subprocess.Popen(
@@ -146,12 +149,14 @@ def test_a_signal_during_the_start_leaves_nothing(own: Stack, after_s: float) ->
     assert status["state"] == "ready" or "listener" not in status
     assert status["state"] != "starting" or status["step"] in STEPS
     seconds = own.stop()
-    assert seconds <= 15, f"took {seconds:.1f} s"
-    time.sleep(1.0)
-    assert [member for member in members if member.is_running()] == []
+    print(f"stopped after {seconds:.1f} s")
+    assert seconds <= HANG_S
+    gone(members)
 
 
-@pytest.mark.parametrize("after_s", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize(
+    "after_s", [pytest.param(0.0, marks=pytest.mark.slow), 0.5, pytest.param(1.0, marks=pytest.mark.slow)]
+)
 def test_a_signal_while_ray_connects_leaves_nothing(own: Stack, after_s: float) -> None:
     """Between the raylet's birth and the end of ray.init the raylet's death ends the process that connects."""
     with own.log_path().open("ab") as log:
@@ -165,8 +170,8 @@ def test_a_signal_while_ray_connects_leaves_nothing(own: Stack, after_s: float) 
     assert processes.wait_until(raylet, timeout_s=60, every_s=0.02)
     time.sleep(after_s)
     members = own.members()
-    assert own.stop() <= STOP_S
-    assert [member for member in members if member.is_running()] == []
+    assert own.stop() <= HANG_S
+    gone(members)
     assert own.run_json("status")["state"] == "down"
     assert own.process.returncode == 1
 
@@ -194,12 +199,19 @@ def test_open_bind_without_a_rule_is_refused(own: Stack) -> None:
     assert "api_token" in refused.stderr
 
 
-def test_a_study_that_runs_when_the_stack_is_stopped_is_taken_up_by_the_next_start(own: Stack, tmp_path: Path) -> None:
+def sent(own: Stack, folder: Path, seed: str, slices: int, shape: tuple[int, int], spacing_mm: float) -> None:
+    """A study is acknowledged."""
+    folder.mkdir()
+    for index, content in enumerate(synthetic.ct_study(slices, shape=shape, seed=seed, spacing_mm=spacing_mm)):
+        (folder / f"{index}.dcm").write_bytes(content)
+    assert own.run_json("send", str(folder), "--port", str(own.dicom_port))["failed"] == 0
+
+
+def test_what_runs_is_taken_up_by_the_next_start_and_what_has_come_in_is_finished_by_a_drain(
+    own: Stack, tmp_path: Path
+) -> None:
     started(own, FIRST_START_S)
-    (tmp_path / "dicom").mkdir()
-    for index, content in enumerate(synthetic.ct_study(40, shape=(128, 128), seed="stopped", spacing_mm=4.0)):
-        (tmp_path / "dicom" / f"{index}.dcm").write_bytes(content)
-    assert own.run_json("send", str(tmp_path / "dicom"), "--port", str(own.dicom_port))["failed"] == 0
+    sent(own, tmp_path / "stopped", "stopped", 40, (128, 128), 4.0)
     own.wait_for(lambda: [one for one in own.studies() if one["state"] == "running"], 60, "the study to run")
     stopped_without_a_trace(own)
     started(own, SECOND_START_S)
@@ -208,22 +220,16 @@ def test_a_study_that_runs_when_the_stack_is_stopped_is_taken_up_by_the_next_sta
     assert detail["job"]["attempt"] <= 2
     assert detail["result"]["epoch"] == 1
 
-
-def test_drain_closes_and_finishes_what_has_come_in(own: Stack, tmp_path: Path) -> None:
-    own.start()
-    (tmp_path / "dicom").mkdir()
-    for index, content in enumerate(synthetic.ct_study(24, seed="drained")):
-        (tmp_path / "dicom" / f"{index}.dcm").write_bytes(content)
-    assert own.run_json("send", str(tmp_path / "dicom"), "--port", str(own.dicom_port))["failed"] == 0
+    sent(own, tmp_path / "drained", "drained", 24, (32, 24), 1.0)
     down = own.run("down", "--drain", timeout_s=180)
     assert down.returncode == 0, down.stderr
     assert own.process is not None
-    assert own.process.wait(30) == 0
+    assert own.process.wait(HANG_S) == 0
     database = Database(f"sqlite:///{own.data_dir / 'catalog.sqlite'}")
     with database.read() as session:
-        states = [study.state for study in session.exec(select(StudyRow)).all()]
+        states = {study.study_uid: study.state for study in session.exec(select(StudyRow)).all()}
     database.close()
-    assert states == ["done"]
+    assert len(states) == 2 and set(states.values()) == {"done"}
 
 
 def test_down_on_a_folder_where_nothing_runs(own: Stack) -> None:
