@@ -21,9 +21,9 @@ from pynetdicom.dimse_primitives import C_STORE
 
 from heimdallr_ray.clients.dimse import ANSWER_TIMEOUT_S, Peer, Refusal, Tls, associate, end
 from heimdallr_ray.clients.files import Outgoing, select
-from heimdallr_ray.clients.reactor import checkpoint_of
 from heimdallr_ray.clients.sent import FileStatus, SendReport, reason_of
 from heimdallr_ray.errors import BadSetting, HeimdallrError, NotReady
+from heimdallr_ray.listener.reactor import at_rest
 
 __all__ = ["FileStatus", "SendReport", "reason_of", "send_folder"]
 
@@ -35,8 +35,6 @@ MAX_ASSOCIATIONS = 16
 PAUSE_FIRST_S = 0.25
 PAUSE_LAST_S = 2.0
 DEFAULT_ATTEMPTS = 5
-REST_S = 0.5
-"""How often the wait for pynetdicom's reactor looks whether the association still stands."""
 _NOT_SENT = 0x0122
 """SOP class not supported (PS3.7 C.5.6): our code for a file whose context the peer did not accept."""
 
@@ -280,17 +278,11 @@ def _store(association: Association, item: Outgoing, context_id: int, number: in
     # pynetdicom's own send_c_store decodes and encodes the data set again, so the message goes through its DIMSE
     # provider directly, in the way send_c_store does it.
     provider = cast(Any, association)
-    checkpoint = checkpoint_of(association)
-    try:
-        deadline = time.monotonic() + ANSWER_TIMEOUT_S
-        # A reactor that has ended, because the peer has gone, never comes to rest.
-        while not checkpoint.rest(REST_S):
-            if not association.is_established or time.monotonic() > deadline:
-                return None
+    with at_rest(association, ANSWER_TIMEOUT_S) as resting:
+        if not resting:
+            return None
         provider.dimse.send_msg(request, context_id)
         _, answer = provider.dimse.get_msg(block=True)
-    finally:
-        checkpoint.set()
     if answer is None or not answer.is_valid_response:
         association.abort()
         return None

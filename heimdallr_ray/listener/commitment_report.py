@@ -25,6 +25,7 @@ from heimdallr_ray.config import Peer, Settings
 from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.action import PUSH_MODEL, PUSH_MODEL_INSTANCE, TRANSFER_SYNTAXES
+from heimdallr_ray.listener.reactor import at_rest
 from heimdallr_ray.listener.transport import PromptSocket
 from heimdallr_ray.listener.wire.tls import client_context
 
@@ -32,8 +33,10 @@ CONNECT_TIMEOUT_S: Final = 10.0
 ASSOCIATE_TIMEOUT_S: Final = 15.0
 ANSWER_TIMEOUT_S: Final = 60.0
 """Some archives write each instance of the report to their database before they answer."""
+REST_TIMEOUT_S: Final = 10.0
+"""pynetdicom's own thread comes to rest within milliseconds, or has ended."""
 RELEASE_TIMEOUT_S: Final = 10.0
-LONGEST_S: Final = CONNECT_TIMEOUT_S + ASSOCIATE_TIMEOUT_S + ANSWER_TIMEOUT_S + RELEASE_TIMEOUT_S
+LONGEST_S: Final = CONNECT_TIMEOUT_S + ASSOCIATE_TIMEOUT_S + REST_TIMEOUT_S + ANSWER_TIMEOUT_S + RELEASE_TIMEOUT_S
 MAX_PDU_BYTES: Final = 131_072
 
 
@@ -169,10 +172,13 @@ class ReportSender:
         try:
             if not association.accepted_contexts:
                 return DeliveryOutcome(Delivery.NOT_NEGOTIATED, detail="the peer does not accept the SOP class")
-            # Many devices answer no role selection and take the report all the same; so it is not asked for here.
-            status, _ = cast(Any, association).send_n_event_report(
-                event_information(report), int(report.event_type), UID(PUSH_MODEL), UID(PUSH_MODEL_INSTANCE)
-            )
+            with at_rest(association, REST_TIMEOUT_S) as resting:
+                if not resting:
+                    return DeliveryOutcome(Delivery.NO_ANSWER, detail="the association ended before the report")
+                # Many devices answer no role selection and take the report all the same; so it is not asked for here.
+                status, _ = cast(Any, association).send_n_event_report(
+                    event_information(report), int(report.event_type), UID(PUSH_MODEL), UID(PUSH_MODEL_INSTANCE)
+                )
         except (RuntimeError, ValueError) as error:
             # The association ended between two lines; ValueError: no accepted context.
             return DeliveryOutcome(Delivery.NO_ANSWER, detail=str(error)[:200])

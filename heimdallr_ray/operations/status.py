@@ -11,6 +11,7 @@ from pynetdicom import AE  # pyright: ignore[reportUnknownVariableType]
 
 from heimdallr_ray.config import Settings, load_effective
 from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.listener.reactor import at_rest
 from heimdallr_ray.operations import application, lock, neighbours, supervisor
 from heimdallr_ray.operations.doctor import ran_as, weights_dir_of
 from heimdallr_ray.segmentation.engine import EXACT
@@ -33,7 +34,8 @@ def _echo(settings: Settings, dicom: str) -> str:
     association = entity.associate(host, int(port), ae_title=settings.ae_title)
     if not association.is_established:
         return "does not accept an association"
-    answer = association.send_c_echo()
+    with at_rest(association, ANSWER_S) as resting:
+        answer = association.send_c_echo() if resting else None
     association.release()
     return ECHO_OK if answer and answer.Status == 0 else "association without an answer to C-ECHO"
 

@@ -6,11 +6,16 @@ import time
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pynetdicom.association import Association
+from pynetdicom.dimse import DIMSEServiceProvider
 
-from heimdallr_ray.catalog.commitments import outbox
+from heimdallr_ray.catalog.commitments import Reference, outbox
 from heimdallr_ray.catalog.tables import CommitmentRow
+from heimdallr_ray.config import Peer
+from heimdallr_ray.listener import commitment_report
 from heimdallr_ray.listener.commitment import MAX_REFERENCES
 from heimdallr_ray.listener.wire.tls import server_context
 from tests.support.certificates import authority
@@ -158,6 +163,33 @@ def test_a_peer_that_answers_no_role_selection_is_told_all_the_same(tmp_path: Pa
             storescu(service.scp.port, write_study(tmp_path / "files", 1, STUDY))
             assert ask(service.scp.port, request_dataset(TRANSACTION, references(1))) == 0x0000
             assert wait_for(lambda: peer.told, 20, "a report")[0].event_type == 1
+
+
+def test_pynetdicom_s_own_thread_does_not_take_the_answer_to_a_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sign that it rests may be old; here it always is, and the peer answers before we ask for its answer."""
+    take = DIMSEServiceProvider.get_msg
+
+    def late(self: Any, block: bool = False) -> Any:
+        if self.assoc.is_requestor:
+            time.sleep(0.6 if block else 0.2)
+        return take(self, block)
+
+    associate = commitment_report.ReportSender._associate
+
+    def under_way(self: commitment_report.ReportSender, peer: Peer) -> Association:
+        made = associate(self, peer)
+        time.sleep(0.1)
+        return made
+
+    monkeypatch.setattr(commitment_report.ReportSender, "_associate", under_way)
+    monkeypatch.setattr(DIMSEServiceProvider, "get_msg", late)
+    monkeypatch.setattr(Association, "_is_paused", property(lambda _: True, lambda *_: None), raising=False)
+    monkeypatch.setattr(commitment_report, "ANSWER_TIMEOUT_S", 3.0)
+    send = commitment_report.ReportSender("HEIMDALLR")
+    with report_peer() as peer:
+        report = commitment_report.Report(TRANSACTION, (Reference(CT, f"{STUDY}.7.1"),), ())
+        outcomes = [send(Peer(peer.ae_title, "127.0.0.1", peer.port, tls=False), report) for _ in range(2)]
+    assert [outcome.delivery for outcome in outcomes] == [commitment_report.Delivery.TOLD] * 2, outcomes
 
 
 def test_a_peer_that_hangs_does_not_keep_the_listener_from_stopping(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import threading
 
-from heimdallr_ray.clients.reactor import Checkpoint
+from heimdallr_ray.listener.reactor import Checkpoint
 
 
 def test_a_reactor_that_rests_does_nothing_until_it_is_let_go():

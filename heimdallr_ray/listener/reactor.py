@@ -1,15 +1,22 @@
 """pynetdicom's reactor thread, really at rest while somebody else waits for an answer.
 
-`Association.send_c_store` clears `_reactor_checkpoint` and looks at `_is_paused`. That flag may still be true from the
-last pause while the reactor already runs again; it then takes the answer that the sender waits for, and throws it away.
+`Association.send_c_store` and the other `send_` methods clear `_reactor_checkpoint` and look at `_is_paused`. That flag
+may still be true from the last pause while the reactor already runs again; it then takes the answer that the sender
+waits for, and throws it away.
 """
 
 from __future__ import annotations
 
 import threading
-from typing import Any, cast
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any, Final, cast
 
 from pynetdicom.association import Association
+
+REST_S: Final = 0.5
+"""A reactor passes its checkpoint every millisecond; so often is looked whether it still lives."""
 
 
 class Checkpoint:
@@ -52,7 +59,25 @@ class Checkpoint:
             return self._changed.wait_for(lambda: self._resting, timeout_s)
 
 
-def checkpoint_of(association: Association) -> Checkpoint:
+@contextmanager
+def at_rest(association: Association, timeout_s: float) -> Generator[bool]:
+    """The reactor takes no message while the block runs: what the peer answers there is the block's.
+
+    Yields:
+        False where the reactor did not come to rest within `timeout_s`, or at all: it has ended, for the peer has gone.
+    """
+    checkpoint = _checkpoint_of(association)
+    deadline = time.monotonic() + timeout_s
+    try:
+        while not (resting := checkpoint.rest(min(REST_S, timeout_s))):
+            if not association.is_established or time.monotonic() > deadline:
+                break
+        yield resting
+    finally:
+        checkpoint.set()
+
+
+def _checkpoint_of(association: Association) -> Checkpoint:
     """The checkpoint of this association's reactor, put in the place of pynetdicom's own."""
     provider = cast(Any, association)
     known = provider._reactor_checkpoint
