@@ -11,6 +11,11 @@ from contextlib import contextmanager
 import uvicorn
 from fastapi import FastAPI
 
+from heimdallr_ray.api.app import create_app
+from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.listener.receive import Receiver
+from tests.support.intake import Intake
+
 START_S = 20.0
 
 
@@ -35,3 +40,19 @@ def serving(app: FastAPI, port: int = 0) -> Generator[str]:
         server.should_exit = True
         thread.join(START_S)
         listener.close()
+
+
+@contextmanager
+def serving_intake(intake: Intake) -> Generator[str]:
+    """The base URL of an installation's HTTP door, without pages, while it is served."""
+    services = ApiServices(
+        settings=intake.settings,
+        database=intake.database,
+        blobs=intake.blobs,
+        receiver=Receiver(intake.settings, intake.database, intake.blobs, intake.clock),
+        clock=intake.clock,
+        static_dir=None,
+        build="test",
+    )
+    with serving(create_app(services)) as base:
+        yield base

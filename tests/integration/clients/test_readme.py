@@ -12,11 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from heimdallr_ray.api.app import create_app
-from heimdallr_ray.api.services import ApiServices
-from heimdallr_ray.listener.receive import Receiver
 from tests.support.intake import Intake, write_study
-from tests.support.server import serving
+from tests.support.server import serving_intake
 
 README = Path(__file__).resolve().parents[3] / "README.md"
 STUDY = "1.2.826.0.1.3680043.9.9.1"
@@ -25,20 +22,11 @@ STUDY = "1.2.826.0.1.3680043.9.9.1"
 @pytest.mark.skipif(shutil.which("curl") is None, reason="needs curl: apt-get install curl")
 def test_the_three_curl_lines(tmp_path: Path) -> None:
     intake = Intake(tmp_path / "data")
-    services = ApiServices(
-        settings=intake.settings,
-        database=intake.database,
-        blobs=intake.blobs,
-        receiver=Receiver(intake.settings, intake.database, intake.blobs, intake.clock),
-        clock=intake.clock,
-        static_dir=None,
-        build="test",
-    )
     with zipfile.ZipFile(tmp_path / "STUDY.zip", "w") as archive:
         archive.write(write_study(tmp_path / "study", 1)[0], "1.dcm")
     lines = re.findall(r"^curl .*$", README.read_text(encoding="utf-8"), re.MULTILINE)
     answers: list[tuple[str, str]] = []
-    with serving(create_app(services)) as base:
+    with serving_intake(intake) as base:
         for line in lines:
             words = shlex.split(line.replace("http://127.0.0.1:8001", base).replace("STUDY_UID", STUDY), comments=True)
             done = subprocess.run(

@@ -13,17 +13,14 @@ import pytest
 from pydicom import dcmread
 from sqlmodel import col, select
 
-from heimdallr_ray.api.app import create_app
-from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.catalog.associations import mark_lost
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.catalog.tables import AssociationRow
 from heimdallr_ray.clients import upload
 from heimdallr_ray.clients.upload import upload_zip
 from heimdallr_ray.errors import BadArchive, NotReady, StorageFull, TruncatedObject
-from heimdallr_ray.listener.receive import Receiver
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, wait_for, write_study
-from tests.support.server import serving
+from tests.support.server import serving_intake
 
 UID = "1.2.826.0.1.3680043.9.9.1"
 
@@ -35,16 +32,7 @@ def intake(tmp_path: Path) -> Intake:
 
 @pytest.fixture
 def url(intake: Intake) -> Generator[str]:
-    services = ApiServices(
-        settings=intake.settings,
-        database=intake.database,
-        blobs=intake.blobs,
-        receiver=Receiver(intake.settings, intake.database, intake.blobs, intake.clock),
-        clock=intake.clock,
-        static_dir=None,
-        build="test",
-    )
-    with serving(create_app(services)) as base:
+    with serving_intake(intake) as base:
         yield base
 
 
@@ -187,16 +175,7 @@ def test_one_object_that_cannot_be_taken_refuses_them_all_before_the_first_is_se
 def test_a_request_that_is_too_large_is_cut(tmp_path: Path) -> None:
     intake = Intake(tmp_path / "data", max_upload_mib=1)
     write_study(tmp_path / "study", 6, size=512)
-    services = ApiServices(
-        settings=intake.settings,
-        database=intake.database,
-        blobs=intake.blobs,
-        receiver=Receiver(intake.settings, intake.database, intake.blobs, intake.clock),
-        clock=intake.clock,
-        static_dir=None,
-        build="test",
-    )
-    with serving(create_app(services)) as base:
+    with serving_intake(intake) as base:
         report = upload_zip(tmp_path / "study", base)
     assert (report.accepted, report.already_there) == (6, 0)
     assert report.requests > 2
@@ -243,16 +222,7 @@ def test_a_session_whose_client_has_gone_is_lost_and_found_again(
 def test_a_study_is_not_closed_between_two_requests_of_its_upload(tmp_path: Path) -> None:
     intake = Intake(tmp_path / "data", settle_after_release_seconds=0.3, settle_after_abort_seconds=60.0)
     contents = [path.read_bytes() for path in write_study(tmp_path / "study", 3)]
-    services = ApiServices(
-        settings=intake.settings,
-        database=intake.database,
-        blobs=intake.blobs,
-        receiver=Receiver(intake.settings, intake.database, intake.blobs, intake.clock),
-        clock=intake.clock,
-        static_dir=None,
-        build="test",
-    )
-    with intake.listening(), serving(create_app(services)) as base, httpx.Client(trust_env=False) as client:
+    with intake.listening(), serving_intake(intake) as base, httpx.Client(trust_env=False) as client:
 
         def send(content: bytes, *, more: bool) -> None:
             headers = {"X-Upload-Session": "a" * 32, **({"X-Upload-More": "true"} if more else {})}

@@ -9,16 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from heimdallr_ray.api.app import create_app
-from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.clients.files import INDEX_REASON, MAX_NAMED, SkippedFile
 from heimdallr_ray.clients.idle import idle_seconds
 from heimdallr_ray.clients.upload import upload_zip
 from heimdallr_ray.errors import BadArchive, EmptyInput, NotReady, Rejected, TooLarge, Unauthorized
 from heimdallr_ray.listener import part10
-from heimdallr_ray.listener.receive import Receiver
 from tests.support.intake import Intake, write_study
-from tests.support.server import serving
+from tests.support.server import serving_intake
 
 TOKEN = "a token for this test only"
 
@@ -30,17 +27,7 @@ def intake(tmp_path: Path) -> Intake:
 
 @pytest.fixture
 def url(intake: Intake) -> Generator[str]:
-    receiver = Receiver(intake.settings, intake.database, intake.blobs, intake.clock)
-    services = ApiServices(
-        settings=intake.settings,
-        database=intake.database,
-        blobs=intake.blobs,
-        receiver=receiver,
-        clock=intake.clock,
-        static_dir=None,
-        build="test",
-    )
-    with serving(create_app(services)) as base:
+    with serving_intake(intake) as base:
         yield base
 
 

@@ -6,12 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from heimdallr_ray.api.app import create_app
-from heimdallr_ray.api.services import ApiServices
-from heimdallr_ray.listener.receive import Receiver
 from tests.support.intake import Intake, ct_slice, file_bytes
 from tests.support.orthanc import DICOMWEB, orthanc
-from tests.support.server import serving
+from tests.support.server import serving_intake
 
 TOKEN = "a token for the PACS alone"
 STUDY = "1.2.826.0.1.3680043.9.9.1"
@@ -24,17 +21,8 @@ pytestmark = [
 
 def test_a_pacs_sends_a_study_and_hears_that_it_is_stored(tmp_path: Path) -> None:
     intake = Intake(tmp_path / "data", upload_token=TOKEN)
-    services = ApiServices(
-        settings=intake.settings,
-        database=intake.database,
-        blobs=intake.blobs,
-        receiver=Receiver(intake.settings, intake.database, intake.blobs, intake.clock),
-        clock=intake.clock,
-        static_dir=None,
-        build="test",
-    )
     images = [file_bytes(ct_slice(index, STUDY, f"{STUDY}.7", size=128)) for index in range(1, 41)]
-    with serving(create_app(services)) as base:
+    with serving_intake(intake) as base:
         servers = {
             "heimdallr": {"Url": f"{base}/dicomweb/", "HttpHeaders": {"Authorization": f"Bearer {TOKEN}"}},
             "nobody": {"Url": f"{base}/dicomweb/"},
