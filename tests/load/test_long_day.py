@@ -8,18 +8,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
-from sqlmodel import Session, col, func, select
+from sqlmodel import col, select
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.tables import JobRow, StudyRow
-from heimdallr_ray.catalog.worklist import queue_depth
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.queue.lease import LeaseQueue
 from tests.support.fsyncs import Fsyncs, fsyncs_beside, percentile
 from tests.support.intake import Intake, sha256, wait_for
 from tests.support.listeners import ListenerProcess, running
 from tests.support.rawimages import image, sop_uid
+from tests.support.server import serving_intake
 from tests.support.wirepeer import WirePeer
 
 ROOT = "1.2.826.0.1.3680043.9.9.40"
@@ -107,23 +108,25 @@ class Modality(threading.Thread):
 
 
 class Watcher(threading.Thread):
-    """Looks at the listener and at the queue once a second."""
+    """Looks at the listener, and at what the API tells of the queue, once a second."""
 
-    def __init__(self, listener: ListenerProcess, database: Database) -> None:
+    def __init__(self, listener: ListenerProcess, database: Database, url: str) -> None:
         super().__init__()
-        self._listener, self._database = listener, database
+        self._listener, self._database, self._url = listener, database, url
         self._ended = threading.Event()
         self.samples: list[tuple[float, float, int]] = []
         """When (s), resident size (MiB), open files."""
-        self.wrong_gauges: list[tuple[int, int]] = []
+        self.gauges: list[tuple[dict[str, int], dict[str, int]]] = []
+        """What the API told of the jobs that wait and run, and the rows, where these were the same before and after."""
 
     def run(self) -> None:
-        while not self._ended.wait(1.0):
-            self.samples.append((time.monotonic(), self._listener.rss_mib(), self._listener.open_files()))
-            with self._database.read() as session:
-                gauge, rows = queue_depth(session).queued, jobs_in(session, "queued")
-            if gauge != rows:
-                self.wrong_gauges.append((gauge, rows))
+        with httpx.Client(trust_env=False, timeout=30) as client:
+            while not self._ended.wait(1.0):
+                self.samples.append((time.monotonic(), self._listener.rss_mib(), self._listener.open_files()))
+                before = jobs_by_state(self._database)
+                told = client.get(f"{self._url}/api/v1/status").raise_for_status().json()["jobs"]
+                if before == jobs_by_state(self._database):
+                    self.gauges.append(({state: told[state] for state in before}, before))
 
     def stop(self) -> None:
         self._ended.set()
@@ -141,8 +144,17 @@ class Watcher(threading.Thread):
         return statistics.linear_regression([at for at, _ in seen], [size for _, size in seen]).slope
 
 
-def jobs_in(session: Session, state: str) -> int:
-    return session.exec(select(func.count()).where(col(JobRow.state) == state)).one()
+def jobs_by_state(database: Database) -> dict[str, int]:
+    """Rows that wait and rows that run, one by one."""
+    with database.read() as session:
+        states = session.exec(select(JobRow.state)).all()
+    return {state: states.count(state) for state in ("queued", "running")}
+
+
+def counted(url: str, name: str) -> float:
+    """A figure of `/metrics`, over all its labels."""
+    text = httpx.get(f"{url}/metrics", timeout=30, trust_env=False).raise_for_status().text
+    return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"heimdallr_intake_{name}{{"))
 
 
 def send_small_study(port: int, study: str, priority: str = "") -> None:
@@ -173,14 +185,14 @@ def urgent_waits(port: int, database: Database, engine: FakeEngine, plan: Plan) 
 
 def long_day(folder: Path, plan: Plan) -> tuple[list[Modality], Watcher, list[float], Fsyncs]:
     """The day, and what has to hold of each, however short."""
-    with running(folder / "data", idle_s=IDLE_S) as listener:
+    with running(folder / "data", idle_s=IDLE_S) as listener, serving_intake(Intake(folder / "data")) as url:
         intake = Intake(folder / "data")
         engine = FakeEngine(intake.database, plan.work_s)
         for n in range(plan.routine):
             send_small_study(listener.port, f"{ROOT}.98.{n}")
         wait_for(lambda: len(intake.jobs()) == plan.routine, 120, "the routine studies to be queued")
         modalities = [Modality(listener.port, number, plan) for number in range(ASSOCIATIONS)]
-        watcher = Watcher(listener, intake.database)
+        watcher = Watcher(listener, intake.database, url)
         with fsyncs_beside(folder, 0.25) as fsyncs:
             for modality in modalities:
                 modality.start()
@@ -196,15 +208,18 @@ def long_day(folder: Path, plan: Plan) -> tuple[list[Modality], Watcher, list[fl
         engine.stop()
         wait_for(lambda: intake.spooled() == [], 60, "the spool to be empty")
         status = listener.status()
+        received = plan.images + plan.routine + plan.urgent
+        for figure in ("instances_total", "committed_total"):
+            wait_for(lambda name=figure: counted(url, name) == received, 20, f"{figure} to be {received}")
     assert status["errors"] == {}
     sent = {sop: digest for one in modalities for sop, digest in one.sent.items()}
     assert len(sent) == plan.images
     assert set().union(*(one.statuses for one in modalities)) == {0}
     stored = intake.stored()
     assert {sop: stored.get(sop) for sop in sent} == sent
-    assert len(stored) == plan.images + plan.routine + plan.urgent
+    assert len(stored) == received
     assert {job.state for job in intake.jobs()} == {"done"}
-    assert watcher.wrong_gauges == []
+    assert len(watcher.gauges) > 2 and all(told == rows for told, rows in watcher.gauges), watcher.gauges
     assert max(waits) <= 2, waits
     files = watcher.open_files_by_part(5)
     assert max(files) - min(files) <= 5, files
@@ -225,8 +240,8 @@ def told(modalities: list[Modality], waits: list[float], fsyncs: Fsyncs) -> floa
 
 @pytest.mark.timeout(280)
 def test_a_moment_of_a_long_day(on_disk: Path) -> None:
-    """Check 40 of the reliability list, 15 s of it, without the lines on speed and slope."""
-    plan = Plan(seconds=15, images=160, routine=8, urgent=2, work_s=0.5, images_per_study=40)
+    """Check 40 of the reliability list, 10 s of it, without the lines on speed and slope."""
+    plan = Plan(seconds=10, images=120, routine=8, urgent=2, work_s=0.5, images_per_study=40)
     modalities, watcher, waits, fsyncs = long_day(on_disk, plan)
     told(modalities, waits, fsyncs)
     assert watcher.samples[-1][1] - watcher.samples[5][1] < 16
