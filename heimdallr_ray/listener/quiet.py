@@ -29,7 +29,7 @@ class SeriesWatch:
         self._seen: dict[str, _Seen] = {}
 
     def see(self, study: OpenStudy, read: Callable[[], Sequence[SeriesCount]], at: float, *, ended: bool) -> list[Wish]:
-        """The series that are whole now as far as can be seen, but for those that were wished for before.
+        """The series that are whole now as far as can be seen, but for those wished for before; largest first.
 
         Args:
             study: as it is.
@@ -45,9 +45,10 @@ class SeriesWatch:
             series = {one.series_uid: (one, _since(known.get(one.series_uid), one, at)) for one in read()}
             before = _Seen(study.version, series, frozenset() if before is None else before.wished)
             self._seen[study.id] = before
+        largest_first = sorted(before.series.values(), key=lambda one: -one[0].n_images)
         return [
             Wish(study.id, study.epoch, one.series_uid, one.n_images)
-            for one, since in before.series.values()
+            for one, since in largest_first
             if one.series_uid not in before.wished
             and one.modality in MODALITIES
             and (ended or at - since >= SERIES_QUIET_S)

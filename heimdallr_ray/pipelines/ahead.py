@@ -76,6 +76,13 @@ class LabelsAhead:
         document = encode(run, inputs_sha256, lambda content: str(self._blobs.put(content).sha256))
         return document.model_dump(mode="json")
 
+    def discard(self, document: Mapping[str, Any]) -> None:
+        """What `keep` stored is gone as far as the disk allows; no row names it."""
+        try:
+            remove_blobs(self._blobs, blobs_in(document))
+        except HeimdallrError as error:
+            log.warning("labels ahead not removed", extra={"code": error.code})
+
     def find(self, study_id: str, inputs_sha256: str | None, image: Prepared) -> MadeAhead | None:
         """What was made of exactly these inputs, on the grid of `image`; None where there is nothing.
 

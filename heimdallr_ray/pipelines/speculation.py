@@ -10,7 +10,7 @@ from heimdallr_ray.catalog.choosing import standing_choice
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.dicom.series import Selection
-from heimdallr_ray.errors import EngineUnavailable, MadeWay
+from heimdallr_ray.errors import EngineUnavailable, HeimdallrError, MadeWay
 from heimdallr_ray.pipelines import steps
 from heimdallr_ray.pipelines.ahead import LabelsAhead
 from heimdallr_ray.pipelines.labels import worth_keeping
@@ -80,9 +80,13 @@ class Speculator:
             raise EngineUnavailable("a task failed, or ran out of time or memory: another run may do better")
         document = self._ahead.keep(run, inputs)
         seconds = self._clock.monotonic() - began
-        with self._database.write() as session:
-            self._queue.finish(session, lease)
-            record_labels(session, lease, wish, inputs, document, seconds, now=self._clock.now())
+        try:
+            with self._database.write() as session:
+                self._queue.finish(session, lease)
+                record_labels(session, lease, wish, inputs, document, seconds, now=self._clock.now())
+        except HeimdallrError:
+            self._ahead.discard(document)
+            raise
         log.info("labels made ahead", extra={"study_id": wish.study_id, "job": lease.job_id, "seconds": seconds})
         return Outcome.MADE
 

@@ -205,7 +205,8 @@ def require_innocent(deaths: int, limit: int = MAX_DEATHS) -> None:
 
 
 def _killed(deaths: int) -> EngineKilled:
-    return EngineKilled(f"the segmentation engine died {deaths} times while it worked on this study")
+    often = "once" if deaths == 1 else f"{deaths} times"
+    return EngineKilled(f"the segmentation engine died {often} while it worked on this study")
 
 
 def _input_hash(ticket: Ticket, engine: EngineId) -> str:

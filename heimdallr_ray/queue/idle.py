@@ -58,6 +58,9 @@ class IdleQueue:
             if session.connection().execute(statements.PEEK_IDLE, values).first() is None:
                 return None
         with self._database.write() as session:
+            if self._database.dialect == "postgresql":
+                # Two that look at once would each see that none runs; SQLite has one writer anyway.
+                session.connection().execute(statements.ONE_AT_A_TIME)
             now = self._queue.now(session)
             values = {"now": now, "kind": AHEAD_JOB}
             for row in session.connection().execute(statements.BURY_KIND, values).mappings().all():

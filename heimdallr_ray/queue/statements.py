@@ -93,6 +93,8 @@ _KIND = bindparam("kind", type_=String())
 _CLAIM_IDLE = f"SELECT id FROM job WHERE {_IDLE} ORDER BY priority, run_at, id LIMIT 1"  # noqa: S608
 _CLAIM_IDLE_SQLITE = _claim(_CLAIM_IDLE, _KIND)
 _CLAIM_IDLE_POSTGRESQL = _claim(f"{_CLAIM_IDLE} FOR UPDATE SKIP LOCKED", _KIND)
+_IDLE_LOCK = 0x4865_696D_6408
+ONE_AT_A_TIME = text(f"SELECT pg_advisory_xact_lock({_IDLE_LOCK})")
 OTHERS = text(f"{_OTHERS} LIMIT 1").bindparams(_KIND)
 PEEK_IDLE = text(f"""
     SELECT 1 FROM job WHERE ({_IDLE}) OR (kind = :kind AND state = 'running' AND lease_until <= :now) LIMIT 1
@@ -207,6 +209,7 @@ __all__ = [
     "LIVE_CEILING",
     "MAX_LEVELS",
     "MAX_LOST",
+    "ONE_AT_A_TIME",
     "OTHERS",
     "PEEK",
     "PEEK_IDLE",

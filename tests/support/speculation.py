@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +33,7 @@ from heimdallr_ray.pipelines.steps import StudySegmenter
 from heimdallr_ray.pipelines.study import StudyRunner
 from heimdallr_ray.queue.idle import IdleQueue
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
+from heimdallr_ray.queue.owners import owner_name
 from heimdallr_ray.segmentation.engine import Segmentation, SegmentationRequest, SegmentationRun, Timings
 from heimdallr_ray.segmentation.planner import LeftOut, LeftOutCode, Plan
 from heimdallr_ray.segmentation.tasks import TOTAL_FAST
@@ -100,12 +104,10 @@ class NothingInHand:
 class Site:
     """Images come in, the watcher looks, one worker does studies and one what nobody waits for."""
 
-    def __init__(
-        self, database: Database, folder: Path, *, speculate: bool = True, segmenter: StudySegmenter | None = None
-    ) -> None:
-        self.database, self.clock, self.engine = database, FakeClock(), "weights 1"
+    def __init__(self, database: Database, folder: Path, *, speculate: bool = True, study_uid: str = STUDY) -> None:
+        self.database, self.clock, self.engine, self.study_uid = database, FakeClock(), "weights 1", study_uid
         self.blobs, self.thresholds = LocalBlobStore(folder / "blobs"), Thresholds()
-        self.segmenter = segmenter or self.thresholds
+        self.segmenter_of: Callable[[Lease], StudySegmenter] = lambda lease: self.thresholds
         self.busy: set[str] = set()
         self.queue = LeaseQueue(database, self.clock, LEASE_S, database_time=False)
         self.idle = IdleQueue(database, self.queue)
@@ -130,7 +132,7 @@ class Site:
             self.database,
             self.blobs,
             self.queue,
-            self.segmenter,
+            self.thresholds,
             self.clock,
             "test",
             engine=lambda: self.engine,
@@ -143,7 +145,7 @@ class Site:
         return IdleWorker(
             self.idle,
             self.queue,
-            lambda lease, end: speculator.run(lease, self.segmenter, end),
+            lambda lease, end: speculator.run(lease, self.segmenter_of(lease), end),
             owner,
             renew_s=LEASE_S / 4,
             chores=self.ahead.remove_outdated,
@@ -158,8 +160,9 @@ class Site:
     def _stored(self, content: bytes) -> ReceivedInstance:
         header = dcmread(io.BytesIO(content), stop_before_pixels=True)
         self._number += 1
+        facts = SeriesFacts(modality=str(header.Modality))
         return replace(
-            received(self._number, series_facts=SeriesFacts(modality=str(header.Modality)), association=None),
+            received(self._number, spool=self.study_uid[-20:], series_facts=facts, association=None),
             blob_sha256=self.blobs.put(content).sha256,
             study_uid=Uid(header.StudyInstanceUID),
             series_uid=Uid(header.SeriesInstanceUID),
@@ -199,14 +202,15 @@ class Site:
 
     def work(self) -> dict[str, Any]:
         """The study's own run; its document."""
-        self.runner.run(self.claim(), threading.Event())
+        lease = self.claim()
+        self.runner.with_segmenter(self.segmenter_of(lease)).run(lease, threading.Event())
         return self.document()
 
     # What there is --------------------------------------------------------------------------------------------------
 
     def study(self) -> StudyRow:
         with self.database.read() as session:
-            row = study_by_uid(session, STUDY)
+            row = study_by_uid(session, self.study_uid)
         assert row is not None
         return row
 
@@ -247,7 +251,31 @@ class Site:
     def untouched(self) -> tuple[Any, ...]:
         """Everything of the study that its page shows."""
         with self.database.read() as session:
-            study = study_by_uid(session, STUDY)
+            study = study_by_uid(session, self.study_uid)
             assert study is not None
             series = [row.model_dump() for row in series_rows_of(session, study.id)]
             return study.model_dump(), series, [row.model_dump() for row in event_history(session, study.id)]
+
+
+def speculate_until_killed(url: str, folder: str, now: datetime, point: str, pipe: Connection) -> None:
+    """Makes labels ahead as a process of its own, says so once it has come to `point`, and stays there."""
+    database = Database(url)
+    site = Site(database, Path(folder))
+    site.clock = FakeClock(now)
+    site.queue = LeaseQueue(database, site.clock, LEASE_S, database_time=False)
+    site.idle = IdleQueue(database, site.queue)
+    site.ahead = LabelsAhead(database, site.blobs, site.clock)
+
+    def stay(*_: object) -> None:
+        pipe.send(point)
+        time.sleep(600)
+
+    if point == "segment":
+        site.thresholds.hook = stay
+    elif point == "prepare":
+        path = site.blobs.path
+        site.blobs.path = lambda sha256: (stay() if site.counts() else None, path(sha256))[1]  # type: ignore[method-assign]
+    else:
+        keep = site.ahead.keep
+        site.ahead.keep = lambda run, inputs: (keep(run, inputs), stay())[0]  # type: ignore[method-assign]
+    site.make_worker(owner_name()).work_once()

@@ -128,3 +128,16 @@ def test_a_variable_that_is_no_json_is_refused() -> None:
 def test_a_required_series_is_met_by_its_words(modality: str, description: str, n_images: int, *, met: bool) -> None:
     wanted = RequiredSeries(description="*soft*", modality="CT", min_images=2)
     assert wanted.is_met_by(modality, description, n_images) is met
+
+
+def test_labels_are_made_ahead_where_the_site_or_a_source_says_so(tmp_path: Path) -> None:
+    assert not load({}).completion.speculates
+    assert load({"HEIMDALLR_SPECULATE": "true"}).completion.of("ANY", None, "dicom").speculate
+    one = '[[sources]]\nname = "CT"\ncalling_aes = ["CT1"]\nspeculate = '
+    some = of(one + "true", tmp_path).completion
+    assert some.speculates
+    assert [some.of(ae, None, "dicom").speculate for ae in ("CT1", "CT2")] == [True, False]
+    others = of("speculate = true\n" + one + "false", tmp_path).completion
+    assert [others.of(ae, None, "dicom").speculate for ae in ("CT1", "CT2")] == [False, True]
+    with pytest.raises(BadSetting, match="speculate"):
+        load({"HEIMDALLR_SPECULATE": "perhaps"})

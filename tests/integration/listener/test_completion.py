@@ -7,14 +7,17 @@ from datetime import datetime, timedelta
 from typing import cast
 
 import pytest
+from sqlmodel import col, select
 
+from heimdallr_ray.catalog.ahead import AHEAD_JOB
 from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, record_closed, record_opened
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyFacts
 from heimdallr_ray.catalog.states import Door, How, StudyState
 from heimdallr_ray.catalog.studies import record_instances, study_by_uid, transition
-from heimdallr_ray.catalog.tables import StudyRow
+from heimdallr_ray.catalog.tables import JobRow, StudyRow
 from heimdallr_ray.catalog.worklist import event_history, jobs_of
+from heimdallr_ray.errors import DatabaseBusy
 from heimdallr_ray.listener.completion import LOST_SCAN_S, CompletionWatcher
 from heimdallr_ray.listener.receive import Receiver
 from heimdallr_ray.sources import CompletionPolicy, CompletionRules, RequiredSeries, SourceRule
@@ -471,3 +474,60 @@ def test_a_study_that_was_received_before_this_version_is_closed_too(site: Site)
     site.arrive(received(1, association=None, at=site.clock.now() - _at(500)))
     assert isinstance(site.study().first_received_at, datetime)
     assert 60 <= site.scan_for(100)["1.2.1"] <= 61
+
+
+def wished(site: Site) -> list[str]:
+    """The series of which labels are wanted ahead, in the order of their jobs."""
+    with site.database.read() as session:
+        of_kind = select(JobRow).where(JobRow.kind == AHEAD_JOB).order_by(col(JobRow.id))
+        return [str(row.payload["series_uid"]) for row in session.exec(of_kind).all()]
+
+
+AHEAD = SourceRule(name="ahead", calling_aes=("CT1",), speculate=True)
+
+
+def test_a_series_at_rest_is_wished_for_while_its_association_still_sends_others(site: Site) -> None:
+    site.start(AHEAD)
+    site.begin()
+    site.busy = {"1.2.1"}
+    site.image(1, 2, 3, ae="CT1")
+    for number in range(4, 12):
+        assert site.scan_for(0) == {}
+        site.image(number, series=2, ae="CT1")
+    assert wished(site) == ["1.2.1.1"]
+    assert site.study().state == "receiving"
+    site.busy = set()
+    site.finish()
+    assert list(site.scan_for(20)) == ["1.2.1"]
+    assert wished(site) == ["1.2.1.1", "1.2.1.2"]
+    with site.database.read() as session:
+        assert [job.kind for job in jobs_of(session, site.study().id)] == ["study"]
+
+
+@pytest.mark.parametrize("sources", [(), (SourceRule(name="other", calling_aes=("CT2",), speculate=True),)])
+def test_nothing_is_wished_for_where_nobody_asked_for_it(site: Site, sources: tuple[SourceRule, ...]) -> None:
+    site.start(*sources)
+    site.image(1, 2, 3, association=None, ae="CT1")
+    assert list(site.scan_for(70)) == ["1.2.1"]
+    assert wished(site) == []
+
+
+def test_nothing_is_wished_for_while_the_stack_drains(site: Site) -> None:
+    site.start(AHEAD)
+    site.watcher.hurry()
+    site.image(1, 2, 3, association=None, ae="CT1")
+    assert site.scan_for(70)
+    assert wished(site) == []
+
+
+def test_a_wish_that_cannot_be_written_delays_no_closing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.start(AHEAD)
+
+    def refuses(*_: object, **__: object) -> bool:
+        raise DatabaseBusy
+
+    monkeypatch.setattr("heimdallr_ray.listener.completion.wish_for", refuses)
+    site.image(1, 2, 3, association=None, ae="CT1")
+    closed = site.scan_for(70)
+    assert 60 <= closed["1.2.1"] <= 61
+    assert wished(site) == []

@@ -22,6 +22,11 @@ WHOLE = SLICES[:24]
 REST_S = int(SERIES_QUIET_S) + 2
 
 
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+def dialect(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
 @pytest.fixture
 def site(database: Database, folder: Path) -> Site:
     return Site(database, folder)
@@ -329,6 +334,22 @@ def test_a_worker_that_vanishes_leaves_nothing_behind_and_is_not_replaced(site: 
     assert site.counts() == {"failed": 1}
     site.settle()
     assert site.work()["labels_made_ahead"] is None
+
+
+def test_labels_made_under_a_lease_that_was_lost_are_thrown_away(site: Site) -> None:
+    site.arrive(WHOLE)
+    site.scan_for(REST_S)
+    before = {path for path in site.blobs.root.rglob("*") if path.is_file()}
+
+    def overtaken(lost: threading.Event | None) -> None:
+        site.clock.advance(LEASE_S)
+        assert site.idle.claim("host/2/b") is None  # buried
+
+    site.thresholds.hook = overtaken
+    assert site.make_ahead()
+    assert site.rows() == []
+    assert {path for path in site.blobs.root.rglob("*") if path.is_file()} == before
+    assert site.counts() == {"started": 1, "failed": 1}
 
 
 @pytest.mark.parametrize("damage", ["gone", "other", "short", "document"])

@@ -165,3 +165,15 @@ def test_an_engine_is_another_one_with_other_models_device_or_package(tmp_path: 
     (folder / "manifest.json").write_text("{ }")
     others.add(attendance.identity_of("1.0", folder, "cuda"))
     assert len(others | {one}) == 4
+
+
+def test_work_that_nobody_waits_for_is_convicted_at_once_and_clears_who_was_beside_it(site: Site) -> None:
+    ahead, live = site.lease(), site.lease()
+    of_ahead, of_live = site.enter(ahead), site.enter(live)
+    assert site.die(live, of_live) == 1
+    with site.database.write() as session:
+        assert site.calls.record_death(session, ahead, of_ahead, FIRST.replica, limit=1) == 1
+    with pytest.raises(EngineKilled, match="died once"):
+        require_innocent(1, 1)
+    # The death that both were in counts for the live study no more.
+    assert site.die(live, site.enter(live, SECOND)) == 1

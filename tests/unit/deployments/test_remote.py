@@ -12,6 +12,7 @@ import pytest
 import ray
 from ray.exceptions import ActorDiedError, ObjectStoreFullError, RayActorError, RayTaskError
 
+from heimdallr_ray.catalog.ahead import AHEAD_JOB, Wish, wish_for
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.deployments import remote
 from heimdallr_ray.errors import EmptyImage, EngineKilled, EngineUnavailable, HeimdallrError, StaleLease
@@ -273,3 +274,16 @@ def test_a_lease_that_somebody_else_holds_counts_nothing(site: Site) -> None:
     handle.answers = [overtaken]
     with pytest.raises(StaleLease):
         site.segmenter(handle).run(REQUEST)
+
+
+def test_an_engine_that_dies_under_work_that_nobody_waits_for_is_not_tried_with_it_again(site: Site) -> None:
+    with site.database.write() as session:
+        wish_for(session, Wish("study", 1, "1.2.3", 20), now=site.clock.now())
+    lease = site.queue.claim("worker", [AHEAD_JOB])
+    assert lease is not None
+    handle = Handle()
+    handle.answers = [site.dying(handle)]
+    with pytest.raises(EngineKilled, match="died once"):
+        site.segmenter(handle, lease).run(REQUEST)
+    (ticket,) = handle.tickets
+    assert ticket is not None and ticket.ahead

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from heimdallr_ray.errors import EngineUnavailable, OutOfTime
+from heimdallr_ray.errors import EngineUnavailable, MadeWay, OutOfTime
 from heimdallr_ray.segmentation.deadline import ANSWER_S, CALL_S, STUDY_S, Deadline
 from heimdallr_ray.segmentation.totalseg.upstream import LIMIT_S
 
@@ -108,3 +108,19 @@ def test_whoever_was_held_up_may_be_tried_again(began_late_s: float, waited_s: f
 def test_the_caller_says_until_when_it_waits(until: float | None, left_s: float) -> None:
     wall: Callable[[], float] = lambda: 2000.0  # noqa: E731
     assert Deadline.before(until, wall).left_s == pytest.approx(left_s, abs=1.0)
+
+
+def test_work_that_nobody_waits_for_ends_as_soon_as_other_work_waits() -> None:
+    clock, waits = Clock(), [False]
+    deadline = Deadline(10.0, clock, gives_way=lambda: waits[0])
+    assert deadline.optional and not Deadline().optional
+    deadline.require("a tile")
+    waits[0] = True
+    with pytest.raises(MadeWay, match="other work came before a tile"):
+        deadline.require("a tile")
+    lock = Lock(clock, 1.0)
+    with pytest.raises(MadeWay), deadline.holding(lock, "a task"):
+        raise AssertionError
+    assert not lock.held
+    with pytest.raises(MadeWay), Deadline.before(None, gives_way=lambda: True).blamed():
+        Deadline.before(None, gives_way=lambda: True).require("a tile")
