@@ -17,6 +17,7 @@ import torch
 from heimdallr_ray.errors import (
     Broken,
     LicenceRequired,
+    MadeWay,
     OutOfMemory,
     OutOfTime,
     VertebraeJoined,
@@ -114,6 +115,20 @@ def test_a_child_that_does_not_end_is_ended(weights: Path, tmp_path: Path, monke
     assert [one.name for one in tmp_path.iterdir()] == ["config.json"]
 
 
+def test_a_child_that_nobody_waits_for_is_ended_once_other_work_waits(weights: Path, tmp_path: Path) -> None:
+    engine = ResidentEngine(weights, home_dir=tmp_path)
+    before, seen = set(children()), list[str]()
+
+    def gives_way() -> bool:
+        seen.extend(set(children()) - before)
+        return bool(seen)
+
+    with pytest.raises(MadeWay):
+        engine.run_plan(small(), (PLAIN,), deadline=Deadline(gives_way=gives_way))
+    assert seen and set(children()) <= before
+    assert [one.name for one in tmp_path.iterdir()] == ["config.json"]
+
+
 SLEEPER = """
 import json, pathlib, sys, time
 count = pathlib.Path({count!r})
@@ -177,7 +192,11 @@ def test_a_further_segmentation_that_takes_too_long_costs_only_itself(
 
 def children() -> list[str]:
     listed = subprocess.run(
-        ["ps", "--ppid", str(os.getpid()), "-o", "pid=,args="], capture_output=True, text=True, check=False, timeout=20
+        ["ps", "-ww", "--ppid", str(os.getpid()), "-o", "pid=,args="],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
     )
     return [line for line in listed.stdout.splitlines() if upstream_child.MODULE in line]
 
