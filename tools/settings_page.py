@@ -37,7 +37,7 @@ def page() -> str:
     return "\n".join(
         [
             "# Settings",
-            "Written by `make docs` from `heimdallr_ray/config.py`; a test makes it again and compares.",
+            "Written by `make docs` from `heimdallr_ray/config/`; a test makes it again and compares.",
             "",
             "A setting is taken from the command line where it has an option there, else from its variable, else",
             "from the TOML file that `--config` or `HEIMDALLR_CONFIG` names, else it has its default. An unknown key,",
