@@ -23,8 +23,6 @@ from heimdallr_ray.ids import Sha256
 
 AHEAD_JOB: Final = "speculation"
 MAX_ATTEMPTS: Final = 2
-MAX_PER_STUDY: Final = 16
-"""Series of one study of which labels are ever made ahead."""
 KEPT_S: Final = 24 * 3600.0
 """Labels are removed at this age; a study that is open for longer is segmented by its own run."""
 MAX_REMOVED: Final = 50
@@ -103,9 +101,7 @@ def series_counts(session: Session, study_id: str) -> tuple[SeriesCount, ...]:
 def wish_for(session: Session, wish: Wish, *, now: datetime) -> bool:
     """There is a job for the wish, unless there ever was one for this series; returns whether it is new."""
     key = f"{wish.study_id}:{wish.series_uid}"
-    of_kind = select(JobRow.key).where(JobRow.kind == AHEAD_JOB, col(JobRow.key).startswith(f"{wish.study_id}:"))
-    keys = session.exec(of_kind.limit(MAX_PER_STUDY)).all()
-    if key in keys or len(keys) >= MAX_PER_STUDY:
+    if session.exec(select(JobRow.id).where(JobRow.kind == AHEAD_JOB, JobRow.key == key)).one_or_none() is not None:
         return False
     insert_job(
         session,

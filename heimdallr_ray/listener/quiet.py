@@ -10,6 +10,8 @@ from heimdallr_ray.catalog.closing import OpenStudy, Version
 
 SERIES_QUIET_S = 5.0
 """A series to which nothing has come for so long is taken to be whole, although others of its study may still come."""
+MAX_PER_EPOCH = 16
+"""Series of one epoch of a study of which labels are wished for."""
 MODALITIES = frozenset({"CT", "MR"})
 """Of images that models read."""
 
@@ -52,7 +54,7 @@ class SeriesWatch:
             if one.series_uid not in before.wished
             and one.modality in MODALITIES
             and (ended or at - since >= SERIES_QUIET_S)
-        ]
+        ][: max(0, MAX_PER_EPOCH - len(before.wished))]
 
     def wished(self, wish: Wish) -> None:
         """The wish is in the queue, or will never be; it is not made again."""

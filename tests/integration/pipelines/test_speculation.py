@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from heimdallr_ray.catalog.ahead import KEPT_S, MAX_PER_STUDY, Wish, wish_for
+from heimdallr_ray.catalog.ahead import KEPT_S, Wish
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.errors import Broken, EngineUnavailable, HeimdallrError, StaleLease
 from heimdallr_ray.listener.quiet import SERIES_QUIET_S
@@ -412,14 +412,3 @@ def test_a_retry_of_the_study_takes_the_same_labels_and_counts_them_once(made: S
     made.clock.advance(LEASE_S)
     assert made.work()["labels_made_ahead"] is not None
     assert (made.thresholds.runs, made.counts()["used"]) == (1, 1)
-
-
-def test_a_study_has_a_bounded_number_of_wishes(site: Site) -> None:
-    site.arrive(WHOLE)
-    study = site.study()
-    with site.database.write() as session:
-        new = [
-            wish_for(session, Wish(study.id, 1, f"1.2.{number}", 9), now=site.clock.now())
-            for number in range(MAX_PER_STUDY + 4)
-        ]
-    assert new == [True] * MAX_PER_STUDY + [False] * 4

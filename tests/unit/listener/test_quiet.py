@@ -7,7 +7,7 @@ from dataclasses import replace
 from heimdallr_ray.catalog.ahead import SeriesCount
 from heimdallr_ray.catalog.closing import OpenStudy
 from heimdallr_ray.catalog.states import StudyState
-from heimdallr_ray.listener.quiet import SERIES_QUIET_S, SeriesWatch
+from heimdallr_ray.listener.quiet import MAX_PER_EPOCH, SERIES_QUIET_S, SeriesWatch
 from tests.support.clock import EPOCH
 
 STUDY = OpenStudy("id", "1.2", StudyState.RECEIVING, 1, 0, None, EPOCH, EPOCH, None, None, "dicom", "CT")
@@ -101,3 +101,14 @@ def test_another_epoch_begins_anew_and_a_study_that_is_gone_is_forgotten() -> No
     assert looks.look(ended=True) == {"a": 1}
     looks.watch.end(())
     assert looks.look() == {}
+
+
+def test_a_study_of_very_many_series_has_a_bounded_number_of_wishes() -> None:
+    looks = Looks()
+    for number in range(MAX_PER_EPOCH + 5):
+        looks.grow(f"1.2.{number}", 100 - number)
+    found = looks.look(ended=True)
+    assert list(found) == [f"1.2.{number}" for number in range(MAX_PER_EPOCH)]
+    for uid in found:
+        looks.wish(uid)
+    assert looks.look(ended=True) == {}
