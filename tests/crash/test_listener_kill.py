@@ -73,7 +73,7 @@ def kill_during_send(tmp_path: Path, seed: int, images: int = IMAGES, durability
         wait_for(lambda: not intake.spooled(), 30, "the spool to be empty")
 
 
-@pytest.mark.parametrize(("seed", "durability"), [(11, "instance"), (47, "study")])
+@pytest.mark.parametrize(("seed", "durability"), [(11, "instance"), pytest.param(47, "study", marks=pytest.mark.slow)])
 def test_listener_killed_during_a_send(tmp_path: Path, seed: int, durability: str) -> None:
     """Check 1 of the reliability list, two moments: no answered image is missing, each has the bytes that were sent.
 

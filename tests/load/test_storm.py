@@ -203,8 +203,8 @@ def storm_for(folder: Path, seconds: float) -> None:
 
 
 @pytest.mark.timeout(280)
-def test_a_storm_of_10_s(on_disk: Path) -> None:
-    storm_for(on_disk, 10)
+def test_a_storm_of_5_s(on_disk: Path) -> None:
+    storm_for(on_disk, 5)
 
 
 @pytest.mark.slow

@@ -21,6 +21,12 @@ BACKENDS: dict[str, dict[str, object]] = {
 }
 
 
+LONG = pytest.mark.parametrize(
+    "make_intake", ["wire", pytest.param("pynetdicom", marks=pytest.mark.slow)], indirect=True
+)
+"""For a test that waits for seconds: `make test-all` runs it with the reference backend too."""
+
+
 def _maker(backend: str) -> MakeIntake:
     def make(root: Path, **changes: object) -> Intake:
         return Intake(root, **{**BACKENDS[backend], **changes})

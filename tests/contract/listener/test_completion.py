@@ -8,7 +8,7 @@ import pytest
 from sqlmodel import select
 
 from heimdallr_ray.catalog.tables import AssociationRow
-from tests.contract.listener.conftest import MakeIntake
+from tests.contract.listener.conftest import LONG, MakeIntake
 from tests.support.intake import Intake, storescu, wait_for, write_study
 
 LONG_S, SHORT_S = 60.0, 0.5
@@ -19,6 +19,7 @@ def associations(intake: Intake) -> list[AssociationRow]:
         return list(session.exec(select(AssociationRow)).all())
 
 
+@LONG
 @pytest.mark.parametrize(("option", "how"), [("", "released"), ("--abort", "aborted")])
 def test_a_release_closes_soon_and_an_abort_waits(
     make_intake: MakeIntake, tmp_path: Path, option: str, how: str

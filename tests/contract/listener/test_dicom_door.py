@@ -16,7 +16,7 @@ from pydicom.data import get_testdata_file
 
 from heimdallr_ray.clients.files import Outgoing
 from heimdallr_ray.clients.send import send_folder
-from tests.contract.listener.conftest import MakeIntake
+from tests.contract.listener.conftest import LONG, MakeIntake
 from tests.support.intake import (
     Intake,
     ct_slice,
@@ -119,6 +119,7 @@ def test_compressed_objects_from_dcmsend_are_not_touched(intake: Intake, name: s
     assert dcmread(intake.blobs.path(rows[0].blob_sha256)).PixelData == original.PixelData
 
 
+@LONG
 def test_two_associations_at_once(intake: Intake, tmp_path: Path) -> None:
     first = write_study(tmp_path / "a", 20, "1.2.826.0.1.3680043.9.9.10")
     second = write_study(tmp_path / "b", 20, "1.2.826.0.1.3680043.9.9.20")
@@ -136,6 +137,7 @@ def test_two_associations_at_once(intake: Intake, tmp_path: Path) -> None:
     assert len({row.association_id for row in intake.instances()}) == 2
 
 
+@LONG
 def test_a_study_is_not_closed_while_its_association_is_open(intake: Intake, tmp_path: Path) -> None:
     from pynetdicom.ae import ApplicationEntity
     from pynetdicom.sop_class import CTImageStorage  # pyright: ignore[reportAttributeAccessIssue]
@@ -315,6 +317,7 @@ def test_an_object_whose_header_cannot_be_read_is_refused_before_success(intake:
     assert intake.spooled() == []
 
 
+@LONG
 def test_the_same_study_again_adds_nothing_and_is_not_run_again(intake: Intake, tmp_path: Path) -> None:
     paths = write_study(tmp_path / "study", 5)
     with intake.listening() as service:

@@ -16,7 +16,7 @@ from heimdallr_ray.clients.dimse import Entity as PromptEntity  # pynetdicom's o
 from heimdallr_ray.clients.send import send_folder
 from heimdallr_ray.listener import gate, guarded
 from heimdallr_ray.listener.wire import reader
-from tests.contract.listener.conftest import MakeIntake
+from tests.contract.listener.conftest import LONG, MakeIntake
 from tests.support.intake import ct_slice, file_bytes, wait_for, write_study
 
 
@@ -101,6 +101,7 @@ def test_an_object_beyond_the_limit_is_cut_and_leaves_nothing(tmp_path: Path, ma
         assert send_folder(tmp_path / "small", "127.0.0.1", service.scp.port, "HEIMDALLR").sent == 2
 
 
+@LONG
 def test_idle_sockets_do_not_keep_honest_senders_out(
     tmp_path: Path, make_intake: MakeIntake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

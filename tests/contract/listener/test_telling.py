@@ -13,7 +13,7 @@ from heimdallr_ray.security.audit_anchor import read_anchor
 from heimdallr_ray.security.audit_check import verify
 from heimdallr_ray.security.audit_entries import recent
 from heimdallr_ray.security.audit_key import read_key
-from tests.contract.listener.conftest import MakeIntake
+from tests.contract.listener.conftest import LONG, MakeIntake
 from tests.support.intake import Intake, dcmtk, storescu, wait_for, write_study
 
 pytestmark = pytest.mark.peers("storescu", "echoscu")
@@ -34,6 +34,7 @@ def entries(intake: Intake) -> list[tuple[str, str, str, dict[str, Any]]]:
         ]
 
 
+@LONG
 def test_who_is_let_in_and_who_is_not_is_audited_and_counted(make_intake: MakeIntake, tmp_path: Path) -> None:
     intake = make_intake(tmp_path / "data", idle_seconds=60.0)
     with intake.listening() as service:
@@ -77,6 +78,7 @@ def test_a_study_that_is_closed_was_received(intake: Intake, tmp_path: Path) -> 
     assert (received[3]["epoch"], received[3]["instances"], received[3]["why"]) == (1, 3, study.close_code)
 
 
+@LONG
 def test_an_open_association_is_told_with_its_sender(intake: Intake) -> None:
     from pynetdicom.ae import ApplicationEntity
 

@@ -82,6 +82,7 @@ def test_who_is_beside_a_killer_is_done_and_the_killer_alone_is_convicted(site: 
     assert len([engine for engine in site.handle.engines if not engine.process.is_alive()]) == 2
 
 
+@pytest.mark.slow
 def test_two_killers_are_both_convicted_and_everybody_else_is_done(site: Site) -> None:
     killers = [site.run(f"killer-{number}", Work(kills=True)) for number in range(2)]
     others = [site.run(f"other-{number}", Work()) for number in range(4)]

@@ -68,6 +68,7 @@ def _each_job_once(database: Database, queue: LeaseQueue) -> Generator[Callable[
 
 
 @pytest.mark.timeout(280)
+@pytest.mark.parametrize("dialect", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 def test_every_job_has_one_effect_although_workers_are_killed(database: Database, processes: ForkServerContext) -> None:
     """Check 4 of the reliability list: 4 workers, one killed every 150 ms, at least 50 kills."""
     queue = LeaseQueue(database, SystemClock(), 1.0)

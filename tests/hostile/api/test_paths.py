@@ -38,7 +38,7 @@ def installation(tmp_path_factory: pytest.TempPathFactory) -> ApiServices:
     return replace(made, static_dir=site)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(installation: ApiServices) -> Generator[TestClient]:
     with TestClient(
         create_app(installation), base_url="http://localhost", client=("127.0.0.1", 1), raise_server_exceptions=False

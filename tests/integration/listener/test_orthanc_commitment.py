@@ -63,6 +63,7 @@ def test_orthanc_stores_a_study_and_learns_what_is_safe(tmp_path: Path) -> None:
     assert [(row.n_items, row.n_failed) for row in rows(intake.database)] == [(97, 0), (100, 4)]
 
 
+@pytest.mark.slow
 def test_orthanc_is_told_after_it_was_killed_and_has_come_back(tmp_path: Path) -> None:
     """It forgets its transactions when it is killed, but answers the report; the request does not wait for ever."""
     port = free_port()

@@ -17,6 +17,7 @@ from heimdallr_ray.queue.renewer import Renewer
 LEASE_S = 3.0  # fifteen renewals: a busy disk may hold some of them up
 EVERY_S = 0.2
 LONG_LEASE_S = 120.0
+LONG = pytest.mark.parametrize("dialect", ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)], indirect=True)
 
 
 class DeafQueue(LeaseQueue):
@@ -37,6 +38,7 @@ def _claimed(
     return queue, lease
 
 
+@LONG
 def test_a_lease_outlives_its_length_while_it_is_renewed(database: Database) -> None:
     queue, lease = _claimed(database)
     with Renewer(queue, lease, EVERY_S) as renewer:
@@ -62,6 +64,7 @@ def test_a_stolen_lease_is_noticed(database: Database) -> None:
             renewer.check()
 
 
+@LONG
 def test_a_database_that_does_not_answer_loses_the_lease_in_time(
     database: Database, caplog: pytest.LogCaptureFixture
 ) -> None:

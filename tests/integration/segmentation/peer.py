@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 from nibabel.orientations import axcodes2ornt, inv_ornt_aff, ornt_transform
 
+from heimdallr_ray.segmentation.engine import Segmentation
 from heimdallr_ray.segmentation.tasks import TASKS
 from heimdallr_ray.segmentation.totalseg.engine import ResidentEngine
 from heimdallr_ray.segmentation.totalseg.nifti import to_nifti
@@ -97,15 +98,17 @@ def volume_of(source: Any, modality: str) -> Volume:
     return Volume(np.asanyarray(source.dataobj).astype(dtype), np.asarray(source.affine), VolumeSource(modality))
 
 
-def assert_identical(engine: ResidentEngine, case: Case, folder: Path) -> None:
-    """The engine's labels of a case are upstream's: voxels, affine, header, every byte of the image."""
+def assert_identical(engine: ResidentEngine, case: Case, folder: Path) -> Segmentation:
+    """The engine's labels of a case, which it returns, are upstream's: voxels, affine, header, every byte."""
     source = cast("nib.Nifti1Image", nib.load(folder / f"{case.name}.source.nii"))
     expected = (folder / f"{case.name}.nii").read_bytes()
     theirs = nib.Nifti1Image.from_bytes(expected)
-    labels = engine.segment(volume_of(source, TASKS[case.task].modality), case.task).label_map
+    made = engine.segment(volume_of(source, TASKS[case.task].modality), case.task)
+    labels = made.label_map
     assert np.unique(labels.array).size > 1, f"{case.name}: an empty mask proves nothing"
     assert np.array_equal(labels.array, np.asanyarray(theirs.dataobj)), case.name
     assert np.array_equal(labels.affine_ras, np.asarray(theirs.affine)), case.name
     ours = to_nifti(labels, source)
     assert ours.header == theirs.header, case.name
     assert ours.to_bytes() == expected, case.name
+    return made

@@ -39,6 +39,7 @@ def volume() -> Volume:
     return volume_of(GRID.image("CT"), "CT")
 
 
+@pytest.mark.slow
 def test_nothing_to_crop_to_is_zeros_here_and_a_guess_upstream(
     weights: Path, engine: ResidentEngine, tmp_path: Path
 ) -> None:

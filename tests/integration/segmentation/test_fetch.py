@@ -19,7 +19,7 @@ from heimdallr_ray.segmentation.fetch import Bounds, Downloaded, Request, downlo
 from heimdallr_ray.segmentation.partial import Part
 from tests.support.file_server import Behaviour, serving_file
 
-QUICK = Bounds(connect_s=2, silence_s=2, window_s=30, idle_attempts=3, pause_s=0.001, max_pause_s=0.002)
+QUICK = Bounds(connect_s=20, silence_s=20, window_s=30, idle_attempts=3, pause_s=0.001, max_pause_s=0.002)
 
 
 def zip_like(seed: int, size: int = 300_000) -> bytes:
@@ -191,7 +191,7 @@ def test_a_slow_server_is_given_up_by_its_rate(told: Behaviour, base: str, tmp_p
     began = time.monotonic()
     with pytest.raises(DownloadFailed, match=r"bytes in 0 s"):
         get(base, tmp_path, replace(QUICK, window_s=0.3, min_window_bytes=5_000, attempts=3))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_a_silent_server_is_given_up(told: Behaviour, base: str, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_a_silent_server_is_given_up(told: Behaviour, base: str, tmp_path: Path)
     began = time.monotonic()
     with pytest.raises(DownloadFailed):
         get(base, tmp_path, replace(QUICK, silence_s=0.2, attempts=3))
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])

@@ -73,6 +73,7 @@ def test_every_task_in_every_orientation(engine: ResidentEngine, rest: Path, cas
     assert_identical(engine, case, rest)
 
 
+@pytest.mark.slow
 def test_against_the_api_with_all_its_processes(weights: Path, engine: ResidentEngine, tmp_path: Path) -> None:
     case = Case(CEREBRAL_BLEED, GRIDS[4])
     run_upstream(weights, (case,), tmp_path, processes=True)
@@ -97,9 +98,12 @@ def test_the_split_into_three_parts(weights: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.data
-def test_tasks_on_a_real_scan(weights: Path, engine: ResidentEngine, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "task",
+    [TOTAL_FAST, pytest.param(FIRST_PASS, marks=pytest.mark.slow), pytest.param(TISSUE_TYPES, marks=pytest.mark.slow)],
+)
+def test_tasks_on_a_real_scan(weights: Path, engine: ResidentEngine, tmp_path: Path, task: str) -> None:
     source = Path(os.environ["HEIMDALLR_TEST_DATA"]) / "totalsegmentator" / "example_ct_sm.nii.gz"
-    cases = [Case(task, Geometry("real", (0, 0, 0), (0, 0, 0), "")) for task in (FIRST_PASS, TOTAL_FAST, TISSUE_TYPES)]
-    run_upstream(weights, cases, tmp_path, images={case.name: nib.load(source) for case in cases})
-    for case in cases:
-        assert_identical(engine, case, tmp_path)
+    case = Case(task, Geometry("real", (0, 0, 0), (0, 0, 0), ""))
+    run_upstream(weights, (case,), tmp_path, images={case.name: nib.load(source)})
+    assert_identical(engine, case, tmp_path)

@@ -72,9 +72,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("task", "image", "seed"),
     [
-        (TOTAL_FAST, torso, 7),
+        pytest.param(TOTAL_FAST, torso, 7, marks=pytest.mark.slow),
         pytest.param(TOTAL_FAST, other_phantom, 0, marks=pytest.mark.slow),
-        (TISSUE_TYPES, torso, 4099),
+        pytest.param(TISSUE_TYPES, torso, 4099, marks=pytest.mark.slow),
         (CEREBRAL_BLEED, head, 31),
     ],
 )
@@ -218,6 +218,7 @@ def test_a_compiled_model_gives_the_same_labels(registry: Path, image: Volume, e
     assert worst[1] >= LEAST_DICE
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("saves_time", "compiled")
 def test_without_a_compiler_the_model_goes_on_by_the_other_steps_and_says_so(
     registry: Path, image: Volume, exact: LabelMap, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,18 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
-from sqlmodel import select
 
-from heimdallr_ray.catalog.database import Database
-from heimdallr_ray.catalog.tables import InstanceRow, StudyRow
-from heimdallr_ray.operations import lock, ports
+from heimdallr_ray.operations import lock
 from heimdallr_ray.segmentation.demo import weights_dir
-from tests.support import dicom as synthetic
-from tests.support.stack import Stack
+from tests.support.stack import Stack, listener_process
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 @pytest.fixture
@@ -28,12 +23,6 @@ def own(tmp_path: Path) -> Iterator[Stack]:
     made = Stack(tmp_path / "data")
     yield made
     made.clean_up()
-
-
-def listener_process(stack: Stack) -> psutil.Process:
-    (found,) = ports.listeners({stack.dicom_port})
-    assert found.pid is not None
-    return psutil.Process(found.pid)
 
 
 def taken(port: int) -> socket.socket:
@@ -68,13 +57,6 @@ def reached(stack: Stack, state: str, within_s: float) -> lock.Holder:
     return note(stack)
 
 
-def write_study(folder: Path, seed: str, slices: int = 40) -> None:
-    folder.mkdir()
-    for index, content in enumerate(synthetic.ct_study(slices, shape=(128, 128), seed=seed, spacing_mm=4.0)):
-        (folder / f"{index}.dcm").write_bytes(content)
-
-
-@pytest.mark.slow
 def test_a_listener_that_does_not_come_back_is_told_and_made_anew(own: Stack) -> None:
     own.start()
     assert components(own) == {
@@ -105,7 +87,6 @@ def test_a_listener_that_does_not_come_back_is_told_and_made_anew(own: Stack) ->
     assert "DICOM listener works again" in said
 
 
-@pytest.mark.slow
 def test_models_that_cannot_be_loaded_again_are_told_until_they_can(own: Stack, tmp_path: Path) -> None:
     weights, aside = tmp_path / "weights", tmp_path / "aside"
     shutil.copytree(weights_dir(), weights)
@@ -120,24 +101,3 @@ def test_models_that_cannot_be_loaded_again_are_told_until_they_can(own: Stack, 
     aside.rename(weights)
     reached(own, "ready", 240)
     assert components(own)["Segmenter"] == "ready"
-
-
-def test_a_listener_that_dies_while_the_stack_drains_keeps_the_port_closed(own: Stack, tmp_path: Path) -> None:
-    own.start()
-    write_study(tmp_path / "dicom", "drained-twice")
-    assert own.run_json("send", str(tmp_path / "dicom"), "--port", str(own.dicom_port))["failed"] == 0
-    listener = listener_process(own)
-    down = own.begin("down", "--drain")
-    own.wait_for(lambda: own.state() == "draining" and not ports.answers(own.dicom_port), 30, "the port to close")
-    listener.kill()
-    while down.poll() is None:
-        assert not ports.answers(own.dicom_port, timeout_s=0.2), "the port is open again"
-        time.sleep(0.05)
-    assert down.returncode == 0
-    assert own.process is not None
-    assert own.process.wait(30) == 0
-    database = Database(f"sqlite:///{own.data_dir / 'catalog.sqlite'}")
-    with database.read() as session:
-        assert [study.state for study in session.exec(select(StudyRow)).all()] == ["done"]
-        assert len(session.exec(select(InstanceRow)).all()) == 40
-    database.close()

@@ -49,6 +49,7 @@ def test_devices_are_counted_by_the_driver_or_by_their_files(host: Path) -> None
     assert accelerator.present() == 2
 
 
+@pytest.mark.slow
 def test_the_torch_of_this_installation_is_asked(host: Path) -> None:
     import torch
 

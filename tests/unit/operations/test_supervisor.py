@@ -225,6 +225,7 @@ def nothing(*_: object, **__: object) -> None:
 def fresh(tmp_path: Path, said: list[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
     """A supervisor that starts on a database and a Ray that answer at once, and has 3 s for its first start."""
     monkeypatch.setattr(supervisor_module, "GRACE_S", 0.5)
+    monkeypatch.setattr(supervisor_module, "ATTEMPT_S", 0.5)
     monkeypatch.setattr(Database, "migrate", nothing)
     monkeypatch.setattr(supervisor_module, "release_leases_of_the_dead", nothing)
     monkeypatch.setattr(supervisor_module, "RayHead", SilentHead)

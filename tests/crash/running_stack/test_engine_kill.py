@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from tests.support import dicom as synthetic
 from tests.support.stack import Stack
 
 SLICES = 40
-HOOK = Path(__file__).parents[1] / "support" / "killing_engine"
-pytestmark = pytest.mark.timeout(900)
+# The same without Ray is quick: tests/crash/deployments/test_engine_deaths.py.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 
 class Site:
@@ -94,22 +94,9 @@ class Site:
 RUN = time.time_ns()
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    folder = Path(tmp_path_factory.mktemp("engine-kill"))
-    marked = folder / "marked"
-    marked.mkdir()
-    overrides = {
-        "PYTHONPATH": str(HOOK),
-        "TEST_MARKED_STUDIES": str(marked),
-        "HEIMDALLR_MAX_PARALLEL_CASES": "2",
-        "HEIMDALLR_IDLE_SECONDS": "2",
-    }
-    stack = Stack(folder / "data", overrides).start()
-    try:
-        yield Site(stack, marked)
-    finally:
-        stack.clean_up()
+@pytest.fixture
+def site(stack: Stack, marked: Path) -> Site:
+    return Site(stack, marked)
 
 
 def test_a_study_that_kills_its_replica_twice_is_set_aside_and_the_next_one_is_served(
@@ -158,7 +145,6 @@ def test_a_replica_killed_by_somebody_else_costs_a_study_nothing(site: Site, tmp
     assert (job.attempt, job.lost) == (1, 0)
 
 
-@pytest.mark.slow
 def test_a_stack_that_is_stopped_or_killed_counts_no_death(site: Site, tmp_path: Path) -> None:
     study = site.send(tmp_path / "study", "stopped", stands=True)
     site.stack.wait_for(lambda: site.began(study), 90, "the study to begin")
