@@ -219,8 +219,9 @@ def complete(
 
     from heimdallr_ray.catalog.closing import complete_study
     from heimdallr_ray.catalog.database import Database
+    from heimdallr_ray.catalog.studies import study_by_uid
     from heimdallr_ray.ids import Uid
-    from heimdallr_ray.listener.hardening import harden_study
+    from heimdallr_ray.listener.receive import Receiver
     from heimdallr_ray.security.audit import AuditLog
     from heimdallr_ray.security.audited import at_the_command_line, study_completed
     from heimdallr_ray.storage.blobs import LocalBlobStore
@@ -232,7 +233,12 @@ def complete(
     try:
         uid = Uid.parse(study_uid)
         database, audit, now = Database(settings.resolved_database_url), AuditLog.of(settings), SystemClock().now()
-        harden_study(database, LocalBlobStore(settings.blob_dir), uid, now, f"cli:{user}"[:64])
+        with database.read() as session:
+            known = study_by_uid(session, uid)
+        if known is not None:
+            receiver = Receiver(settings, database, LocalBlobStore(settings.blob_dir), SystemClock())
+            receiver.harden([known.id])
+            receiver.spool.close()
         with database.write() as session:
             study = complete_study(
                 session,

@@ -10,8 +10,8 @@ from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.catalog.choosing import MAX_NAME, MAX_REASON
 from heimdallr_ray.catalog.closing import complete_study
+from heimdallr_ray.catalog.studies import study_by_uid
 from heimdallr_ray.ids import Uid
-from heimdallr_ray.listener.hardening import harden_study
 from heimdallr_ray.security.audited import study_completed
 
 ACTOR = "api"
@@ -58,7 +58,10 @@ def build_router() -> APIRouter:
         """
         uid = Uid.parse(study_uid)
         now = services.clock.now()
-        harden_study(services.database, services.blobs, uid, now, ACTOR)
+        with services.database.read() as session:
+            known = study_by_uid(session, uid)
+        if known is not None:
+            services.receiver.harden([known.id])
         with services.database.write() as session:
             study = complete_study(
                 session,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -40,8 +41,8 @@ class Accepted:
     """True where its bytes are known to survive a power cut."""
 
 
-def identify(found: Identified, arrival: Arrival, sha256: Sha256) -> Identity:
-    """The identity of the object that `found` was read from; as `identify_instance`."""
+def identify(found: Identified, arrival: Arrival, sha256: Callable[[], Sha256]) -> Identity:
+    """The identity of the object that `found` was read from; as `identify_instance`; `sha256` is asked if needed."""
     return _identity(found.facts, found.sop_class_uid, found.sop_uid, arrival, sha256)
 
 
@@ -56,11 +57,15 @@ def identify_instance(header: Header, arrival: Arrival, sha256: Sha256) -> Ident
     Raises:
         NotDicom: the data set says nothing at all about what it is; zeros, for example, parse as empty elements.
     """
-    return _identity(header, header.sop_class_uid, header.sop_uid, arrival, sha256)
+    return _identity(header, header.sop_class_uid, header.sop_uid, arrival, lambda: sha256)
 
 
 def _identity(
-    header: Header | IdentityFacts, sop_class_uid: Uid | None, sop_uid: Uid | None, arrival: Arrival, sha256: Sha256
+    header: Header | IdentityFacts,
+    sop_class_uid: Uid | None,
+    sop_uid: Uid | None,
+    arrival: Arrival,
+    sha256: Callable[[], Sha256],
 ) -> Identity:
     if not (header.study_uid or header.series_uid or header.modality or header.patient_id or header.rows):
         raise NotDicom("the data set has no identifying attribute")
@@ -78,7 +83,7 @@ def _identity(
         header.kernel,
     )
     if sop_uid is None or sop_uid == STAND_IN_SOP_UID:
-        sop_uid = Uid.parse_or_none(arrival.sop_instance_uid) or Uid.derived("sop", sha256)
+        sop_uid = Uid.parse_or_none(arrival.sop_instance_uid) or Uid.derived("sop", sha256())
     study, series = _shared(header) if isinstance(header, IdentityFacts) else _groups(header)
     return Identity(
         study_uid=study_uid,

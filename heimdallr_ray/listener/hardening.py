@@ -14,7 +14,6 @@ from pathlib import Path
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.durability import Undurable, mark_durable, take_back, undurable
-from heimdallr_ray.catalog.studies import study_by_uid
 from heimdallr_ray.errors import BlobMissing
 from heimdallr_ray.ids import Sha256
 from heimdallr_ray.listener.room import storage_error
@@ -24,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 MAX_PER_SCAN = 20_000
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_MARK = "boot_id"
 
 
 def harden(
@@ -49,47 +49,65 @@ def harden(
     return frozenset(study_ids) - left
 
 
-def harden_study(database: Database, blobs: BlobStore, study_uid: str, now: datetime, actor: str) -> None:
-    """As `harden`, for the one study that a person is about to close; nothing happens where there is no such study.
+def is_new_boot(folder: Path) -> bool:
+    """True where the machine was started anew since `remember_boot` was called for `folder`, or it never was.
 
     Raises:
-        Retryable: the database or the disk does not answer now.
-    """
-    with database.read() as session:
-        study = study_by_uid(session, study_uid)
-    if study is not None:
-        harden(database, blobs, [study.id], now, actor)
-
-
-def after_power_cut(
-    database: Database, blobs: BlobStore, folder: Path, quarantine: Path, now: datetime, actor: str
-) -> int:
-    """Where the machine was started anew since the last time, rows whose bytes it lost are gone; returns how many.
-
-    Raises:
-        Retryable: the database or the disk does not answer now.
+        StorageFailed: that cannot be read.
     """
     try:
-        boot = _BOOT_ID.read_text(encoding="ascii").strip()
-        mark = folder / "boot_id"
-        known = mark.read_text(encoding="ascii").strip() if mark.exists() else ""
+        mark = folder / _MARK
+        return not mark.exists() or mark.read_text(encoding="ascii").strip() != _boot_id()
     except OSError as error:
         raise storage_error(error) from error
-    if boot == known:
-        return 0
-    with database.read() as session:
-        rows = undurable(session, None, MAX_PER_SCAN)
-    lost = [row for row in rows if not _whole(blobs, row, quarantine)]
-    if lost:
-        logger.error("intake.lost_in_power_cut", extra={"images": len(lost)})
+
+
+def remember_boot(folder: Path) -> None:
+    """What the last power cut may have taken has been looked for.
+
+    Raises:
+        StorageFull, StorageFailed: that cannot be written.
+    """
+    try:
+        (folder / _MARK).write_text(_boot_id(), encoding="ascii")
+    except OSError as error:
+        raise storage_error(error) from error
+
+
+def _boot_id() -> str:
+    return _BOOT_ID.read_text(encoding="ascii").strip()
+
+
+def take_back_lost(database: Database, blobs: BlobStore, quarantine: Path, now: datetime, actor: str) -> int:
+    """After a power cut: of all rows that it may have harmed, those whose bytes it took are gone, the others are hard.
+
+    Returns:
+        How many are gone.
+
+    Raises:
+        Retryable: the database or the disk does not answer now; what was looked at need not be looked at again.
+    """
+    n_lost = 0
+    while True:
+        with database.read() as session:
+            rows = undurable(session, None, MAX_PER_SCAN)
+        if not rows:
+            return n_lost
+        lost = [row for row in rows if not _whole(blobs, row, quarantine)]
+        gone = {row.id for row in lost}
+        whole = [row for row in rows if row.id not in gone]
+        blobs.harden(Sha256(row.blob_sha256) for row in whole)
+        # Of every row one or the other becomes true, so that the next turn finds others.
         with database.write() as session:
-            take_back(session, lost, now=now, actor=actor)
-    if len(rows) < MAX_PER_SCAN:
-        try:
-            mark.write_text(boot, encoding="ascii")
-        except OSError as error:
-            raise storage_error(error) from error
-    return len(lost)
+            mark_durable(session, [row.id for row in whole])
+            if lost:
+                take_back(session, lost, now=now, actor=actor)
+        n_lost += len(lost)
+        logger.log(
+            logging.ERROR if lost else logging.INFO,
+            "intake.looked_for_losses",
+            extra={"images": len(rows), "lost": len(lost)},
+        )
 
 
 def _whole(blobs: BlobStore, row: Undurable, quarantine: Path) -> bool:

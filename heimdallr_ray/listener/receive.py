@@ -24,7 +24,7 @@ from heimdallr_ray.catalog.studies import RecordOutcome, record_instances
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
 from heimdallr_ray.dicom.read import read_header
-from heimdallr_ray.errors import HeimdallrError, Retryable
+from heimdallr_ray.errors import BlobMissing, HeimdallrError, Retryable
 from heimdallr_ray.listener import hardening
 from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.committer import GROUP_SIZE, GROUP_WAIT_S, Committer, Note
@@ -59,6 +59,7 @@ class ReceiverCounts:
     commit_failures: int = 0
     queued: int = 0
     conflicts: int = 0
+    dropped_notes: int = 0
 
 
 def whole_studies(items: Sequence[Accepted], size: int) -> list[list[Accepted]]:
@@ -105,6 +106,8 @@ class Receiver:
         self._drain_mark = DrainMark(settings.run_dir)
         self._committer = Committer(self, clock, group_size, group_wait_s)
         self._lock = threading.Lock()
+        self._looking = threading.Lock()
+        self._looked = False
         self._finished: list[SpoolEntry] = []
         self._committed = self._duplicates = self._quarantined = self._conflicts = 0
 
@@ -252,6 +255,7 @@ class Receiver:
                 self._committer.failures,
                 self._committer.waiting,
                 self._conflicts,
+                self._committer.dropped_notes,
             )
 
     # Durability of studies -------------------------------------------------------------------------------------------
@@ -264,12 +268,30 @@ class Receiver:
         Raises:
             Retryable: not now.
         """
+        self._look_for_losses()
         return hardening.harden(self._database, self._blobs, study_ids, self.clock.now(), ACTOR)
+
+    def _look_for_losses(self) -> None:
+        """What the last power cut took of rows has been looked for, once since the machine was started.
+
+        Raises:
+            Retryable: not now.
+        """
+        with self._looking:
+            if self._looked:
+                return
+            spool = self.spool
+            if hardening.is_new_boot(spool.root):
+                hardening.take_back_lost(self._database, self._blobs, spool.quarantined, self.clock.now(), ACTOR)
+                hardening.remember_boot(spool.root)
+            self._looked = True
 
     # Replay ----------------------------------------------------------------------------------------------------------
 
     def replay(self) -> int:
         """Dead writers' leftovers are swept and every ready file of the spool is committed or quarantined.
+
+        To be called before anything is received.
 
         Returns:
             How many ready files were found.
@@ -278,13 +300,21 @@ class Receiver:
             Retryable: the database or the disk does not answer now; nothing is lost.
         """
         swept = self.spool.sweep()
-        lost = hardening.after_power_cut(
-            self._database, self._blobs, self.spool.root, self.spool.quarantined, self.clock.now(), ACTOR
-        )
+        if hardening.is_new_boot(self.spool.root):
+            self._distrust_unsynced()
+        self._look_for_losses()
         found = self.replay_ready(min_age_s=0.0)
-        if swept or found or lost:
-            logger.info("spool.replayed", extra={"swept": swept, "ready": found, "lost": lost})
+        if swept or found:
+            logger.info("spool.replayed", extra={"swept": swept, "ready": found})
         return found
+
+    def _distrust_unsynced(self) -> None:
+        """Files of the moment before a power cut, of which nobody can tell whether it took bytes, become no rows."""
+        error = BlobMissing("a power cut came before the image's digest was known")
+        # All of them first: a database that does not answer must not leave one to be trusted later.
+        aside = [file for file in self.spool.ready_files() if file.unsynced and self._put_aside(file, error)]
+        if aside:
+            self._tell_quarantined(aside, error)
 
     def adopt_orphans(self, min_age_s: float) -> int:
         """Ready files that no living receiver has in hand are committed; `min_age_s` leaves time to those that have.
@@ -292,6 +322,7 @@ class Receiver:
         Raises:
             Retryable: not now.
         """
+        self._look_for_losses()
         self.spool.tidy(self.clock.now().timestamp())
         return self.replay_ready(min_age_s)
 
@@ -338,25 +369,33 @@ class Receiver:
 
     def _quarantine(self, file: ReadyFile, error: HeimdallrError) -> None:
         """The file is set aside, and an event says so; both keep the acknowledged bytes."""
-        now = self.clock.now()
+        if self._put_aside(file, error):
+            self._tell_quarantined([file], error)
+
+    def _put_aside(self, file: ReadyFile, error: HeimdallrError) -> bool:
+        """True where the file is in quarantine; False where it has gone."""
         try:
-            self.spool.quarantine(file, error, now)
+            self.spool.quarantine(file, error, self.clock.now())
         except FileNotFoundError:
-            return
+            return False
         except OSError as failure:
             raise storage_error(failure) from failure
         with self._lock:
             self._quarantined += 1
         logger.error("intake.quarantined", extra={"spool_name": file.name, "code": error.code})
+        return True
+
+    def _tell_quarantined(self, files: Iterable[ReadyFile], error: HeimdallrError) -> None:
         with self._database.write() as session:
-            record_event(
-                session,
-                "intake.quarantined",
-                now=now,
-                actor=ACTOR,
-                reason=error.detail,
-                payload={"spool_name": file.name, "code": error.code},
-            )
+            for file in files:
+                record_event(
+                    session,
+                    "intake.quarantined",
+                    now=self.clock.now(),
+                    actor=ACTOR,
+                    reason=error.detail,
+                    payload={"spool_name": file.name, "code": error.code},
+                )
 
 
 def _file_of(entry: SpoolEntry) -> ReadyFile:

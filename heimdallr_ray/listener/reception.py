@@ -18,6 +18,7 @@ class Reception:
         self._arrival = arrival
         self._found: Identified | None = None
         self._looked = False
+        self._identity: Identity | None = None
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Append data set bytes exactly as given.
@@ -32,26 +33,50 @@ class Reception:
             self._looked = True
             self._found = read_quickly(writer.head, writer.dataset_offset, self._arrival.transfer_syntax_uid)
 
-    def finish(self) -> Accepted:
-        """The object is durable and identified; its sender may hear Success.
+    def identify(self) -> None:
+        """What the object is has been read from the bytes in memory; only a very long header is read back.
 
         Raises:
-            NotDicom, TruncatedObject, TooLarge: its header cannot be read; nothing is kept.
-            StorageFull, StorageFailed: it could not be made durable; nothing is kept.
+            NotDicom, TruncatedObject, TooLarge: its header cannot be read.
+            StorageFailed: the file cannot be read back.
         """
-        writer = self._writer
-        identity = self._identity()
-        return Accepted(writer.commit(), identity, durable=writer.durable)
-
-    def _identity(self) -> Identity:
-        """From the bytes in memory; only a very long header is read back from the file."""
         writer, arrival = self._writer, self._arrival
         found = self._found or read_identity(
             writer.head, writer.file_size, writer.dataset_offset, arrival.transfer_syntax_uid
         )
         if found is not None:
-            return identify(found, arrival, writer.sha256)
+            self._identity = identify(found, arrival, lambda: writer.sha256)
+            return
         try:
-            return identify_instance(read_header(writer.path), arrival, writer.sha256)
+            self._identity = identify_instance(read_header(writer.path), arrival, writer.sha256)
         except OSError as error:
             raise storage_error(error) from error
+
+    def store(self) -> None:
+        """The object is identified, and as durable as was asked for; its sender may hear Success.
+
+        Raises:
+            NotDicom, TruncatedObject, TooLarge: its header cannot be read; nothing is kept.
+            StorageFull, StorageFailed: it could not be made durable; nothing is kept.
+        """
+        if self._identity is None:
+            self.identify()
+        self._writer.commit()
+
+    def accepted(self) -> Accepted:
+        """The object that was stored, with its digest.
+
+        Raises:
+            StorageFailed: its file has lost its name; whoever took it has read it back.
+        """
+        assert self._identity is not None  # noqa: S101
+        return Accepted(self._writer.entry(), self._identity, durable=self._writer.durable)
+
+    def finish(self) -> Accepted:
+        """As `store` and `accepted`, for a door at which nobody waits for the answer alone.
+
+        Raises:
+            As `store` and `accepted`.
+        """
+        self.store()
+        return self.accepted()

@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Protocol
 
+from sqlmodel import Session
+
 from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, record_closed, record_opened
 from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.clock import Clock
@@ -139,8 +141,15 @@ class Registry:
             candidate.opened_at,
             candidate.implementation,
         )
-        self.receiver.note(lambda session: record_opened(session, [opened]))
-        self._note_audit("accepted", candidate, "")
+        audit = self._audit("accepted", candidate, "") if self._audit else None
+
+        def tell(session: Session) -> None:
+            record_opened(session, [opened])
+            if audit is not None:
+                audit(session)
+
+        # One note, because what happens and its place in the audit chain are one transaction.
+        self.receiver.note(tell)
         return candidate
 
     def reject(self, refusal: Refusal, called_ae: str, calling_ae: str, address: str) -> None:
@@ -206,7 +215,8 @@ class Registry:
         # Noted before it counts as closed: a study that closes meanwhile sees either an open association or its end.
         self.receiver.note(lambda session: record_closed(session, [ended]))
         with self._lock:
-            del self._open[opened.id]
+            if self._open.pop(opened.id, None) is None:
+                return
         self.receiver.spool.end_intake(opened.id)
         if self._figures:
             self._figures.association_closed(how)

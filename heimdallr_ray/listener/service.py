@@ -226,6 +226,7 @@ class ListenerService:
                 "duplicates": counts.duplicates,
                 "commit_failures": counts.commit_failures,
                 "queued": counts.queued,
+                "dropped_notes": counts.dropped_notes,
             },
             uptime_s=round(self._clock.monotonic() - self._started, 1),
             draining=self._draining,

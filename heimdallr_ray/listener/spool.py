@@ -5,7 +5,9 @@ Layout under the spool folder, all names made here, none received:
     incoming/<writer>.open/<intake>.<n>.part   being written; the folder is locked while its writer lives, else swept
     incoming/<n>.staging/                      an upload that becomes instances as a whole; locked, swept likewise
     intakes/<intake>.json            what an association knew of its sender; locked while it is open
-    ready/<intake>.<n>.<sha256>.dcm  durable; may be acknowledged; becomes rows and a blob, then is unlinked
+    ready/<intake>.<n>.dcm           durable; may be acknowledged
+    ready/<intake>.<n>.<sha256>.dcm  its digest is known; becomes rows and a blob, then is unlinked
+    ready/<intake>.<n>.unsynced.dcm  as the first with durability = study: nobody trusts it after a power cut
     quarantine/<intake>.<n>.dcm      durable but not readable any more; .json says why
 
 With `durable=False` (the setting durability = study) nothing waits for the disk here; `Receiver.harden` does it later.
@@ -35,14 +37,14 @@ from heimdallr_ray.ids import NewId, Sha256, new_id
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.arrival import MAX_RECORD_BYTES, Arrival, encode_record, parse_record, with_file_start
 from heimdallr_ray.listener.room import RoomLevel, Watermarks, measure, require_room, storage_error
-from heimdallr_ray.listener.writer import SpoolEntry, SpoolWriter
+from heimdallr_ray.listener.writer import UNSYNCED, SpoolEntry, SpoolWriter
 
 __all__ = ["ReadyFile", "Spool", "SpoolEntry", "SpoolWriter", "Staging", "require_room", "storage_error"]
 
 _READ_BYTES = 1 << 20
 _OPEN_ATTEMPTS = 8
 _INTAKE_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")
-_READY_NAME = re.compile(r"((?:([0-9A-Za-z_-]{1,40})\.)?[0-9A-Za-z_-]{1,40})(?:\.([0-9a-f]{64}))?\.dcm")
+_READY_NAME = re.compile(r"((?:([0-9A-Za-z_-]{1,40})\.)?[0-9A-Za-z_-]{1,40})(?:\.([0-9a-f]{64}|unsynced))?\.dcm")
 ROOM_FRESH_S = 0.25
 """How long the knowledge that there is room stands, for objects whose size is not known beforehand."""
 RECORD_AGE_S = 60.0
@@ -57,6 +59,11 @@ class ReadyFile:
     file_name: str
     written_at: float
     """Seconds since the epoch."""
+
+    @property
+    def unsynced(self) -> bool:
+        """True where nothing tells whether a power cut has taken bytes of it."""
+        return self.file_name.endswith(f".{UNSYNCED}.dcm")
 
 
 @dataclass(frozen=True)
@@ -336,7 +343,7 @@ class Spool:
         except OSError as error:
             raise storage_error(error) from error
         sha256 = Sha256(digest.hexdigest())
-        if match[3] is not None and match[3] != sha256:
+        if match[3] not in (None, UNSYNCED, sha256):
             raise BlobMissing("the spooled file's bytes differ from its name")
         arrival, offset = with_file_start(known, head)
         return SpoolEntry(file.name, self.ready, file.file_name, arrival, sha256, size - offset)

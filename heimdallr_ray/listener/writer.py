@@ -1,4 +1,4 @@
-"""One object on its way to the disk: written and digested as it comes, durable before its sender hears Success."""
+"""One object on its way to the disk: written as it comes, durable before its sender hears Success, then digested."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from heimdallr_ray.listener.writeback import start_writeback
 
 WRITEBACK_BYTES = 128 << 10
 """Received and not yet on the way to the disk; smaller objects are left to their fsync."""
+UNSYNCED = "unsynced"
+"""In the name of a ready file of which the disk may have nothing yet and nobody knows the digest."""
 HEAD_BYTES = 64 << 10
 """Of each file kept in memory while it is written: the header of nearly every object, so that nothing is read back."""
 
@@ -79,10 +81,14 @@ class SpoolWriter:
         self._told = told
         self.durable = durable
         self._digest = hashlib.sha256()
+        self._undigested: list[bytes | bytearray | memoryview] = []
+        self.holds = False
+        """Whoever writes promises that no chunk changes before `digest_held`: the digest need not keep pace."""
         self._head = bytearray()
         self.dataset_offset = 0
         self._size = 0
         self._committed = False
+        self._file_name = ""
         self._begun = 0
         self._place = place
         self.name = name
@@ -95,7 +101,14 @@ class SpoolWriter:
     @property
     def sha256(self) -> Sha256:
         """Digest of the file as far as it is written."""
+        self.digest_held()
         return Sha256(self._digest.hexdigest())
+
+    def digest_held(self) -> None:
+        """Chunks that were written may change now."""
+        held, self._undigested = self._undigested, []
+        for chunk in held:
+            self._digest.update(chunk)
 
     @property
     def head(self) -> bytes:
@@ -127,7 +140,10 @@ class SpoolWriter:
         self._append(chunk)
 
     def _append(self, chunk: bytes | bytearray | memoryview) -> None:
-        self._digest.update(chunk)
+        if self.holds:
+            self._undigested.append(chunk)
+        else:
+            self._digest.update(chunk)
         if len(self._head) < HEAD_BYTES:
             self._head += chunk[: HEAD_BYTES - len(self._head)]
         try:
@@ -140,33 +156,47 @@ class SpoolWriter:
             start_writeback(self._fd, self._begun, self.file_size - self._begun)
             self._begun = self.file_size
 
-    def commit(self) -> SpoolEntry:
-        """The file is durable under its final name; only now may its sender hear Success.
+    def commit(self) -> None:
+        """The file is ready, and durable where that was asked for; only now may its sender hear Success.
 
         Raises:
             StorageFull: no room left on the device.
             StorageFailed: the operating system could not make it durable; the file is gone.
         """
-        sha256 = self.sha256
-        final_name = f"{self.name}.{sha256}.dcm"
+        self._file_name = f"{self.name}.dcm" if self.durable else f"{self.name}.{UNSYNCED}.dcm"
+        final = os.path.join(self._folder, self._file_name)  # noqa: PTH118
         started = time.perf_counter()
         try:
             if self.durable:
                 os.fsync(self._fd)
             self._make_findable()
-            os.rename(self._place, os.path.join(self._folder, final_name))  # noqa: PTH104, PTH118
+            os.rename(self._place, final)  # noqa: PTH104
         except OSError as error:
             raise storage_error(error) from error
         try:
             self._sync()
         except OSError as error:
             with suppress(OSError):
-                (self._folder / final_name).unlink()
+                os.unlink(final)  # noqa: PTH108
             raise storage_error(error) from error
         self._committed = True
         if self.durable:
             self._told(time.perf_counter() - started)
-        return SpoolEntry(self.name, self._folder, final_name, self._arrival, sha256, self._size)
+
+    def entry(self) -> SpoolEntry:
+        """The committed file with its digest, which its name tells from now on.
+
+        Raises:
+            StorageFailed: it has lost its name meanwhile; whoever took it has read it back.
+        """
+        sha256 = self.sha256
+        committed, self._file_name = self._file_name, f"{self.name}.{sha256}.dcm"
+        try:
+            # Not made durable: a file that goes back to its first name is found by that.
+            os.rename(f"{self._folder}/{committed}", f"{self._folder}/{self._file_name}")  # noqa: PTH104
+        except OSError as error:
+            raise storage_error(error) from error
+        return SpoolEntry(self.name, self._folder, self._file_name, self._arrival, sha256, self._size)
 
     def close(self) -> None:
         """The file is closed, and gone where it was not committed."""

@@ -1,6 +1,7 @@
 """Content-addressed bytes: temporary name, fsync, link or rename, fsync of the directory, name = sha256.
 
-A blob is never changed and never overwritten. What `put` or `adopt` returned survives a power cut.
+A blob is never changed and never overwritten. What `put` returned, and what `settle` was called for,
+survives a power cut.
 """
 
 from __future__ import annotations
@@ -45,10 +46,6 @@ class BlobStore(Protocol):
 
     def put(self, content: bytes | Iterable[bytes]) -> BlobRef:
         """The bytes are durable under their digest."""
-        ...
-
-    def adopt(self, path: Path) -> BlobRef:
-        """The finished file's bytes are durable under their digest; the file itself stays."""
         ...
 
     def keep(self, files: Sequence[tuple[Path, Sha256]]) -> None:
@@ -141,34 +138,12 @@ class LocalBlobStore:
                 _fsync_folder(target.parent)
         return BlobRef(sha256, size)
 
-    def adopt(self, path: Path) -> BlobRef:
-        """The file's bytes are durable under their digest, without a copy where the file system has hard links.
-
-        The file stays where it is; remove it when its row is committed. Doing it again changes nothing.
-
-        Args:
-            path: A finished file that its writer has fsynced and nobody changes any more.
-
-        Raises:
-            BlobMissing: there is no such file.
-            StorageFull: no room.
-            StorageFailed: the operating system refused.
-        """
-        with _storage_errors(missing=BlobMissing("the file to adopt is not there")), path.open("rb") as file:
-            digest, size = hashlib.sha256(), 0
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
-        sha256 = Sha256(digest.hexdigest())
-        self.keep([(path, sha256)])
-        self.settle([sha256])
-        return BlobRef(sha256, size)
-
     def keep(self, files: Sequence[tuple[Path, Sha256]]) -> None:
         """Each file's bytes are in the store under the digest that its writer made of them; no byte is read again.
 
-        The files stay where they are, as with `adopt`, and must stay until `settle` was called for their digests: until
-        then a power cut may take the store's name for the bytes.
+        There is no copy where the file system has hard links, and doing it again changes nothing. The files, which
+        nobody may change any more, must stay until `settle` was called for their digests: until then a power cut may
+        take the store's name for the bytes.
 
         Raises:
             BlobMissing: one of the files is not there.
@@ -322,7 +297,7 @@ class LocalBlobStore:
             with path.open("rb") as file:
                 stored = self.put(iter(lambda: file.read(CHUNK), b""))
             if stored.sha256 != sha256:
-                raise StorageFailed("the file changed while it was adopted") from error
+                raise StorageFailed("the file changed while it was copied") from error
         return target
 
     def _require_whole(self, target: Path, path: Path, sha256: Sha256) -> None:

@@ -22,6 +22,8 @@ from heimdallr_ray.listener.wire.command import Command
 from heimdallr_ray.listener.wire.host import Host
 from heimdallr_ray.listener.wire.negotiate import Context
 from heimdallr_ray.listener.wire.reader import Closed, Cut, PduReader
+from heimdallr_ray.listener.wire.stream import Stream
+from heimdallr_ray.listener.wire.turn import Turn, Untold
 from heimdallr_ray.listener.writer import SpoolWriter
 
 logger = logging.getLogger(__name__)
@@ -60,14 +62,28 @@ class WireAssociation:
         host: Host,
         opened_s: float,
         stopping: Callable[[], bool],
+        turn: Turn,
+        untold: Untold,
     ) -> None:
-        """`opened_s`: when the connection was accepted, by the host's clock."""
-        self._connection = connection
+        """An association that was not asked for yet.
+
+        Args:
+            connection: to the peer; stays open.
+            address: of the peer.
+            host: the listener.
+            opened_s: when the connection was accepted, by the host's clock.
+            stopping: whether it shall end.
+            turn: held by whoever calls `run`.
+            untold: what was answered and not told yet.
+        """
+        self._stream = Stream(connection, turn)
+        self._turn = turn
+        self._untold = untold
         self._address = address
         self._host = host
         self._spool = host.spool
         self._clock = host.clock
-        self._reader = PduReader(connection, host.clock.monotonic, opened_s, stopping)
+        self._reader = PduReader(self._stream, host.clock.monotonic, opened_s, stopping, self._digest_held)
         self._contexts: dict[int, Context] = {}
         self._opened: OpenAssociation | None = None
         self._command = bytearray()
@@ -75,7 +91,7 @@ class WireAssociation:
         self._incoming: _Incoming | None = None
 
     def run(self) -> None:
-        """The association has ended, in whichever way; nothing unfinished is left of it."""
+        """The association has ended, in whichever way; nothing unfinished is left of it. The caller holds the turn."""
         how, reason = How.ABORTED, "connection closed"
         try:
             if self._negotiate():
@@ -105,7 +121,8 @@ class WireAssociation:
             return self._reject(_UNSUPPORTED_CONTEXT_NAME, request)
         if not request.protocol_version & 1:
             return self._reject(_UNSUPPORTED_VERSION, request)
-        opened = self._host.request(request.called_ae, request.calling_ae, self._address, request.implementation)
+        with self._turn.waiting:
+            opened = self._host.request(request.called_ae, request.calling_ae, self._address, request.implementation)
         if isinstance(opened, Refusal):
             self._say(pdu.reject(opened.result, opened.source, opened.diagnostic))
             return False
@@ -201,6 +218,7 @@ class WireAssociation:
                     command.text(request.instance_uid),
                 )
                 incoming.writer = self._spool.begin(arrival)
+                incoming.writer.holds = self._reader.held = True
                 incoming.reception = Reception(incoming.writer, arrival)
             except HeimdallrError as error:
                 incoming.error = error
@@ -233,14 +251,18 @@ class WireAssociation:
             try:
                 if incoming.error is not None or incoming.reception is None:
                     raise incoming.error or NotDicom("no data set")
-                accepted = incoming.reception.finish()
+                self._store(incoming.reception)
             except HeimdallrError as error:
+                self._release(incoming)
                 self._refuse(incoming, error)
                 return
+            seconds = self._clock.monotonic() - incoming.began_s
+            number = self._untold.begin()
+            try:
+                self._answer(request, incoming.context_id, SUCCESS)
             finally:
-                self._release(incoming)
-            self._host.stored(opened, accepted, self._clock.monotonic() - incoming.began_s)
-            self._answer(request, incoming.context_id, SUCCESS)
+                self._tell(opened, incoming, incoming.reception, seconds)
+                self._untold.end(number)
         elif incoming.memory is not None:
             self._answer(request, incoming.context_id, self._ask(incoming, bytes(incoming.memory), opened))
         elif request.is_response:
@@ -260,10 +282,37 @@ class WireAssociation:
         else:
             self._unrecognized(request, incoming.context_id)
 
+    def _store(self, reception: Reception) -> None:
+        reception.identify()
+        if not self._spool.durable:
+            reception.store()
+            return
+        with self._turn.waiting:
+            reception.store()
+
+    def _tell(self, opened: OpenAssociation, incoming: _Incoming, reception: Reception, seconds: float) -> None:
+        """The listener knows of the object, which was answered: only now is there time for its digest."""
+        try:
+            with self._turn.waiting:
+                self._digest_held(incoming)
+            self._host.stored(opened, reception.accepted(), seconds)
+        except HeimdallrError as error:
+            # Its file is ready; whoever looks for files that nobody has in hand finds it.
+            logger.warning("store.not_told", extra={"association": opened.id, "code": error.code})
+        finally:
+            self._release(incoming)
+
+    def _digest_held(self, incoming: _Incoming | None = None) -> None:
+        """What was received may be overwritten."""
+        incoming = incoming or self._incoming
+        if incoming is not None and incoming.writer is not None:
+            incoming.writer.digest_held()
+
     def _ask(self, incoming: _Incoming, dataset: bytes, opened: OpenAssociation) -> int:
         request = incoming.request
         action = Action(command.text(request.class_uid), command.text(request.instance_uid), request.action_type)
-        return self._host.ask(opened, dataset, incoming.context.transfer_syntax, action)
+        with self._turn.waiting:
+            return self._host.ask(opened, dataset, incoming.context.transfer_syntax, action)
 
     def _refuse(self, incoming: _Incoming, error: HeimdallrError) -> None:
         assert self._opened is not None  # noqa: S101
@@ -289,7 +338,7 @@ class WireAssociation:
 
     def _send(self, content: bytes) -> None:
         try:
-            self._connection.sendall(content)
+            self._stream.send(content)
         except TimeoutError as error:
             raise Cut("peer_does_not_read") from error
         except OSError as error:
@@ -298,11 +347,12 @@ class WireAssociation:
     def _say(self, content: bytes) -> None:
         """As `_send`, where it does not matter any more whether the peer hears it."""
         with suppress(OSError):
-            self._connection.sendall(content)
+            self._stream.send(content)
 
     def _release(self, incoming: _Incoming) -> None:
         writer, incoming.writer = incoming.writer, None
         if writer is not None:
+            self._reader.held = False
             self._spool.end(writer)
 
     def _drop(self) -> None:

@@ -40,6 +40,8 @@ MAX_WAITING = 50_000
 ROWS_PER_MESSAGE = 2000
 """About 1.4 MB."""
 ANSWER_S = 30.0
+UNTOLD_S = 10.0
+"""From an answer to its report: the time of a digest."""
 
 
 class RemoteHost:
@@ -220,7 +222,7 @@ def serve(channel: Channel, config: Message) -> None:
             socket.socket(fileno=channel.take_fd()), message["address"], message["opened_s"]
         ),
         "answer": host.answered,
-        "barrier": lambda message: host.tell({"t": "barrier", "id": message["id"]}),
+        "barrier": lambda message: _pass(server, host, message),
     }
     for message in channel.messages():
         if message["t"] == "stop":
@@ -228,6 +230,14 @@ def serve(channel: Channel, config: Message) -> None:
         else:
             handlers[message["t"]](message)
     leave()
+
+
+def _pass(server: ConnectionServer, host: RemoteHost, barrier: Message) -> None:
+    """The barrier goes back behind all that was answered before. Where that hangs it does not: the listener acts."""
+    if server.untold.wait(UNTOLD_S):
+        host.tell({"t": "barrier", "id": barrier["id"]})
+    else:
+        logger.error("barrier.held_up")
 
 
 def _stop(server: ConnectionServer, host: RemoteHost, grace_s: float) -> None:

@@ -31,8 +31,6 @@ class Request:
     calling_ae: str
     application_context: str
     protocol_version: int
-    max_pdu_bytes: int
-    """What the peer takes; 0: no limit."""
     implementation: str
     contexts: tuple[tuple[int, str, tuple[str, ...]], ...]
     """Id, abstract syntax, transfer syntaxes."""
@@ -68,7 +66,6 @@ def read_request(content: bytes) -> Request:
             calling_ae=str(primitive.calling_ae_title).strip(),
             application_context=str(primitive.application_context_name),
             protocol_version=int(cast(Any, pdu).protocol_version),
-            max_pdu_bytes=int(primitive.maximum_length_received or 0),
             implementation=str(primitive.implementation_class_uid or ""),
             contexts=contexts,
             primitive=primitive,

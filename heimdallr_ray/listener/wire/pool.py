@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import itertools
 import logging
 import socket
@@ -105,25 +106,38 @@ class ReceivingProcesses:
             NotReady: a process does not start within START_S.
         """
         self._stopping.clear()
-        started = [self._spawn() for _ in range(self._count)]
-        deadline = time.monotonic() + START_S
-        for child in started:
-            if not child.ready.wait(max(0.0, deadline - time.monotonic())) or child.failure:
-                self.stop(0.0)
-                if child.failure:
-                    raise BadSetting(child.failure)
-                raise NotReady("a receiving process does not start")
+        started: list[_Child] = []
+        try:
+            for _ in range(self._count):
+                started.append(self._spawn())
+            deadline = time.monotonic() + START_S
+            for child in started:
+                if not child.ready.wait(max(0.0, deadline - time.monotonic())) or child.failure:
+                    if child.failure:
+                        raise BadSetting(child.failure)
+                    raise NotReady("a receiving process does not start")
+        except (OSError, HeimdallrError) as error:
+            self._stopping.set()
+            for child in started:
+                child.process.kill()
+            if isinstance(error, OSError):
+                raise NotReady("a receiving process cannot be started") from error
+            raise
 
     def _spawn(self) -> _Child:
         ours, theirs = socket.socketpair()
         # A process that does not read any more must not hold up whoever tells it something.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
-        with theirs:
-            process = subprocess.Popen(  # noqa: S603
-                [sys.executable, "-m", "heimdallr_ray.listener.wire.child", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-            )
+        try:
+            with theirs:
+                process = subprocess.Popen(  # noqa: S603
+                    [sys.executable, "-m", "heimdallr_ray.listener.wire.child", str(theirs.fileno())],
+                    pass_fds=[theirs.fileno()],
+                    stdin=subprocess.DEVNULL,
+                )
+        except OSError:
+            ours.close()
+            raise
         child = _Child(process, Channel(ours))
         threading.Thread(target=self._hear, args=(child,), name="receiving-process", daemon=True).start()
         _tell(child, self._config)
@@ -274,44 +288,56 @@ class ReceivingProcesses:
         _tell(child, {"t": "answer", "id": question["id"], **answer})
 
     def _lost(self, child: _Child) -> None:
-        """The process has ended: its associations too, and what it acknowledged last is found in the spool."""
+        """The process has ended: what it acknowledged last is found in the spool, then its associations end too."""
         child.channel.close()
         try:
             status = child.process.wait(LEAVE_S)
         except subprocess.TimeoutExpired:
             child.process.kill()
             status = child.process.wait(LEAVE_S)
-        for opened in list(child.associations.values()):
-            self._registry.close(opened, How.ABORTED, "the receiving process has ended")
-        for address, count in child.addresses.items():
-            for _ in range(count):
-                self._gone(address)
         with self._changed:
             was_ready = child in self._children
             if was_ready:
                 self._children.remove(child)
             self._changed.notify_all()
         child.ready.set()
-        if not was_ready or self._stopping.is_set():
-            return
-        logger.error("receiving_process.died", extra={"pid": child.process.pid, "status": status})
-        self._recover()
+        died = was_ready and not self._stopping.is_set()
+        if died:
+            logger.error("receiving_process.died", extra={"pid": child.process.pid, "status": status})
+            # While its associations are open no study of theirs closes without what is found here.
+            self._replay()
+        for opened in list(child.associations.values()):
+            self._registry.close(opened, How.ABORTED, "the receiving process has ended")
+        for address, count in child.addresses.items():
+            for _ in range(count):
+                self._gone(address)
+        if died:
+            self._replace()
 
-    def _recover(self) -> None:
-        pause_s = AGAIN_FIRST_S
-        while not self._stopping.is_set():
-            child = self._spawn()
-            if child.ready.wait(START_S) and not child.failure and child.process.poll() is None:
-                break
-            child.process.kill()
-            self._stopping.wait(pause_s)
-            pause_s = min(2 * pause_s, AGAIN_LAST_S)
+    def _replay(self) -> None:
         try:
             self._receiver.spool.sweep()
             self._receiver.replay_ready(0.0)
         except HeimdallrError as error:
             # The watcher finds them too, a minute later.
             logger.warning("spool.replay_postponed", extra={"code": error.code, "reason": error.detail})
+
+    def _replace(self) -> None:
+        """Another process serves, as soon as one starts."""
+        pause_s = AGAIN_FIRST_S
+        while not self._stopping.is_set():
+            try:
+                child = self._spawn()
+            except OSError as error:
+                logger.warning(
+                    "receiving_process.not_started", extra={"error": errno.errorcode.get(error.errno or 0, "")}
+                )
+            else:
+                if child.ready.wait(START_S) and not child.failure and child.process.poll() is None:
+                    return
+                child.process.kill()
+            self._stopping.wait(pause_s)
+            pause_s = min(2 * pause_s, AGAIN_LAST_S)
 
 
 def _tell(child: _Child, message: Message, fd: int | None = None) -> bool:

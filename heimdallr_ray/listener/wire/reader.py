@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 
 from heimdallr_ray.listener.gate import (
@@ -14,11 +13,12 @@ from heimdallr_ray.listener.gate import (
     PRE_ACCEPT_PDU_BYTES,
 )
 from heimdallr_ray.listener.wire import pdu
+from heimdallr_ray.listener.wire.stream import Stream
 
 TICK_S = 1.0
 """How often a waiting read looks at the clock and at whether the listener stops."""
-BUFFER_BYTES = 512 << 10
-"""Several PDUs of the largest size, so that one read brings what the peer has sent meanwhile."""
+BUFFER_BYTES = 1 << 20
+"""A CT image and more, so that nearly every object stays in memory until it was answered."""
 _FIRST_BYTES = 16 << 10
 
 
@@ -42,14 +42,29 @@ class PduReader:
     """One connection. `buffer[start:end]` holds bytes that were received and not yet used."""
 
     def __init__(
-        self, connection: socket.socket, monotonic: Callable[[], float], opened_s: float, stopping: Callable[[], bool]
+        self,
+        stream: Stream,
+        monotonic: Callable[[], float],
+        opened_s: float,
+        stopping: Callable[[], bool],
+        recycle: Callable[[], None],
     ) -> None:
-        """`opened_s`: when the connection was accepted, by `monotonic`."""
-        connection.settimeout(TICK_S)
-        self._connection = connection
+        """Nothing has been read.
+
+        Args:
+            stream: the connection.
+            monotonic: the clock.
+            opened_s: when the connection was accepted, by `monotonic`.
+            stopping: whether it shall end.
+            recycle: runs while `held`, before bytes that were handed out are overwritten.
+        """
+        self._stream = stream
         self._monotonic = monotonic
         self._stopping = stopping
         self._opened_s = opened_s
+        self._recycle = recycle
+        self.held = False
+        """Bytes that were handed out are still needed, though the next PDU is asked for."""
         self.buffer = bytearray(_FIRST_BYTES)
         self.view = memoryview(self.buffer)
         self._start = self._end = 0
@@ -72,13 +87,13 @@ class PduReader:
         self._message_since = None
 
     def next(self) -> tuple[int, int, int]:
-        """Type of the next PDU, and where its body lies in `buffer`; valid until the next call.
+        """Type of the next PDU, and where its body lies in `buffer`; valid until the next call, or longer while `held`.
 
         Raises:
             Cut: it breaks a bound, comes too slowly, or the listener stops.
             Closed: the peer has gone.
         """
-        if self._start == self._end:
+        if self._start == self._end and not self.held:
             self._start = self._end = 0
         self._fill(pdu.HEADER_BYTES)
         kind, length = pdu.parse_header(self.buffer, self._start)
@@ -106,6 +121,8 @@ class PduReader:
             return
         began = self._monotonic()
         if self._start + wanted > len(self.buffer) and self._start:
+            if self.held:
+                self._recycle()
             left = self._end - self._start
             self.view[:left] = bytes(self.view[self._start : self._end])
             self._start, self._end = 0, left
@@ -113,7 +130,7 @@ class PduReader:
             if self._end == len(self.buffer):
                 self._grow(2 * len(self.buffer))
             try:
-                count = self._connection.recv_into(self.view[self._end :])
+                count = self._stream.receive_into(self.view[self._end :], TICK_S)
             except TimeoutError:
                 self._require_pace(began)
                 continue

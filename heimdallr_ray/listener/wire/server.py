@@ -91,8 +91,9 @@ class ThisProcess:
         self._server.serve(connection, address, opened_s)
 
     def sync(self, timeout_s: float) -> bool:
-        """True: the registry is in this process."""
-        return True
+        """True once the registry knows all that was acknowledged before."""
+        server = self._server
+        return server is None or server.untold.wait(timeout_s)
 
     def stop(self, grace_s: float) -> None:
         """Open connections got `grace_s` to end by themselves, then they were cut off."""

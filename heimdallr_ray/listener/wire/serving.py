@@ -14,6 +14,7 @@ from heimdallr_ray.listener.gate import ASSOCIATE_TIMEOUT_S
 from heimdallr_ray.listener.transport import prompt
 from heimdallr_ray.listener.wire.association import WireAssociation
 from heimdallr_ray.listener.wire.host import Host
+from heimdallr_ray.listener.wire.turn import Turn, Untold
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,8 @@ class ConnectionServer:
         self._tls = tls
         self._gone = gone
         self._cutting = threading.Event()
+        self._turn = Turn()
+        self.untold = Untold()
         self._lock = threading.Lock()
         self._open = 0
 
@@ -77,7 +80,10 @@ class ConnectionServer:
             secured = self._secure(connection, address)
             if secured is not None:
                 connection = secured
-                WireAssociation(connection, address, self._host, opened_s, self._cutting.is_set).run()
+                with self._turn:
+                    WireAssociation(
+                        connection, address, self._host, opened_s, self._cutting.is_set, self._turn, self.untold
+                    ).run()
         except Exception:
             # A process loop: one connection must not take the listener with it; its peer hears that it ended.
             logger.exception("connection.failed", extra={"address": address})

@@ -55,6 +55,21 @@ def test_a_sent_study_is_stored_byte_for_byte_and_closed_once(intake: Intake, tm
         wait_for(lambda: not intake.spooled(), 30, "the spool to be empty")
 
 
+def test_an_object_of_any_size_has_the_digest_of_its_own_bytes(intake: Intake, tmp_path: Path) -> None:
+    # In one association, on both sides of what a receiver holds in memory.
+    paths: list[Path] = []
+    for index, size in enumerate((4, 512, 723, 724, 725, 64, 1100, 1600, 1, 600, 600)):
+        paths.append(tmp_path / f"{index}.dcm")
+        paths[-1].write_bytes(file_bytes(ct_slice(index, "1.2.3", "1.2.3.4", size=size)))
+    sent = {str(dcmread(path).SOPInstanceUID): sha256(dataset_bytes(path.read_bytes())) for path in paths}
+    with intake.listening() as service:
+        assert storescu(service.scp.port, paths).count(SUCCESS) == len(paths)
+        wait_for(intake.jobs, 60, "the study to be queued")
+    assert intake.stored() == sent
+    for row in intake.instances():
+        intake.blobs.verify(row.blob_sha256)
+
+
 @pytest.mark.data
 def test_a_real_study_by_dcmsend(intake: Intake, data_folder: Path) -> None:
     folder = data_folder / "dcm_qa_ct" / "Philips_S21570"

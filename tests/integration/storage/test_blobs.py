@@ -51,10 +51,16 @@ def test_a_blob_is_not_for_everybody_to_read(store: LocalBlobStore) -> None:
     assert store.path(HELLO).stat().st_mode & 0o337 == 0
 
 
-def test_adopting_links_without_copying_and_leaves_the_file(store: LocalBlobStore, tmp_path: Path) -> None:
+def kept(store: LocalBlobStore, source: Path) -> None:
+    store.keep([(source, HELLO)])
+    store.settle([HELLO])
+
+
+def test_keeping_links_without_copying_and_leaves_the_file(store: LocalBlobStore, tmp_path: Path) -> None:
     source = tmp_path / "spooled"
     source.write_bytes(b"hello")
-    assert store.adopt(source) == store.adopt(source) == BlobRef(HELLO, 5)
+    for _ in range(2):
+        kept(store, source)
     assert source.samefile(store.path(HELLO))
     source.unlink()
     assert store.verify(HELLO).size == 5
@@ -98,7 +104,7 @@ def test_hardening_names_what_is_not_there(store: LocalBlobStore, monkeypatch: p
         store.harden([there])
 
 
-def test_adopting_copies_where_no_link_is_possible(
+def test_keeping_copies_where_no_link_is_possible(
     store: LocalBlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(self: Path, target: Path) -> None:
@@ -107,7 +113,7 @@ def test_adopting_copies_where_no_link_is_possible(
     source = tmp_path / "spooled"
     source.write_bytes(b"hello")
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    assert store.adopt(source) == BlobRef(HELLO, 5)
+    kept(store, source)
     assert not source.samefile(store.path(HELLO))
     assert _files(store) == [f"2c/{HELLO}"]
 
@@ -119,7 +125,7 @@ def test_what_is_missing_is_said_to_be_missing(store: LocalBlobStore, tmp_path: 
         lambda: store.read(HELLO, 10),
         lambda: store.size(HELLO),
         lambda: store.verify(HELLO),
-        lambda: store.adopt(tmp_path / "absent"),
+        lambda: store.keep([(tmp_path / "absent", HELLO)]),
     )
     for call in calls:
         with pytest.raises(BlobMissing):

@@ -47,7 +47,8 @@ def test_a_file_tells_everything_about_itself(spool: Spool) -> None:
     with spool.writer(ARRIVAL) as writer:
         writer.write(b"data ")
         writer.write(memoryview(b"set"))
-        written = writer.commit()
+        writer.commit()
+        written = writer.entry()
     content = written.path.read_bytes()
     assert files(spool) == ["intakes/association-1.json", f"ready/{written.name}.{written.sha256}.dcm"]
     assert hashlib.sha256(content).hexdigest() == written.sha256
@@ -68,14 +69,16 @@ def test_the_same_object_by_another_way_is_the_same_file(spool: Spool) -> None:
     for arrival in (ARRIVAL, other, replace(ARRIVAL, transfer_syntax_uid="1.2.840.10008.1.2")):
         with spool.writer(arrival) as writer:
             writer.write(b"data set")
-            entries.append(writer.commit())
+            writer.commit()
+            entries.append(writer.entry())
     assert entries[0].sha256 == entries[1].sha256 != entries[2].sha256
     assert len({entry.name for entry in entries}) == 3
 
 
 def test_names_are_made_here(spool: Spool) -> None:
     with spool.writer(ARRIVAL) as writer:
-        name = writer.commit().name
+        writer.commit()
+        name = writer.name
     intake, _, own = name.partition(".")
     assert intake == ARRIVAL.intake_id
     assert int(own, 16) >= 0
@@ -154,7 +157,8 @@ def test_the_record_of_an_association_is_written_once_and_goes_with_its_last_fil
     entries: list[SpoolEntry] = []
     for _ in range(2):
         with spool.writer(ARRIVAL) as writer:
-            entries.append(writer.commit())
+            writer.commit()
+            entries.append(writer.entry())
     later = time.time() + RECORD_AGE_S + 1
     record = spool.intakes / "association-1.json"
     spool.end_intake("association-1")
@@ -166,14 +170,16 @@ def test_the_record_of_an_association_is_written_once_and_goes_with_its_last_fil
     assert spool.tidy(later) == 1
     assert not record.exists()
     with spool.writer(ARRIVAL) as writer:
-        spool.remove(writer.commit())
+        writer.commit()
+        spool.remove(writer.entry())
     # It is open again: another process leaves its record alone.
     assert spool.tidy(later) == 0
 
 
 def test_a_file_without_its_record_is_not_lost(spool: Spool) -> None:
     with spool.writer(ARRIVAL) as writer:
-        entry = writer.commit()
+        writer.commit()
+        entry = writer.entry()
     for damaged in (b"{", b'{"v":9}', None):
         if damaged is None:
             (spool.intakes / "association-1.json").unlink()
@@ -190,7 +196,8 @@ def test_sweeping_spares_living_writers(spool: Spool) -> None:
     with spool.writer(ARRIVAL) as writer:
         writer.write(b"data")
         assert spool.sweep() == 1
-        entry = writer.commit()
+        writer.commit()
+        entry = writer.entry()
     assert files(spool) == ["intakes/association-1.json", f"ready/{entry.path.name}"]
 
 
@@ -204,7 +211,8 @@ def test_the_free_minimum_is_kept(tmp_path: Path) -> None:
 
 def test_foreign_and_damaged_files_are_told_apart(spool: Spool) -> None:
     with spool.writer(ARRIVAL) as writer:
-        entry = writer.commit()
+        writer.commit()
+        entry = writer.entry()
     content = entry.path.read_bytes()
     entry.path.write_bytes(content[:-2] + b"xx")
     with pytest.raises(BlobMissing):
@@ -220,7 +228,8 @@ def test_foreign_and_damaged_files_are_told_apart(spool: Spool) -> None:
 def test_quarantine_keeps_the_bytes_and_the_reason(spool: Spool) -> None:
     with spool.writer(ARRIVAL) as writer:
         writer.write(b"data")
-        entry = writer.commit()
+        writer.commit()
+        entry = writer.entry()
     content = entry.path.read_bytes()
     spool.quarantine(spool.ready_files()[0], NotDicom("why"), ARRIVAL.received_at)
     assert (spool.quarantined / f"{entry.name}.dcm").read_bytes() == content

@@ -1,0 +1,124 @@
+"""With durability = study: a power cut is looked for once, and what nobody can vouch for after it is told."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from sqlmodel import select
+
+from heimdallr_ray.catalog.states import Door
+from heimdallr_ray.catalog.tables import EventRow
+from heimdallr_ray.errors import StorageFailed
+from heimdallr_ray.listener import hardening
+from heimdallr_ray.listener.arrival import Arrival
+from heimdallr_ray.listener.receive import Receiver
+from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes
+from tests.support.wirepeer import CT, EXPLICIT
+
+STUDY = "1.2.826.0.1.3680043.9.9.64"
+
+
+@pytest.fixture
+def intake(tmp_path: Path) -> Intake:
+    return Intake(tmp_path / "data", durability="study")
+
+
+@pytest.fixture
+def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The file that tells when the machine was started."""
+    path = tmp_path / "boot"
+    path.write_text("first", encoding="ascii")
+    monkeypatch.setattr(hardening, "_BOOT_ID", path)
+    return path
+
+
+def receiver_of(intake: Intake) -> Receiver:
+    return Receiver(intake.settings, intake.database, intake.blobs, intake.clock)
+
+
+def arrival(index: int) -> Arrival:
+    return Arrival("a1", Door.DICOM, datetime.now(UTC), EXPLICIT, CT, f"{STUDY}.1.{index}")
+
+
+def body(index: int) -> bytes:
+    return dataset_bytes(file_bytes(ct_slice(index, STUDY, f"{STUDY}.1", size=4)))
+
+
+def answered(receiver: Receiver, index: int) -> None:
+    """The sender has heard Success, and the process dies before the image's digest is known."""
+    with receiver.receiving(arrival(index)) as reception:
+        reception.write(body(index))
+        reception.store()
+
+
+def told(intake: Intake, kind: str) -> list[EventRow]:
+    with intake.database.read() as session:
+        return list(session.exec(select(EventRow).where(EventRow.kind == kind)).all())
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_an_image_of_the_last_moment_is_kept_after_a_death_and_not_trusted_after_a_power_cut(
+    intake: Intake, boot: Path, cut: bool
+) -> None:
+    dying = receiver_of(intake)
+    assert dying.replay() == 0
+    answered(dying, 1)
+    known = dying.accept(arrival(2), [body(2)])
+    if cut:
+        boot.write_text("second", encoding="ascii")
+    again = receiver_of(intake)
+    again.replay()
+    assert len(intake.instances()) == (1 if cut else 2)
+    assert known.entry.sha256 in {row.blob_sha256 for row in intake.instances()}
+    assert again.spool.quarantine_depth() == len(told(intake, "intake.quarantined")) == (1 if cut else 0)
+    assert again.spool.depth() == 0
+
+
+def test_a_database_that_is_away_makes_nobody_trust_it_later(
+    intake: Intake, boot: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered(receiver_of(intake), 1)
+    boot.write_text("second", encoding="ascii")
+    again = receiver_of(intake)
+
+    def away() -> None:
+        raise StorageFailed("the database does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(intake.database, "write", away)
+        with pytest.raises(StorageFailed):
+            again.replay()
+    again.adopt_orphans(0.0)
+    assert intake.instances() == []
+    assert again.spool.quarantine_depth() == 1
+
+
+@pytest.mark.parametrize("by", ["replay", "adopt_orphans", "harden"])
+def test_all_rows_are_looked_at_however_many_and_by_whoever_comes_first(
+    intake: Intake, boot: Path, monkeypatch: pytest.MonkeyPatch, by: str
+) -> None:
+    monkeypatch.setattr(hardening, "MAX_PER_SCAN", 3)
+    before = receiver_of(intake)
+    before.replay()
+    items = [before.accept(arrival(index), [body(index)]) for index in range(10)]
+    before.commit(items)
+    before.clear(all_of_it=True)
+    for item in items[2:9:2]:
+        intake.blobs.path(item.entry.sha256).write_bytes(b"torn")
+    boot.write_text("second", encoding="ascii")
+    again = receiver_of(intake)
+    if by == "replay":
+        again.replay()
+    elif by == "adopt_orphans":
+        again.adopt_orphans(0.0)
+    else:
+        again.harden([study.id for study in intake.studies()])
+    rows = intake.instances()
+    assert len(rows) == 6
+    assert all(row.durable for row in rows)
+    assert sum(int(event.payload["lost"]) for event in told(intake, "study.images_lost")) == 4
+    for row in rows:
+        intake.blobs.verify(row.blob_sha256)
+    assert not hardening.is_new_boot(again.spool.root)
