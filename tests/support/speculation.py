@@ -229,14 +229,16 @@ class Site:
             return {row.name: row for row in artifacts_of(session, found.id)}
 
     def jobs(self) -> list[JobRow]:
-        """To make labels ahead."""
+        """To make labels ahead of this study."""
         with self.database.read() as session:
             of_kind = select(JobRow).where(JobRow.kind == ahead.AHEAD_JOB).order_by(col(JobRow.id))
-            return list(session.exec(of_kind).all())
+            rows = session.exec(of_kind).all()
+        return [row for row in rows if row.payload["study_id"] == self.study().id]
 
     def rows(self) -> list[LabelsAheadRow]:
         with self.database.read() as session:
-            return list(session.exec(select(LabelsAheadRow)).all())
+            rows = session.exec(select(LabelsAheadRow)).all()
+        return [row for row in rows if row.study_id == self.study().id]
 
     def told(self) -> list[EventRow]:
         """What the study's history says of labels made ahead."""

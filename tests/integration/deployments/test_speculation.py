@@ -165,7 +165,7 @@ def test_a_replica_ends_what_was_made_ahead_before_the_next_tile_once_other_work
         with pytest.raises(MadeWay):
             handle.answers[-1].result(WAIT_S)
         assert working.result(WAIT_S)
-    assert (site.jobs()[-1].state, site.rows()) == ("queued", [])
+    assert (site.jobs()[0].state, site.rows()) == ("queued", [])
     assert site.study().state == "settling"
 
 

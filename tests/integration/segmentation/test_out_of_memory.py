@@ -143,6 +143,17 @@ def test_a_run_tells_of_its_first_pass_too(
     assert engine.run_plan(image).memory_steps == {}
 
 
+def test_work_that_nobody_waits_for_tries_one_road_and_leaves_the_models_where_they_are(
+    registry: Path, image: Volume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    as_on_an_accelerator(monkeypatch)
+    failed = fails(monkeypatch, 99, ERRORS[0])
+    engine = ResidentEngine(registry, threads=1, lower_resolution=True)
+    with pytest.raises(OutOfMemory, match=f"tried {Road.WHOLE}$"):
+        engine.run_plan(image, (FIRST_PASS,), deadline=Deadline(gives_way=lambda: False))
+    assert len(failed) == 1
+
+
 def test_what_fits_nowhere_fails_by_name_and_the_next_image_is_served(
     engine: ResidentEngine, image: Volume, whole: np.ndarray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
