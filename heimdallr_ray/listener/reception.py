@@ -48,6 +48,7 @@ class Reception:
             self._identity = identify(found, arrival, lambda: writer.sha256)
             return
         try:
+            writer.let_go()
             self._identity = identify_instance(read_header(writer.path), arrival, writer.sha256)
         except OSError as error:
             raise storage_error(error) from error

@@ -20,6 +20,8 @@ WRITEBACK_BYTES = 128 << 10
 """Received and not yet on the way to the disk; smaller objects are left to their fsync."""
 UNSYNCED = "unsynced"
 """In the name of a ready file of which the disk may have nothing yet and nobody knows the digest."""
+MAX_CHUNKS = 512
+"""Written with one system call; IOV_MAX is 1024."""
 HEAD_BYTES = 64 << 10
 """Of each file kept in memory while it is written: the header of nearly every object, so that nothing is read back."""
 
@@ -81,9 +83,11 @@ class SpoolWriter:
         self._told = told
         self.durable = durable
         self._digest = hashlib.sha256()
+        self._unwritten: list[bytes | bytearray | memoryview] = []
         self._undigested: list[bytes | bytearray | memoryview] = []
+        self._pending = 0
         self.holds = False
-        """Whoever writes promises that no chunk changes before `digest_held`: the digest need not keep pace."""
+        """Whoever writes promises that no chunk changes before `let_go`: neither file nor digest need keep pace."""
         self._head = bytearray()
         self.dataset_offset = 0
         self._size = 0
@@ -100,15 +104,20 @@ class SpoolWriter:
 
     @property
     def sha256(self) -> Sha256:
-        """Digest of the file as far as it is written."""
-        self.digest_held()
-        return Sha256(self._digest.hexdigest())
-
-    def digest_held(self) -> None:
-        """Chunks that were written may change now."""
+        """Digest of what was written."""
         held, self._undigested = self._undigested, []
         for chunk in held:
             self._digest.update(chunk)
+        return Sha256(self._digest.hexdigest())
+
+    def let_go(self) -> None:
+        """Chunks that were written may change now.
+
+        Raises:
+            StorageFull, StorageFailed: as `write`.
+        """
+        self._flush()
+        _ = self.sha256
 
     @property
     def head(self) -> bytes:
@@ -140,16 +149,23 @@ class SpoolWriter:
         self._append(chunk)
 
     def _append(self, chunk: bytes | bytearray | memoryview) -> None:
-        if self.holds:
-            self._undigested.append(chunk)
-        else:
-            self._digest.update(chunk)
         if len(self._head) < HEAD_BYTES:
             self._head += chunk[: HEAD_BYTES - len(self._head)]
+        self._unwritten.append(chunk)
+        self._pending += len(chunk)
+        if not self.holds:
+            self._digest.update(chunk)
+            self._flush()
+            return
+        self._undigested.append(chunk)
+        # The disk begins early where it will be waited for; else one call for all of it is less work.
+        if (self.durable and self._pending >= WRITEBACK_BYTES) or len(self._unwritten) >= MAX_CHUNKS:
+            self._flush()
+
+    def _flush(self) -> None:
+        chunks, self._unwritten, self._pending = self._unwritten, [], 0
         try:
-            written = os.write(self._fd, chunk)
-            while written < len(chunk):
-                written += os.write(self._fd, memoryview(chunk)[written:])
+            _write_all(self._fd, chunks)
         except OSError as error:
             raise storage_error(error) from error
         if self.durable and self.file_size - self._begun >= WRITEBACK_BYTES:
@@ -166,6 +182,7 @@ class SpoolWriter:
         self._file_name = f"{self.name}.dcm" if self.durable else f"{self.name}.{UNSYNCED}.dcm"
         final = os.path.join(self._folder, self._file_name)  # noqa: PTH118
         started = time.perf_counter()
+        self._flush()
         try:
             if self.durable:
                 os.fsync(self._fd)
@@ -205,3 +222,13 @@ class SpoolWriter:
                 self.path.unlink(missing_ok=True)
         with suppress(OSError):
             os.close(self._fd)
+
+
+def _write_all(fd: int, chunks: list[bytes | bytearray | memoryview]) -> None:
+    left = [chunk for chunk in chunks if len(chunk)]
+    while left:
+        written = os.writev(fd, left) if len(left) > 1 else os.write(fd, left[0])
+        while left and written >= len(left[0]):
+            written -= len(left.pop(0))
+        if written:
+            left[0] = memoryview(left[0])[written:]

@@ -83,7 +83,7 @@ class WireAssociation:
         self._host = host
         self._spool = host.spool
         self._clock = host.clock
-        self._reader = PduReader(self._stream, host.clock.monotonic, opened_s, stopping, self._digest_held)
+        self._reader = PduReader(self._stream, host.clock.monotonic, opened_s, stopping, self._let_go)
         self._contexts: dict[int, Context] = {}
         self._opened: OpenAssociation | None = None
         self._command = bytearray()
@@ -121,7 +121,7 @@ class WireAssociation:
             return self._reject(_UNSUPPORTED_CONTEXT_NAME, request)
         if not request.protocol_version & 1:
             return self._reject(_UNSUPPORTED_VERSION, request)
-        with self._turn.waiting:
+        with self._turn.waiting():
             opened = self._host.request(request.called_ae, request.calling_ae, self._address, request.implementation)
         if isinstance(opened, Refusal):
             self._say(pdu.reject(opened.result, opened.source, opened.diagnostic))
@@ -251,18 +251,12 @@ class WireAssociation:
             try:
                 if incoming.error is not None or incoming.reception is None:
                     raise incoming.error or NotDicom("no data set")
-                self._store(incoming.reception)
+                incoming.reception.identify()
+                with self._turn.waiting():
+                    self._store(opened, incoming, incoming.reception)
             except HeimdallrError as error:
                 self._release(incoming)
                 self._refuse(incoming, error)
-                return
-            seconds = self._clock.monotonic() - incoming.began_s
-            number = self._untold.begin()
-            try:
-                self._answer(request, incoming.context_id, SUCCESS)
-            finally:
-                self._tell(opened, incoming, incoming.reception, seconds)
-                self._untold.end(number)
         elif incoming.memory is not None:
             self._answer(request, incoming.context_id, self._ask(incoming, bytes(incoming.memory), opened))
         elif request.is_response:
@@ -282,19 +276,20 @@ class WireAssociation:
         else:
             self._unrecognized(request, incoming.context_id)
 
-    def _store(self, reception: Reception) -> None:
-        reception.identify()
-        if not self._spool.durable:
-            reception.store()
-            return
-        with self._turn.waiting:
-            reception.store()
+    def _store(self, opened: OpenAssociation, incoming: _Incoming, reception: Reception) -> None:
+        """The object is stored, its sender has heard Success, and the listener knows of it."""
+        reception.store()
+        seconds = self._clock.monotonic() - incoming.began_s
+        number = self._untold.begin()
+        try:
+            self._answer(incoming.request, incoming.context_id, SUCCESS)
+        finally:
+            # Also where its sender has gone meanwhile. Only now is there time for its digest.
+            self._tell(opened, incoming, reception, seconds)
+            self._untold.end(number)
 
     def _tell(self, opened: OpenAssociation, incoming: _Incoming, reception: Reception, seconds: float) -> None:
-        """The listener knows of the object, which was answered: only now is there time for its digest."""
         try:
-            with self._turn.waiting:
-                self._digest_held(incoming)
             self._host.stored(opened, reception.accepted(), seconds)
         except HeimdallrError as error:
             # Its file is ready; whoever looks for files that nobody has in hand finds it.
@@ -302,16 +297,20 @@ class WireAssociation:
         finally:
             self._release(incoming)
 
-    def _digest_held(self, incoming: _Incoming | None = None) -> None:
+    def _let_go(self) -> None:
         """What was received may be overwritten."""
-        incoming = incoming or self._incoming
-        if incoming is not None and incoming.writer is not None:
-            incoming.writer.digest_held()
+        incoming = self._incoming
+        if incoming is not None and incoming.writer is not None and incoming.error is None:
+            try:
+                incoming.writer.let_go()
+            except HeimdallrError as error:
+                incoming.error = error
+                self._release(incoming)
 
     def _ask(self, incoming: _Incoming, dataset: bytes, opened: OpenAssociation) -> int:
         request = incoming.request
         action = Action(command.text(request.class_uid), command.text(request.instance_uid), request.action_type)
-        with self._turn.waiting:
+        with self._turn.waiting():
             return self._host.ask(opened, dataset, incoming.context.transfer_syntax, action)
 
     def _refuse(self, incoming: _Incoming, error: HeimdallrError) -> None:

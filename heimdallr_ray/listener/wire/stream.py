@@ -68,5 +68,5 @@ class Stream:
 
     def _wait(self, events: int, wait_s: float) -> bool:
         self._poll.register(self._fd, events)
-        with self._turn.waiting:
+        with self._turn.waiting():
             return wait_s > 0 and bool(self._poll.poll(wait_s * 1000))

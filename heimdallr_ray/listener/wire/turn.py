@@ -17,14 +17,14 @@ _LET_OTHERS_S = 0.0002
 
 
 class Turn:
-    """A lock that its holder gives up while it waits: `with turn:` around all, `with turn.waiting:` around a wait."""
+    """A lock that its holder gives up while it waits: `with turn:` around all, `with turn.waiting():` around a wait."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._others = 0
         self._since = 0.0
-        self.waiting = _Waiting(self)
+        self._holder = 0
 
     def __enter__(self) -> None:
         """It is the caller's turn."""
@@ -34,15 +34,24 @@ class Turn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """It is somebody else's turn."""
-        self._lock.release()
+        self.give()
+
+    def waiting(self) -> Waiting:
+        """The turn is given up inside; nothing happens where the caller has given it up before."""
+        return Waiting(self)
 
     def share(self) -> None:
         """Somebody else has had a turn, where the caller's has been long and somebody waits for one."""
-        if self._others and time.monotonic() - self._since > LONGEST_S:
-            self._lock.release()
+        if self._others and time.monotonic() - self._since > LONGEST_S and self.mine:
+            self.give()
             # A lock that is taken again at once is taken before anybody wakes up.
             time.sleep(_LET_OTHERS_S)
             self.take()
+
+    @property
+    def mine(self) -> bool:
+        """True where it is the caller's turn."""
+        return self._holder == threading.get_ident()
 
     def take(self) -> None:
         """It is the caller's turn, as soon as nobody else's."""
@@ -52,28 +61,34 @@ class Turn:
             self._lock.acquire()
             with self._counting:
                 self._others -= 1
+        self._holder = threading.get_ident()
         self._since = time.monotonic()
 
     def give(self) -> None:
         """It is somebody else's turn."""
+        self._holder = 0
         self._lock.release()
 
 
-class _Waiting:
-    """The turn is given up inside."""
+class Waiting:
+    """One wait of the holder of a turn."""
 
     def __init__(self, turn: Turn) -> None:
         self._turn = turn
+        self._given = False
 
     def __enter__(self) -> None:
         """It is somebody else's turn."""
-        self._turn.give()
+        if self._turn.mine:
+            self._given = True
+            self._turn.give()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """It is the caller's turn again."""
-        self._turn.take()
+        if self._given:
+            self._turn.take()
 
 
 class Untold:

@@ -8,6 +8,8 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -290,10 +292,9 @@ def _send_six(intake: Intake, tmp_path: Path) -> tuple[str, dict[str, str]]:
 
 def _fails_on(monkeypatch: pytest.MonkeyPatch, intake: Intake, call: str, code: int, which: int) -> None:
     """The operating system refuses `call` for the `which`th spooled object, as it would on a full or broken disk."""
-    real = getattr(os, call)
     seen: set[str] = set()
 
-    def failing(fd: int, *arguments: object) -> object:
+    def failing(real: Callable[..., object], fd: int, *arguments: object) -> object:
         target = str(Path(f"/proc/self/fd/{fd}").readlink())
         if target.startswith(str(intake.settings.spool_dir)) and target.endswith(".part"):
             seen.add(target)
@@ -301,7 +302,8 @@ def _fails_on(monkeypatch: pytest.MonkeyPatch, intake: Intake, call: str, code: 
                 raise OSError(code, os.strerror(code))
         return real(fd, *arguments)
 
-    monkeypatch.setattr(os, call, failing)
+    for name in [call, "writev"] if call == "write" else [call]:
+        monkeypatch.setattr(os, name, partial(failing, getattr(os, name)))
 
 
 def test_below_the_free_minimum_the_association_is_rejected(tmp_path: Path, make_intake: MakeIntake) -> None:

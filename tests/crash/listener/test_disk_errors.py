@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,17 +21,17 @@ def fail_once(
     patch: pytest.MonkeyPatch, call: str, is_it: Callable[[Path], bool], code: int, armed: Callable[[], bool]
 ) -> None:
     """The operating system refuses one `call` on a file or folder for which `is_it` holds, once `armed`."""
-    real = getattr(os, call)
     failed: list[Path] = []
 
-    def failing(fd: int, *arguments: object) -> object:
+    def failing(real: Callable[..., object], fd: int, *arguments: object) -> object:
         target = Path(f"/proc/self/fd/{fd}").readlink()
         if armed() and not failed and is_it(target):
             failed.append(target)
             raise OSError(code, os.strerror(code))
         return real(fd, *arguments)
 
-    patch.setattr(os, call, failing)
+    for name in [call, "writev"] if call == "write" else [call]:
+        patch.setattr(os, name, partial(failing, getattr(os, name)))
 
 
 def is_image(path: Path) -> bool:

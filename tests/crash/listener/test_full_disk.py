@@ -7,7 +7,7 @@ import io
 import os
 import subprocess
 import zipfile
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,13 +52,20 @@ class InjectedDisk:
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self._folder = folder
-        real_write, real_statvfs = os.write, os.statvfs
+        real_write, real_writev, real_statvfs = os.write, os.writev, os.statvfs
+
+        def require_room(fd: int, size: int) -> None:
+            target = Path(f"/proc/self/fd/{fd}").readlink()
+            if folder in target.parents and self.used() + size > DISK_BYTES:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         def write(fd: int, data: bytes) -> int:
-            target = Path(f"/proc/self/fd/{fd}").readlink()
-            if folder in target.parents and self.used() + len(data) > DISK_BYTES:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            require_room(fd, len(data))
             return real_write(fd, data)
+
+        def writev(fd: int, buffers: Sequence[bytes]) -> int:
+            require_room(fd, sum(map(len, buffers)))
+            return real_writev(fd, buffers)
 
         def statvfs(path: Path) -> os.statvfs_result:
             told = real_statvfs(path)
@@ -66,6 +73,7 @@ class InjectedDisk:
             return os.statvfs_result((4096, 4096, blocks, free, free, *told[5:10]))
 
         patch.setattr(os, "write", write)
+        patch.setattr(os, "writev", writev)
         patch.setattr(os, "statvfs", statvfs)
 
     def used(self) -> int:

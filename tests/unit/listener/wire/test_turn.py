@@ -23,7 +23,7 @@ def test_one_at_a_time_and_everybody_while_somebody_waits() -> None:
                 most = max(most, len(inside))
                 time.sleep(0)
                 inside.remove(number)
-                with turn.waiting:
+                with turn.waiting():
                     time.sleep(0.0001)
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
@@ -40,7 +40,7 @@ def test_one_at_a_time_and_everybody_while_somebody_waits() -> None:
         with turn:
             reached.set()
 
-    with turn, turn.waiting:
+    with turn, turn.waiting():
         threading.Thread(target=other, daemon=True).start()
         assert reached.wait(HANG_S)
 
