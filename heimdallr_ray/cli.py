@@ -217,9 +217,10 @@ def complete(
     """
     import getpass
 
+    from sqlmodel import Session
+
     from heimdallr_ray.catalog.closing import complete_study
     from heimdallr_ray.catalog.database import Database
-    from heimdallr_ray.catalog.studies import study_by_uid
     from heimdallr_ray.ids import Uid
     from heimdallr_ray.listener.receive import Receiver
     from heimdallr_ray.security.audit import AuditLog
@@ -233,13 +234,8 @@ def complete(
     try:
         uid = Uid.parse(study_uid)
         database, audit, now = Database(settings.resolved_database_url), AuditLog.of(settings), SystemClock().now()
-        with database.read() as session:
-            known = study_by_uid(session, uid)
-        if known is not None:
-            receiver = Receiver(settings, database, LocalBlobStore(settings.blob_dir), SystemClock())
-            receiver.harden([known.id])
-            receiver.spool.close()
-        with database.write() as session:
+
+        def close(session: Session) -> int:
             study = complete_study(
                 session,
                 uid,
@@ -250,9 +246,14 @@ def complete(
                 actor=f"cli:{user}"[:64],
             )
             study_completed(audit, session, study.id, user, at_the_command_line(), now)
+            return study.n_instances
+
+        receiver = Receiver(settings, database, LocalBlobStore(settings.blob_dir), SystemClock())
+        n_images = receiver.close_hard(uid, close)
+        receiver.spool.close()
     except HeimdallrError as error:
         raise failure(error) from error
-    say(f"queued with {study.n_instances} image{'' if study.n_instances == 1 else 's'}")
+    say(f"queued with {n_images} image{'' if n_images == 1 else 's'}")
 
 
 def main() -> None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Path, Request
 from pydantic import BaseModel, ConfigDict, Field
+from sqlmodel import Session
 
 from heimdallr_ray.api.access import OPERATOR, SERVICES, actor_of
 from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.catalog.choosing import MAX_NAME, MAX_REASON
 from heimdallr_ray.catalog.closing import complete_study
-from heimdallr_ray.catalog.studies import study_by_uid
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.security.audited import study_completed
 
@@ -58,11 +58,8 @@ def build_router() -> APIRouter:
         """
         uid = Uid.parse(study_uid)
         now = services.clock.now()
-        with services.database.read() as session:
-            known = study_by_uid(session, uid)
-        if known is not None:
-            services.receiver.harden([known.id])
-        with services.database.write() as session:
+
+        def close(session: Session) -> CompletionAccepted:
             study = complete_study(
                 session,
                 uid,
@@ -73,6 +70,8 @@ def build_router() -> APIRouter:
                 actor=f"{ACTOR}:{wanted.completed_by.strip()}"[:MAX_ACTOR],
             )
             study_completed(services.audit, session, study.id, wanted.completed_by, actor_of(request), now)
-        return CompletionAccepted(study_uid=uid, state=study.state, n_instances=study.n_instances)
+            return CompletionAccepted(study_uid=uid, state=study.state, n_instances=study.n_instances)
+
+        return services.receiver.close_hard(uid, close)
 
     return router

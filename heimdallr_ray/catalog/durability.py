@@ -26,13 +26,14 @@ class Undurable:
 
 
 def undurable(session: Session, study_ids: Collection[str] | None, limit: int) -> list[Undurable]:
-    """Rows of these studies (None: of all) that are not durable."""
+    """Rows of these studies (None: of all) that are not durable, study by study."""
     statement = select(InstanceRow.id, InstanceRow.study_id, InstanceRow.blob_sha256).where(
         col(InstanceRow.durable).is_(False)
     )
     if study_ids is not None:
         statement = statement.where(col(InstanceRow.study_id).in_(sorted(study_ids)))
-    return [Undurable(*row) for row in session.exec(statement.limit(limit)).all()]
+    statement = statement.order_by(col(InstanceRow.study_id), col(InstanceRow.id)).limit(limit)
+    return [Undurable(*row) for row in session.exec(statement).all()]
 
 
 def mark_durable(session: Session, row_ids: Sequence[str]) -> None:

@@ -110,6 +110,13 @@ class Committer:
             self._notes.append(note)
             self._changed.notify_all()
 
+    def look_again(self) -> None:
+        """Ready files that were not enqueued are replayed once the queue is empty; a flush waits for that."""
+        with self._changed:
+            self._overflowed = True
+            self._overflows += 1
+            self._changed.notify_all()
+
     def start(self) -> None:
         """The thread runs."""
         self._stopping = False

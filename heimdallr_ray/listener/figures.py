@@ -37,6 +37,7 @@ GATE_REASONS: Final = frozenset(
         "listener_busy",
         "malformed_message",
         "malformed_request",
+        "no_descriptor",
         "no_process",
         "no_request",
         "no_thread",

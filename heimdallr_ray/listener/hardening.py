@@ -16,13 +16,13 @@ from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.durability import Undurable, mark_durable, take_back, undurable
 from heimdallr_ray.errors import BlobMissing
 from heimdallr_ray.ids import Sha256
+from heimdallr_ray.listener.boot import boot_id
 from heimdallr_ray.listener.room import storage_error
 from heimdallr_ray.storage.blobs import BlobStore
 
 logger = logging.getLogger(__name__)
 
 MAX_PER_SCAN = 20_000
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _MARK = "boot_id"
 
 
@@ -36,8 +36,10 @@ def harden(
     """
     with database.read() as session:
         rows = undurable(session, study_ids, MAX_PER_SCAN + 1)
-    # One that has too many is left to the next time, when the others are done.
-    left = {rows[-1].study_id} if len(rows) > MAX_PER_SCAN else set[str]()
+    left = set[str]()
+    if len(rows) > MAX_PER_SCAN:
+        # They come study by study: the last one may have more, and of those not seen nothing is known.
+        left = set(study_ids) - {row.study_id for row in rows} | {rows[-1].study_id}
     if rows:
         missing = set(blobs.harden(Sha256(row.blob_sha256) for row in rows))
         lost = [row for row in rows if row.blob_sha256 in missing]
@@ -57,7 +59,7 @@ def is_new_boot(folder: Path) -> bool:
     """
     try:
         mark = folder / _MARK
-        return not mark.exists() or mark.read_text(encoding="ascii").strip() != _boot_id()
+        return not mark.exists() or mark.read_text(encoding="ascii").strip() != boot_id()
     except OSError as error:
         raise storage_error(error) from error
 
@@ -69,13 +71,9 @@ def remember_boot(folder: Path) -> None:
         StorageFull, StorageFailed: that cannot be written.
     """
     try:
-        (folder / _MARK).write_text(_boot_id(), encoding="ascii")
+        (folder / _MARK).write_text(boot_id(), encoding="ascii")
     except OSError as error:
         raise storage_error(error) from error
-
-
-def _boot_id() -> str:
-    return _BOOT_ID.read_text(encoding="ascii").strip()
 
 
 def take_back_lost(database: Database, blobs: BlobStore, quarantine: Path, now: datetime, actor: str) -> int:

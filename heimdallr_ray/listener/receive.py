@@ -17,14 +17,19 @@ import threading
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
+
+from sqlmodel import Session
 
 from heimdallr_ray.catalog.database import Database
+from heimdallr_ray.catalog.durability import undurable
 from heimdallr_ray.catalog.events import record_event
-from heimdallr_ray.catalog.studies import RecordOutcome, record_instances
+from heimdallr_ray.catalog.studies import RecordOutcome, record_instances, study_by_uid
+from heimdallr_ray.catalog.transitions import lock_study_uid
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings
 from heimdallr_ray.dicom.read import read_header
-from heimdallr_ray.errors import BlobMissing, HeimdallrError, Retryable
+from heimdallr_ray.errors import HeimdallrError, Retryable, StorageFailed
 from heimdallr_ray.listener import hardening
 from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.committer import GROUP_SIZE, GROUP_WAIT_S, Committer, Note
@@ -42,7 +47,10 @@ UPLOAD_GROUP_SIZE = 1000
 """Objects after which the next study of an upload gets a transaction of its own: about a second of write lock."""
 CLEAR_SIZE = 1024
 """Spool files that are done with and wait to be taken away together, at the price of one fsync for each folder."""
+MAX_HARDENINGS = 3
+"""Before a study is closed by a person while images of it still come."""
 ACTOR = "listener"
+T = TypeVar("T")
 
 
 NotesOf = Callable[[Sequence[Accepted]], Sequence[Note]]
@@ -271,6 +279,37 @@ class Receiver:
         self._look_for_losses()
         return hardening.harden(self._database, self._blobs, study_ids, self.clock.now(), ACTOR)
 
+    def close_hard(self, study_uid: str, close: Callable[[Session], T]) -> T:
+        """What `close` returns, called in a write transaction in which every image of the study is on the disk.
+
+        Raises:
+            StorageFailed: images come faster than the disk takes them.
+            Retryable: not now.
+        """
+        for _ in range(MAX_HARDENINGS):
+            with self._database.read() as session:
+                known = study_by_uid(session, study_uid)
+            if known is not None:
+                self.harden([known.id])
+            with self._database.write() as session:
+                lock_study_uid(session, study_uid)
+                if known is None or not undurable(session, [known.id], 1):
+                    return close(session)
+        raise StorageFailed("images of the study come faster than the disk takes them")
+
+    def settled(self, timeout_s: float) -> bool:
+        """True once all that was accepted is a row, and no row names bytes that a power cut took; else not now."""
+        try:
+            self._look_for_losses()
+        except Retryable as error:
+            logger.warning("intake.losses_not_looked_for", extra={"code": error.code})
+            return False
+        return self.flush(timeout_s)
+
+    def look_again(self) -> None:
+        """Files are ready of which nobody will tell: the committer looks for them itself."""
+        self._committer.look_again()
+
     def _look_for_losses(self) -> None:
         """What the last power cut took of rows has been looked for, once since the machine was started.
 
@@ -291,8 +330,6 @@ class Receiver:
     def replay(self) -> int:
         """Dead writers' leftovers are swept and every ready file of the spool is committed or quarantined.
 
-        To be called before anything is received.
-
         Returns:
             How many ready files were found.
 
@@ -300,21 +337,11 @@ class Receiver:
             Retryable: the database or the disk does not answer now; nothing is lost.
         """
         swept = self.spool.sweep()
-        if hardening.is_new_boot(self.spool.root):
-            self._distrust_unsynced()
         self._look_for_losses()
         found = self.replay_ready(min_age_s=0.0)
         if swept or found:
             logger.info("spool.replayed", extra={"swept": swept, "ready": found})
         return found
-
-    def _distrust_unsynced(self) -> None:
-        """Files of the moment before a power cut, of which nobody can tell whether it took bytes, become no rows."""
-        error = BlobMissing("a power cut came before the image's digest was known")
-        # All of them first: a database that does not answer must not leave one to be trusted later.
-        aside = [file for file in self.spool.ready_files() if file.unsynced and self._put_aside(file, error)]
-        if aside:
-            self._tell_quarantined(aside, error)
 
     def adopt_orphans(self, min_age_s: float) -> int:
         """Ready files that no living receiver has in hand are committed; `min_age_s` leaves time to those that have.
@@ -369,33 +396,25 @@ class Receiver:
 
     def _quarantine(self, file: ReadyFile, error: HeimdallrError) -> None:
         """The file is set aside, and an event says so; both keep the acknowledged bytes."""
-        if self._put_aside(file, error):
-            self._tell_quarantined([file], error)
-
-    def _put_aside(self, file: ReadyFile, error: HeimdallrError) -> bool:
-        """True where the file is in quarantine; False where it has gone."""
+        now = self.clock.now()
         try:
-            self.spool.quarantine(file, error, self.clock.now())
+            self.spool.quarantine(file, error, now)
         except FileNotFoundError:
-            return False
+            return
         except OSError as failure:
             raise storage_error(failure) from failure
         with self._lock:
             self._quarantined += 1
         logger.error("intake.quarantined", extra={"spool_name": file.name, "code": error.code})
-        return True
-
-    def _tell_quarantined(self, files: Iterable[ReadyFile], error: HeimdallrError) -> None:
         with self._database.write() as session:
-            for file in files:
-                record_event(
-                    session,
-                    "intake.quarantined",
-                    now=self.clock.now(),
-                    actor=ACTOR,
-                    reason=error.detail,
-                    payload={"spool_name": file.name, "code": error.code},
-                )
+            record_event(
+                session,
+                "intake.quarantined",
+                now=now,
+                actor=ACTOR,
+                reason=error.detail,
+                payload={"spool_name": file.name, "code": error.code},
+            )
 
 
 def _file_of(entry: SpoolEntry) -> ReadyFile:

@@ -68,7 +68,7 @@ class Reception:
         """The object that was stored, with its digest.
 
         Raises:
-            StorageFailed: its file has lost its name; whoever took it has read it back.
+            StorageFailed: it cannot be given its name.
         """
         assert self._identity is not None  # noqa: S101
         return Accepted(self._writer.entry(), self._identity, durable=self._writer.durable)

@@ -92,7 +92,7 @@ class ListenerService:
             clock,
             settings.peers,
             ReportSender.of(settings),
-            self.receiver.flush,
+            self.receiver.settled,
             max_age_s=settings.commitment_days * 86400,
             audit=audit,
         )

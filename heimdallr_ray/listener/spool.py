@@ -7,7 +7,7 @@ Layout under the spool folder, all names made here, none received:
     intakes/<intake>.json            what an association knew of its sender; locked while it is open
     ready/<intake>.<n>.dcm           durable; may be acknowledged
     ready/<intake>.<n>.<sha256>.dcm  its digest is known; becomes rows and a blob, then is unlinked
-    ready/<intake>.<n>.unsynced.dcm  as the first with durability = study: nobody trusts it after a power cut
+    ready/<intake>.<n>.unsynced-<boot>.dcm  as the first with durability = study: of another boot, nobody trusts it
     quarantine/<intake>.<n>.dcm      durable but not readable any more; .json says why
 
 With `durable=False` (the setting durability = study) nothing waits for the disk here; `Receiver.harden` does it later.
@@ -36,6 +36,7 @@ from heimdallr_ray.errors import BlobMissing, HeimdallrError, NotDicom
 from heimdallr_ray.ids import NewId, Sha256, new_id
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.arrival import MAX_RECORD_BYTES, Arrival, encode_record, parse_record, with_file_start
+from heimdallr_ray.listener.boot import boot_id
 from heimdallr_ray.listener.room import RoomLevel, Watermarks, measure, require_room, storage_error
 from heimdallr_ray.listener.writer import UNSYNCED, SpoolEntry, SpoolWriter
 
@@ -44,7 +45,9 @@ __all__ = ["ReadyFile", "Spool", "SpoolEntry", "SpoolWriter", "Staging", "requir
 _READ_BYTES = 1 << 20
 _OPEN_ATTEMPTS = 8
 _INTAKE_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")
-_READY_NAME = re.compile(r"((?:([0-9A-Za-z_-]{1,40})\.)?[0-9A-Za-z_-]{1,40})(?:\.([0-9a-f]{64}|unsynced))?\.dcm")
+_READY_NAME = re.compile(
+    r"((?:([0-9A-Za-z_-]{1,40})\.)?[0-9A-Za-z_-]{1,40})(?:\.([0-9a-f]{64}|unsynced-[0-9a-f]{8}))?\.dcm"
+)
 ROOM_FRESH_S = 0.25
 """How long the knowledge that there is room stands, for objects whose size is not known beforehand."""
 RECORD_AGE_S = 60.0
@@ -59,11 +62,6 @@ class ReadyFile:
     file_name: str
     written_at: float
     """Seconds since the epoch."""
-
-    @property
-    def unsynced(self) -> bool:
-        """True where nothing tells whether a power cut has taken bytes of it."""
-        return self.file_name.endswith(f".{UNSYNCED}.dcm")
 
 
 @dataclass(frozen=True)
@@ -117,6 +115,7 @@ class Spool:
         self._records: dict[str, int] = {}
         self._own: tuple[Path, int] | None = None
         self._nonce = make_name()[:8]
+        self._unsynced = f"{UNSYNCED}-{hashlib.sha256(boot_id().encode()).hexdigest()[:8]}"
         self._numbers = itertools.count(1)
         self._room_seen_s = -1.0
         self._headroom = 0
@@ -205,6 +204,7 @@ class Spool:
             self.max_object_bytes,
             (lambda: None) if staging else (lambda: self._keep_record(arrival)),
             (lambda: None) if staging or not self.durable else (lambda: os.fsync(self._ready_fd)),
+            mark="" if self.durable or staging else f".{self._unsynced}",
             durable=self.durable or staging is not None,
             told=self.on_durable,
         )
@@ -322,7 +322,7 @@ class Spool:
 
         Raises:
             FileNotFoundError: another process has finished it.
-            BlobMissing: its bytes differ from the digest in its name.
+            BlobMissing: its bytes differ from the digest in its name, or a power cut may have taken bytes of it.
             NotDicom: it is not a file of this spool.
             StorageFailed: it cannot be read.
         """
@@ -343,7 +343,10 @@ class Spool:
         except OSError as error:
             raise storage_error(error) from error
         sha256 = Sha256(digest.hexdigest())
-        if match[3] not in (None, UNSYNCED, sha256):
+        if (match[3] or "").startswith(UNSYNCED):
+            if match[3] != self._unsynced:
+                raise BlobMissing("a power cut came before the image's digest was known")
+        elif match[3] not in (None, sha256):
             raise BlobMissing("the spooled file's bytes differ from its name")
         arrival, offset = with_file_start(known, head)
         return SpoolEntry(file.name, self.ready, file.file_name, arrival, sha256, size - offset)

@@ -19,9 +19,9 @@ from heimdallr_ray.listener.writeback import start_writeback
 WRITEBACK_BYTES = 128 << 10
 """Received and not yet on the way to the disk; smaller objects are left to their fsync."""
 UNSYNCED = "unsynced"
-"""In the name of a ready file of which the disk may have nothing yet and nobody knows the digest."""
+"""Before the boot's id in the name of a ready file of which the disk may have nothing and nobody knows the digest."""
 MAX_CHUNKS = 512
-"""Written with one system call; IOV_MAX is 1024."""
+"""Held at most, and written with one system call; IOV_MAX is 1024."""
 HEAD_BYTES = 64 << 10
 """Of each file kept in memory while it is written: the header of nearly every object, so that nothing is read back."""
 
@@ -57,6 +57,7 @@ class SpoolWriter:
         make_findable: Callable[[], None],
         sync: Callable[[], None],
         *,
+        mark: str,
         durable: bool,
         told: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
@@ -71,6 +72,7 @@ class SpoolWriter:
             max_bytes: of the data set.
             make_findable: runs before the file gets its name; may raise OSError.
             sync: runs after it; may raise OSError.
+            mark: in the finished file's name until its digest takes the place.
             durable: whether to wait for the disk.
             told: hears how many seconds the disk took for all of it, where the writer waits for the disk.
         """
@@ -81,6 +83,7 @@ class SpoolWriter:
         self._make_findable = make_findable
         self._sync = sync
         self._told = told
+        self._mark = mark
         self.durable = durable
         self._digest = hashlib.sha256()
         self._unwritten: list[bytes | bytearray | memoryview] = []
@@ -105,10 +108,13 @@ class SpoolWriter:
     @property
     def sha256(self) -> Sha256:
         """Digest of what was written."""
+        self._catch_up()
+        return Sha256(self._digest.hexdigest())
+
+    def _catch_up(self) -> None:
         held, self._undigested = self._undigested, []
         for chunk in held:
             self._digest.update(chunk)
-        return Sha256(self._digest.hexdigest())
 
     def let_go(self) -> None:
         """Chunks that were written may change now.
@@ -116,8 +122,8 @@ class SpoolWriter:
         Raises:
             StorageFull, StorageFailed: as `write`.
         """
-        self._flush()
-        _ = self.sha256
+        self.flush()
+        self._catch_up()
 
     @property
     def head(self) -> bytes:
@@ -155,14 +161,26 @@ class SpoolWriter:
         self._pending += len(chunk)
         if not self.holds:
             self._digest.update(chunk)
-            self._flush()
-            return
-        self._undigested.append(chunk)
-        # The disk begins early where it will be waited for; else one call for all of it is less work.
-        if (self.durable and self._pending >= WRITEBACK_BYTES) or len(self._unwritten) >= MAX_CHUNKS:
-            self._flush()
+            self.flush()
+        elif len(chunk):
+            self._undigested.append(chunk)
 
-    def _flush(self) -> None:
+    @property
+    def due(self) -> bool:
+        """True where what is held should be flushed now.
+
+        The disk begins early where it will be waited for; else one call for all of it is less work.
+        """
+        return (self.durable and self._pending >= WRITEBACK_BYTES) or len(self._undigested) >= MAX_CHUNKS
+
+    def flush(self) -> None:
+        """All chunks are in the file, and those of many small ones may change now.
+
+        Raises:
+            StorageFull, StorageFailed: as `write`.
+        """
+        if len(self._undigested) >= MAX_CHUNKS:
+            self._catch_up()
         chunks, self._unwritten, self._pending = self._unwritten, [], 0
         try:
             _write_all(self._fd, chunks)
@@ -179,10 +197,10 @@ class SpoolWriter:
             StorageFull: no room left on the device.
             StorageFailed: the operating system could not make it durable; the file is gone.
         """
-        self._file_name = f"{self.name}.dcm" if self.durable else f"{self.name}.{UNSYNCED}.dcm"
+        self._file_name = f"{self.name}{self._mark}.dcm"
         final = os.path.join(self._folder, self._file_name)  # noqa: PTH118
         started = time.perf_counter()
-        self._flush()
+        self.flush()
         try:
             if self.durable:
                 os.fsync(self._fd)
@@ -203,14 +221,18 @@ class SpoolWriter:
     def entry(self) -> SpoolEntry:
         """The committed file with its digest, which its name tells from now on.
 
+        Where it has gone meanwhile, somebody has found and committed it.
+
         Raises:
-            StorageFailed: it has lost its name meanwhile; whoever took it has read it back.
+            StorageFailed: it cannot be renamed.
         """
         sha256 = self.sha256
         committed, self._file_name = self._file_name, f"{self.name}.{sha256}.dcm"
         try:
             # Not made durable: a file that goes back to its first name is found by that.
             os.rename(f"{self._folder}/{committed}", f"{self._folder}/{self._file_name}")  # noqa: PTH104
+        except FileNotFoundError:
+            pass
         except OSError as error:
             raise storage_error(error) from error
         return SpoolEntry(self.name, self._folder, self._file_name, self._arrival, sha256, self._size)

@@ -60,7 +60,7 @@ class WireAssociation:
         connection: socket.socket,
         address: str,
         host: Host,
-        opened_s: float,
+        spent_s: float,
         stopping: Callable[[], bool],
         turn: Turn,
         untold: Untold,
@@ -71,7 +71,7 @@ class WireAssociation:
             connection: to the peer; stays open.
             address: of the peer.
             host: the listener.
-            opened_s: when the connection was accepted, by the host's clock.
+            spent_s: of the time for its request, on a TLS handshake.
             stopping: whether it shall end.
             turn: held by whoever calls `run`.
             untold: what was answered and not told yet.
@@ -83,7 +83,7 @@ class WireAssociation:
         self._host = host
         self._spool = host.spool
         self._clock = host.clock
-        self._reader = PduReader(self._stream, host.clock.monotonic, opened_s, stopping, self._let_go)
+        self._reader = PduReader(self._stream, spent_s, stopping, self._let_go)
         self._contexts: dict[int, Context] = {}
         self._opened: OpenAssociation | None = None
         self._command = bytearray()
@@ -166,7 +166,10 @@ class WireAssociation:
         if control & 2:
             self._reader.message_ended()
             self._incoming = None
-            self._finish(incoming)
+            try:
+                self._finish(incoming)
+            finally:
+                self._release(incoming)
 
     def _command_fragment(self, context_id: int, control: int, fragment: memoryview) -> None:
         if self._incoming is not None or (self._command and self._command_context != context_id):
@@ -217,7 +220,8 @@ class WireAssociation:
                     command.text(request.class_uid),
                     command.text(request.instance_uid),
                 )
-                incoming.writer = self._spool.begin(arrival)
+                with self._turn.waiting():
+                    incoming.writer = self._spool.begin(arrival)
                 incoming.writer.holds = self._reader.held = True
                 incoming.reception = Reception(incoming.writer, arrival)
             except HeimdallrError as error:
@@ -238,6 +242,9 @@ class WireAssociation:
         if incoming.reception is not None and incoming.error is None:
             try:
                 incoming.reception.write(fragment)
+                if incoming.writer is not None and incoming.writer.due:
+                    with self._turn.waiting():
+                        incoming.writer.flush()
             except HeimdallrError as error:
                 # What still comes of it is read and forgotten: the association stays usable.
                 incoming.error = error
@@ -253,9 +260,8 @@ class WireAssociation:
                     raise incoming.error or NotDicom("no data set")
                 incoming.reception.identify()
                 with self._turn.waiting():
-                    self._store(opened, incoming, incoming.reception)
+                    self._store(opened, incoming.request, incoming.context_id, incoming.reception, incoming.began_s)
             except HeimdallrError as error:
-                self._release(incoming)
                 self._refuse(incoming, error)
         elif incoming.memory is not None:
             self._answer(request, incoming.context_id, self._ask(incoming, bytes(incoming.memory), opened))
@@ -276,33 +282,32 @@ class WireAssociation:
         else:
             self._unrecognized(request, incoming.context_id)
 
-    def _store(self, opened: OpenAssociation, incoming: _Incoming, reception: Reception) -> None:
+    def _store(
+        self, opened: OpenAssociation, request: Command, context_id: int, reception: Reception, began_s: float
+    ) -> None:
         """The object is stored, its sender has heard Success, and the listener knows of it."""
         reception.store()
-        seconds = self._clock.monotonic() - incoming.began_s
+        seconds = self._clock.monotonic() - began_s
         number = self._untold.begin()
         try:
-            self._answer(incoming.request, incoming.context_id, SUCCESS)
+            self._answer(request, context_id, SUCCESS)
         finally:
-            # Also where its sender has gone meanwhile. Only now is there time for its digest.
-            self._tell(opened, incoming, reception, seconds)
-            self._untold.end(number)
-
-    def _tell(self, opened: OpenAssociation, incoming: _Incoming, reception: Reception, seconds: float) -> None:
-        try:
-            self._host.stored(opened, reception.accepted(), seconds)
-        except HeimdallrError as error:
-            # Its file is ready; whoever looks for files that nobody has in hand finds it.
-            logger.warning("store.not_told", extra={"association": opened.id, "code": error.code})
-        finally:
-            self._release(incoming)
+            try:
+                # Also where its sender has gone meanwhile. Only now is there time for its digest.
+                self._host.stored(opened, reception.accepted(), seconds)
+            except HeimdallrError as error:
+                # Its file is ready; whoever looks for files that nobody has in hand finds it.
+                logger.warning("store.not_told", extra={"association": opened.id, "code": error.code})
+            finally:
+                self._untold.end(number)
 
     def _let_go(self) -> None:
         """What was received may be overwritten."""
         incoming = self._incoming
         if incoming is not None and incoming.writer is not None and incoming.error is None:
             try:
-                incoming.writer.let_go()
+                with self._turn.waiting():
+                    incoming.writer.let_go()
             except HeimdallrError as error:
                 incoming.error = error
                 self._release(incoming)

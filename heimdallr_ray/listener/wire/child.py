@@ -12,7 +12,6 @@ import os
 import socket
 import sys
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ class RemoteHost:
         self._waiting: list[Message] = []
         self._stored: list[list[Any]] = []
         self._synced: list[float] = []
-        self._urgent = False
+        self._urgent = self._overflowed = self._sending = False
         self._numbers = itertools.count(1)
         self._answers: dict[int, Message | None] = {}
         spool.on_durable = self._synced_in
@@ -148,6 +147,9 @@ class RemoteHost:
         with self._changed:
             if len(self._stored) < MAX_WAITING:
                 self._stored.append(row)
+            elif not self._overflowed:
+                self._overflowed = True
+                self._tell({"t": "overflowed"})
             if len(self._stored) == 1:
                 self._changed.notify_all()
 
@@ -184,11 +186,22 @@ class RemoteHost:
                 if self._synced:
                     messages.append({"t": "synced", "seconds": self._synced})
                 self._stored, self._synced, self._urgent = [], [], False
+                self._overflowed, self._sending = False, bool(messages)
             try:
                 if messages:
                     self._channel.send([part for message in messages for part in _parts(message)])
             except OSError:
                 leave()
+            with self._changed:
+                self._sending = False
+                self._changed.notify_all()
+
+    def told_all(self, timeout_s: float) -> bool:
+        """True once the listener has been sent all that was told before; False where that took longer."""
+        with self._changed:
+            self._urgent = True
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: not (self._sending or self._waiting or self._stored), timeout_s)
 
 
 def _parts(message: Message) -> list[Message]:
@@ -218,9 +231,7 @@ def serve(channel: Channel, config: Message) -> None:
     server = ConnectionServer(host, context, host.gone)
     host.tell({"t": "ready", "pid": os.getpid()})
     handlers: dict[str, Callable[[Message], None]] = {
-        "serve": lambda message: server.serve(
-            socket.socket(fileno=channel.take_fd()), message["address"], message["opened_s"]
-        ),
+        "serve": lambda message: _serve_one(server, host, channel, message["address"]),
         "answer": host.answered,
         "barrier": lambda message: _pass(server, host, message),
     }
@@ -232,19 +243,37 @@ def serve(channel: Channel, config: Message) -> None:
     leave()
 
 
+def _serve_one(server: ConnectionServer, host: RemoteHost, channel: Channel, address: str) -> None:
+    fd = channel.take_fd()
+    if fd is None:
+        # The kernel had no descriptor left for it; the peer sees a closed connection and may come again.
+        host.refuse_connection("no_descriptor", address)
+        host.gone(address)
+    else:
+        server.serve(socket.socket(fileno=fd), address)
+
+
 def _pass(server: ConnectionServer, host: RemoteHost, barrier: Message) -> None:
     """The barrier goes back behind all that was answered before. Where that hangs it does not: the listener acts."""
-    if server.untold.wait(UNTOLD_S):
+
+    def wait() -> None:
+        if server.untold.wait(UNTOLD_S):
+            host.tell({"t": "barrier", "id": barrier["id"]})
+        else:
+            logger.error("barrier.held_up")
+
+    if server.untold.wait(0.0):
         host.tell({"t": "barrier", "id": barrier["id"]})
     else:
-        logger.error("barrier.held_up")
+        # New connections and answers to questions do not wait for it.
+        threading.Thread(target=wait, name="barrier", daemon=True).start()
 
 
 def _stop(server: ConnectionServer, host: RemoteHost, grace_s: float) -> None:
     def end() -> None:
         server.stop(grace_s)
-        host.tell({"t": "stopped"})
-        time.sleep(2 * SEND_EVERY_S)
+        server.untold.wait(UNTOLD_S)
+        host.told_all(UNTOLD_S)
         leave()
 
     # Answers to associations that still end must go on being read.

@@ -72,9 +72,9 @@ class Channel:
             for line in lines:
                 yield cast(Message, json.loads(line))
 
-    def take_fd(self) -> int:
-        """The descriptor that came with the message that was read last."""
-        return self._fds.popleft()
+    def take_fd(self) -> int | None:
+        """The descriptor that came with the message that was read last; None where it was lost on the way."""
+        return self._fds.popleft() if self._fds else None
 
     def close(self) -> None:
         """Both directions are shut."""

@@ -145,7 +145,7 @@ class ReceivingProcesses:
 
     # Connections -----------------------------------------------------------------------------------------------------
 
-    def serve(self, connection: socket.socket, address: str, opened_s: float) -> None:
+    def serve(self, connection: socket.socket, address: str) -> None:
         """The connection goes to the process with the fewest."""
         with self._changed:
             children = sorted(self._children, key=lambda one: one.addresses.total())
@@ -153,7 +153,7 @@ class ReceivingProcesses:
             for child in children:
                 with self._changed:
                     child.addresses[address] += 1
-                if _tell(child, {"t": "serve", "address": address, "opened_s": opened_s}, fd=connection.fileno()):
+                if _tell(child, {"t": "serve", "address": address}, fd=connection.fileno()):
                     return
                 with self._changed:
                     child.addresses[address] -= 1
@@ -246,6 +246,8 @@ class ReceivingProcesses:
             registry.refuse_connection(message["reason"], message["address"])
         elif kind == "count":
             registry.count_refusal(message["reason"])
+        elif kind == "overflowed":
+            self._receiver.look_again()
         elif kind == "echo":
             registry.tally.add("echo")
         elif kind == "ask":
@@ -253,7 +255,7 @@ class ReceivingProcesses:
             threading.Thread(target=self._ask, args=(child, message), name="commitment", daemon=True).start()
         elif kind == "barrier":
             with self._changed:
-                child.passed = message["id"]
+                child.passed = max(child.passed, message["id"])
                 child.silent_since = None
                 self._changed.notify_all()
         elif kind == "ready":
@@ -297,13 +299,7 @@ class ReceivingProcesses:
             status = child.process.wait(LEAVE_S)
         with self._changed:
             was_ready = child in self._children
-            if was_ready:
-                self._children.remove(child)
-            self._changed.notify_all()
-        child.ready.set()
-        died = was_ready and not self._stopping.is_set()
-        if died:
-            logger.error("receiving_process.died", extra={"pid": child.process.pid, "status": status})
+        if was_ready:
             # While its associations are open no study of theirs closes without what is found here.
             self._replay()
         for opened in list(child.associations.values()):
@@ -311,7 +307,13 @@ class ReceivingProcesses:
         for address, count in child.addresses.items():
             for _ in range(count):
                 self._gone(address)
-        if died:
+        with self._changed:
+            if was_ready:
+                self._children.remove(child)
+            self._changed.notify_all()
+        child.ready.set()
+        if was_ready and not self._stopping.is_set():
+            logger.error("receiving_process.died", extra={"pid": child.process.pid, "status": status})
             self._replace()
 
     def _replay(self) -> None:

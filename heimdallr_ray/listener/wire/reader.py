@@ -44,8 +44,7 @@ class PduReader:
     def __init__(
         self,
         stream: Stream,
-        monotonic: Callable[[], float],
-        opened_s: float,
+        spent_s: float,
         stopping: Callable[[], bool],
         recycle: Callable[[], None],
     ) -> None:
@@ -53,15 +52,13 @@ class PduReader:
 
         Args:
             stream: the connection.
-            monotonic: the clock.
-            opened_s: when the connection was accepted, by `monotonic`.
+            spent_s: of the time that the peer has for its request.
             stopping: whether it shall end.
             recycle: runs while `held`, before bytes that were handed out are overwritten.
         """
         self._stream = stream
-        self._monotonic = monotonic
         self._stopping = stopping
-        self._opened_s = opened_s
+        self._spent_s = spent_s
         self._recycle = recycle
         self.held = False
         """Bytes that were handed out are still needed, though the next PDU is asked for."""
@@ -80,7 +77,7 @@ class PduReader:
     def message_began(self) -> None:
         """A message is on its way: from now on its bytes must keep coming."""
         if self._message_since is None:
-            self._message_since, self._message_bytes = self._monotonic(), 0
+            self._message_since, self._message_bytes = self._stream.waited_s, 0
 
     def message_ended(self) -> None:
         """The peer may be silent again."""
@@ -119,7 +116,7 @@ class PduReader:
         """At least `wanted` bytes from `start` on are there; the buffer grows only as bytes really come."""
         if self._end - self._start >= wanted:
             return
-        began = self._monotonic()
+        began = self._stream.waited_s
         if self._start + wanted > len(self.buffer) and self._start:
             if self.held:
                 self._recycle()
@@ -144,26 +141,25 @@ class PduReader:
                 self._require_pace(began)
 
     def _require_pace(self, began: float) -> None:
-        """Nothing happens while the peer is quick enough.
+        """Nothing happens while the peer is quick enough. Only the time that it lets us wait counts.
 
         Raises:
             Cut: it is not, or the listener stops.
         """
-        now = self._monotonic()
         if self._stopping():
             raise Cut("stopping")
         if not self._accepted:
-            if now - self._opened_s > ASSOCIATE_TIMEOUT_S:
+            if self._spent_s + self._stream.waited_s > ASSOCIATE_TIMEOUT_S:
                 raise Cut("slow_sender")
             return
-        since = self._message_since
+        waited, since = self._stream.waited_s, self._message_since
         if since is not None:
-            if now - since > MESSAGE_GRACE_S + self._message_bytes / MIN_BYTES_PER_S:
+            if waited - since > MESSAGE_GRACE_S + self._message_bytes / MIN_BYTES_PER_S:
                 raise Cut("slow_sender")
         elif self._end > self._start:
-            if now - began > MESSAGE_GRACE_S:
+            if waited - began > MESSAGE_GRACE_S:
                 raise Cut("slow_sender")
-        elif now - began > NETWORK_TIMEOUT_S:
+        elif waited - began > NETWORK_TIMEOUT_S:
             raise Cut("idle")
 
     def _grow(self, size: int) -> None:

@@ -44,7 +44,7 @@ class Serving(Protocol):
         """
         ...
 
-    def serve(self, connection: socket.socket, address: str, opened_s: float) -> None:
+    def serve(self, connection: socket.socket, address: str) -> None:
         """The connection is served; whoever does it closes it."""
         ...
 
@@ -85,10 +85,10 @@ class ThisProcess:
         """
         self._server = ConnectionServer(self._host, self._tls() if self._tls else None, self._gone)
 
-    def serve(self, connection: socket.socket, address: str, opened_s: float) -> None:
+    def serve(self, connection: socket.socket, address: str) -> None:
         """The connection has a thread."""
         assert self._server is not None  # noqa: S101
-        self._server.serve(connection, address, opened_s)
+        self._server.serve(connection, address)
 
     def sync(self, timeout_s: float) -> bool:
         """True once the registry knows all that was acknowledged before."""
@@ -194,7 +194,7 @@ class WireScp:
                 connection.close()
                 self.registry.refuse_connection(reason, address)
             else:
-                self._serving.serve(connection, address, self._clock.monotonic())
+                self._serving.serve(connection, address)
 
 
 def _bind(host: str, port: int) -> socket.socket:

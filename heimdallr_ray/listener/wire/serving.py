@@ -43,11 +43,9 @@ class ConnectionServer:
         with self._lock:
             return self._open
 
-    def serve(self, connection: socket.socket, address: str, opened_s: float) -> None:
+    def serve(self, connection: socket.socket, address: str) -> None:
         """The connection has a thread of its own, or is closed because there is none to be had."""
-        thread = threading.Thread(
-            target=self._run, args=(connection, address, opened_s), name="dicom-association", daemon=True
-        )
+        thread = threading.Thread(target=self._run, args=(connection, address), name="dicom-association", daemon=True)
         with self._lock:
             self._open += 1
         try:
@@ -74,15 +72,16 @@ class ConnectionServer:
             self._open -= 1
         self._gone(address)
 
-    def _run(self, connection: socket.socket, address: str, opened_s: float) -> None:
+    def _run(self, connection: socket.socket, address: str) -> None:
         try:
             prompt(connection)
+            began = time.monotonic()
             secured = self._secure(connection, address)
             if secured is not None:
-                connection = secured
+                connection, spent_s = secured, time.monotonic() - began
                 with self._turn:
                     WireAssociation(
-                        connection, address, self._host, opened_s, self._cutting.is_set, self._turn, self.untold
+                        connection, address, self._host, spent_s, self._cutting.is_set, self._turn, self.untold
                     ).run()
         except Exception:
             # A process loop: one connection must not take the listener with it; its peer hears that it ended.

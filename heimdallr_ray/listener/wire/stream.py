@@ -9,7 +9,7 @@ import time
 
 from heimdallr_ray.listener.wire.turn import Turn
 
-SEND_S = 20.0
+SEND_S = 5.0
 """An answer is a hundred bytes; a peer that does not take it in so long does not read."""
 
 
@@ -21,6 +21,8 @@ class Stream:
         self._connection = connection
         self._turn = turn
         self._poll = select.poll()
+        self.waited_s = 0.0
+        """For the peer, all in all; what our own disk, or whose turn it is, takes is not the peer's time."""
         self._fd = connection.fileno()
 
     def receive_into(self, view: memoryview, wait_s: float) -> int:
@@ -69,4 +71,7 @@ class Stream:
     def _wait(self, events: int, wait_s: float) -> bool:
         self._poll.register(self._fd, events)
         with self._turn.waiting():
-            return wait_s > 0 and bool(self._poll.poll(wait_s * 1000))
+            began = time.monotonic()
+            ready = wait_s > 0 and bool(self._poll.poll(wait_s * 1000))
+            self.waited_s += time.monotonic() - began
+        return ready

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sqlmodel import select
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.catalog.tables import EventRow
 from heimdallr_ray.errors import StorageFailed
-from heimdallr_ray.listener import hardening
+from heimdallr_ray.listener import boot, hardening
 from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.receive import Receiver
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes
@@ -26,11 +27,11 @@ def intake(tmp_path: Path) -> Intake:
 
 
 @pytest.fixture
-def boot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The file that tells when the machine was started."""
     path = tmp_path / "boot"
     path.write_text("first", encoding="ascii")
-    monkeypatch.setattr(hardening, "_BOOT_ID", path)
+    monkeypatch.setattr(boot, "SOURCE", path)
     return path
 
 
@@ -42,8 +43,8 @@ def arrival(index: int) -> Arrival:
     return Arrival("a1", Door.DICOM, datetime.now(UTC), EXPLICIT, CT, f"{STUDY}.1.{index}")
 
 
-def body(index: int) -> bytes:
-    return dataset_bytes(file_bytes(ct_slice(index, STUDY, f"{STUDY}.1", size=4)))
+def body(index: int, study: str = STUDY) -> bytes:
+    return dataset_bytes(file_bytes(ct_slice(index, study, f"{study}.1", size=4)))
 
 
 def answered(receiver: Receiver, index: int) -> None:
@@ -60,14 +61,14 @@ def told(intake: Intake, kind: str) -> list[EventRow]:
 
 @pytest.mark.parametrize("cut", [False, True])
 def test_an_image_of_the_last_moment_is_kept_after_a_death_and_not_trusted_after_a_power_cut(
-    intake: Intake, boot: Path, cut: bool
+    intake: Intake, started: Path, cut: bool
 ) -> None:
     dying = receiver_of(intake)
     assert dying.replay() == 0
     answered(dying, 1)
     known = dying.accept(arrival(2), [body(2)])
     if cut:
-        boot.write_text("second", encoding="ascii")
+        started.write_text("second", encoding="ascii")
     again = receiver_of(intake)
     again.replay()
     assert len(intake.instances()) == (1 if cut else 2)
@@ -77,10 +78,10 @@ def test_an_image_of_the_last_moment_is_kept_after_a_death_and_not_trusted_after
 
 
 def test_a_database_that_is_away_makes_nobody_trust_it_later(
-    intake: Intake, boot: Path, monkeypatch: pytest.MonkeyPatch
+    intake: Intake, started: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answered(receiver_of(intake), 1)
-    boot.write_text("second", encoding="ascii")
+    started.write_text("second", encoding="ascii")
     again = receiver_of(intake)
 
     def away() -> None:
@@ -95,9 +96,70 @@ def test_a_database_that_is_away_makes_nobody_trust_it_later(
     assert again.spool.quarantine_depth() == 1
 
 
+@pytest.mark.parametrize("first", ["harden", "adopt_orphans", "another process"])
+def test_whoever_comes_first_nobody_trusts_an_image_of_before_the_cut(
+    intake: Intake, started: Path, first: str
+) -> None:
+    answered(receiver_of(intake), 1)
+    (torn,) = intake.settings.spool_dir.glob("ready/*.unsynced-*.dcm")
+    torn.write_bytes(torn.read_bytes()[:-16] + bytes(16))
+    started.write_text("second", encoding="ascii")
+    again = receiver_of(intake)
+    if first == "harden":
+        again.harden([])
+    elif first == "adopt_orphans":
+        again.adopt_orphans(0.0)
+    else:
+        receiver_of(intake).harden([])
+    again.replay()
+    assert intake.instances() == []
+    assert again.spool.quarantine_depth() == len(told(intake, "intake.quarantined")) == 1
+
+
+def test_a_study_of_more_rows_than_are_looked_at_once_is_not_called_hard(
+    intake: Intake, started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hardening, "MAX_PER_SCAN", 5)
+    receiver = receiver_of(intake)
+    receiver.replay()
+    items = [receiver.accept(arrival(index), [body(index, f"{STUDY}.{index % 3}")]) for index in range(12)]
+    receiver.commit(items)
+    ids = {study.id for study in intake.studies()}
+    assert len(ids) == 3
+    while ids:
+        hard = receiver.harden(ids)
+        assert hard
+        for row in intake.instances():
+            assert row.durable or row.study_id not in hard
+        ids -= hard
+
+
+def test_a_person_closes_nothing_that_a_power_cut_may_take(
+    intake: Intake, started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = receiver_of(intake)
+    receiver.replay()
+    receiver.commit([receiver.accept(arrival(1), [body(1)])])
+    late = iter(range(2, 4))
+    real = receiver.harden
+
+    def harden(ids: Collection[str]) -> frozenset[str]:
+        hard = real(ids)
+        # One more comes just then.
+        for index in late:
+            receiver.commit([receiver.accept(arrival(index), [body(index)])])
+            break
+        return hard
+
+    monkeypatch.setattr(receiver, "harden", harden)
+    closed_with = receiver.close_hard(STUDY, lambda _session: len(intake.instances()))
+    assert closed_with == 3
+    assert all(row.durable for row in intake.instances())
+
+
 @pytest.mark.parametrize("by", ["replay", "adopt_orphans", "harden"])
 def test_all_rows_are_looked_at_however_many_and_by_whoever_comes_first(
-    intake: Intake, boot: Path, monkeypatch: pytest.MonkeyPatch, by: str
+    intake: Intake, started: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
     monkeypatch.setattr(hardening, "MAX_PER_SCAN", 3)
     before = receiver_of(intake)
@@ -107,7 +169,7 @@ def test_all_rows_are_looked_at_however_many_and_by_whoever_comes_first(
     before.clear(all_of_it=True)
     for item in items[2:9:2]:
         intake.blobs.path(item.entry.sha256).write_bytes(b"torn")
-    boot.write_text("second", encoding="ascii")
+    started.write_text("second", encoding="ascii")
     again = receiver_of(intake)
     if by == "replay":
         again.replay()

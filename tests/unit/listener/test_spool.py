@@ -17,7 +17,7 @@ from heimdallr_ray.errors import BlobMissing, NotDicom, StorageFailed, StorageFu
 from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.room import Watermarks
 from heimdallr_ray.listener.spool import RECORD_AGE_S, Spool
-from heimdallr_ray.listener.writer import SpoolEntry
+from heimdallr_ray.listener.writer import MAX_CHUNKS, SpoolEntry
 
 ARRIVAL = Arrival(
     intake_id="association-1",
@@ -251,3 +251,23 @@ def test_without_waiting_for_the_disk_nothing_is_synced(tmp_path: Path, monkeypa
         writer.commit()
     assert len(synced) == 1
     spool.close()
+
+
+def test_chunks_that_are_held_are_few_however_small(spool: Spool) -> None:
+    content = bytes(range(256)) * 3
+    with spool.writer(ARRIVAL) as writer:
+        writer.holds = True
+        held = 0
+        for start in range(len(content)):
+            for chunk in (content[start : start + 1], b""):
+                writer.write(chunk)
+            held += 1
+            if writer.due:
+                assert held <= MAX_CHUNKS
+                writer.flush()
+                held = 0
+        writer.commit()
+        entry = writer.entry()
+    assert entry.path.read_bytes().endswith(content)
+    assert hashlib.sha256(entry.path.read_bytes()).hexdigest() == entry.sha256
+    assert held < len(content)
