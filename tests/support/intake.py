@@ -1,4 +1,4 @@
-"""What the tests of the doors share: DICOM files with known bytes, a listener in this process, dcmtk clients."""
+"""What the tests of the doors share: DICOM files with known bytes, a listener, dcmtk clients."""
 
 from __future__ import annotations
 
@@ -101,7 +101,10 @@ def wait_for(probe: Callable[[], T | None], timeout_s: float, what: str) -> T:
 
 
 class Intake:
-    """An installation's data folder with its database and blobs, and a listener in this process."""
+    """An installation's data folder with its database and blobs, and a listener whose doors are as they are delivered.
+
+    One process of its own receives; with `listener_processes=0` this process does, for tests that reach into it.
+    """
 
     def __init__(self, root: Path, **changes: object) -> None:
         values: dict[str, object] = {
@@ -111,7 +114,6 @@ class Intake:
             "settle_after_abort_seconds": 1.0,
             "scan_seconds": 0.2,
             "min_free_mib": 0,
-            "listener_processes": 0,
         }
         self.settings = Settings(**{**values, **changes})  # pyright: ignore[reportArgumentType]
         root.mkdir(parents=True, exist_ok=True)
@@ -154,6 +156,11 @@ class Intake:
         root = self.settings.spool_dir
         found = (path for stage in ("incoming", "ready", "quarantine") for path in (root / stage).rglob("*"))
         return sorted(str(path.relative_to(root)) for path in found if path.is_file())
+
+
+def all_committed(service: ListenerService, timeout_s: float = 30.0) -> bool:
+    """True once every image that was answered is a row or set aside, whichever process took it."""
+    return service.scp.sync(timeout_s) and service.receiver.flush(timeout_s)
 
 
 def dcmtk(program: str, *arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:

@@ -19,6 +19,8 @@ from pathlib import Path
 from heimdallr_ray.listener.service import ListenerService
 from tests.support.intake import Intake
 
+SYNC_S = 20.0
+
 
 class ErrorCounter(logging.Handler):
     """Counts what the package logs as an error, by message."""
@@ -44,6 +46,9 @@ def answer_each_line(service: ListenerService, errors: ErrorCounter) -> None:
     """Until the parent closes the pipe."""
     while sys.stdin.readline():
         gc.collect()
+        # What was answered is counted, whichever process took it.
+        if not service.scp.sync(SYNC_S):
+            errors.counts["a receiving process does not answer"] += 1
         status = service.status()
         say(
             json.dumps(

@@ -7,7 +7,7 @@ the power may go; the model says what a disk that forgot as much as it may would
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,7 +76,7 @@ class Recorder:
         return isinstance(path, str | os.PathLike) and self.base in (Path(path), *Path(path).parents)
 
     def _patch_descriptors(self, patch: pytest.MonkeyPatch) -> None:
-        real_open, real_write, real_pwrite = os.open, os.write, os.pwrite
+        real_open, real_write, real_writev, real_pwrite = os.open, os.write, os.writev, os.pwrite
         real_fsync, real_close = os.fsync, os.close
 
         def note_open(path: Path, flags: int, mode: int = 0o777, **options: int) -> int:
@@ -98,6 +98,12 @@ class Recorder:
         def note_write(descriptor: int, data: bytes) -> int:
             count = real_write(descriptor, data)
             written(descriptor, None, bytes(data[:count]))
+            return count
+
+        def note_writev(descriptor: int, buffers: Sequence[bytes | bytearray | memoryview]) -> int:
+            data = b"".join(bytes(part) for part in buffers)
+            count = real_writev(descriptor, buffers)
+            written(descriptor, None, data[:count])
             return count
 
         def note_pwrite(descriptor: int, data: bytes, at: int) -> int:
@@ -123,6 +129,7 @@ class Recorder:
         for name, function in (
             ("open", note_open),
             ("write", note_write),
+            ("writev", note_writev),
             ("pwrite", note_pwrite),
             ("fsync", note_fsync),
             ("close", note_close),

@@ -21,6 +21,7 @@ from heimdallr_ray.clients.send import send_folder
 from tests.contract.listener.conftest import LONG, MakeIntake
 from tests.support.intake import (
     Intake,
+    all_committed,
     ct_slice,
     dataset_bytes,
     dcmtk,
@@ -111,7 +112,7 @@ def test_every_encoding_is_kept_byte_for_byte(intake: Intake, tmp_path: Path) ->
     with intake.listening() as service:
         report = send_folder(tmp_path, "127.0.0.1", service.scp.port, "HEIMDALLR")
         assert (report.sent, report.failed) == (len(ENCODINGS), 0), report.as_json()
-        assert service.receiver.flush(10)
+        assert all_committed(service)
     assert intake.stored() == {
         str(dataset.SOPInstanceUID): sha256(dataset_bytes(content))
         for dataset, content in zip(sent, files, strict=True)
@@ -286,7 +287,7 @@ def test_a_failing_fsync_answers_a701_and_loses_only_that_image(
 def _send_six(intake: Intake, tmp_path: Path) -> tuple[str, dict[str, str]]:
     with intake.listening() as service:
         said = storescu(service.scp.port, write_study(tmp_path / "study", 6), "--no-halt")
-        assert service.receiver.flush(10)
+        assert all_committed(service)
     return said, intake.stored()
 
 
@@ -341,7 +342,7 @@ def test_the_same_study_again_adds_nothing_and_is_not_run_again(intake: Intake, 
         for _ in range(3):
             assert storescu(service.scp.port, paths).count(SUCCESS) == 5
             wait_for(lambda: len(intake.jobs()) == 1, 60, "one job")
-        assert service.receiver.flush(10)
+        assert all_committed(service)
         time.sleep(2 * intake.settings.idle_seconds)
     assert len(intake.instances()) == 5
     assert len(intake.jobs()) == 1

@@ -14,7 +14,7 @@ from heimdallr_ray.security.audit_check import verify
 from heimdallr_ray.security.audit_entries import recent
 from heimdallr_ray.security.audit_key import read_key
 from tests.contract.listener.conftest import LONG, MakeIntake
-from tests.support.intake import Intake, dcmtk, storescu, wait_for, write_study
+from tests.support.intake import Intake, all_committed, dcmtk, storescu, wait_for, write_study
 
 pytestmark = pytest.mark.peers("storescu", "echoscu")
 
@@ -42,7 +42,7 @@ def test_who_is_let_in_and_who_is_not_is_audited_and_counted(make_intake: MakeIn
         storescu(service.scp.port, write_study(tmp_path / "study", 3))
         for _ in range(4):
             assert dcmtk("echoscu", "-aec", "SOMEBODY", "-aet", "STRANGER", "127.0.0.1", port).returncode != 0
-        assert service.receiver.flush(10)
+        assert all_committed(service)
         snapshot = wait_for(
             lambda: one if (one := told(intake)) and one.figures.associations_closed else None, 10, "figures"
         )

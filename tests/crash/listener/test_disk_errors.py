@@ -51,7 +51,8 @@ def test_an_error_of_the_disk_at_the_50th_of_100_costs_that_image_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, is_it: Callable[[Path], bool]
 ) -> None:
     """Check 2 of the reliability list: EIO at the 50th is 0xA7xx, without file or row; the other 99 are stored."""
-    intake = Intake(tmp_path / "data")
+    # In this process, where its calls can be refused.
+    intake = Intake(tmp_path / "data", listener_processes=0)
     bodies = [dataset_bytes(file_bytes(ct_slice(n, STUDY, f"{STUDY}.7", size=16))) for n in range(1, IMAGES + 1)]
     answers: list[int] = []
     with intake.listening() as service:

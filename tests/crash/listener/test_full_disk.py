@@ -185,7 +185,13 @@ def test_a_disk_of_64_mib_refuses_what_does_not_fit_and_loses_nothing(tmp_path: 
 
 
 def injected(tmp_path: Path, refuse_percent: float) -> None:
-    intake = Intake(tmp_path / "data", idle_seconds=60, disk_warn_percent=80.0, disk_refuse_percent=refuse_percent)
+    intake = Intake(
+        tmp_path / "data",
+        idle_seconds=60,
+        disk_warn_percent=80.0,
+        disk_refuse_percent=refuse_percent,
+        listener_processes=0,
+    )
     with pytest.MonkeyPatch.context() as patch, intake.listening() as service:
         InjectedDisk(intake.settings.data_dir, patch)
         send_until_full_and_on(intake, service.scp.port, refuse_percent)

@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.bombs import deflated_bomb_data_set
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, storescu, wait_for, write_study
-from tests.support.listeners import Cost, ListenerProcess, running
+from tests.support.listeners import Cost, ListenerProcess, children_of, running
 from tests.support.wirepeer import CT, DEFLATED, EXPLICIT, Gone, WirePeer, echoes
 
 STUDY = "1.2.826.0.1.3680043.9.9.3"
@@ -173,6 +173,8 @@ def test_hostile_identifiers_name_no_file_and_start_no_process(tmp_path: Path, l
     answers: list[int] = []
     bodies: list[bytes] = []
     children: set[int] = set()
+    receiving = set(listener.receiving())
+    assert len(receiving) == 1
     for value in VALUES:
         raw = value.encode("utf-8")
         # A backslash cannot stand in an AE title (PS3.5 table 6.2-1); such a request is no request.
@@ -183,7 +185,7 @@ def test_hostile_identifiers_name_no_file_and_start_no_process(tmp_path: Path, l
                 affected = raw if keyword == "SOPInstanceUID" else f"{STUDY}.5.1.{len(bodies)}"
                 answers.append(peer.store(body, affected))
                 bodies.append(body)
-                children |= set(listener.children())
+                children |= set(listener.children()) - receiving
     assert len(answers) == 60
     # A strange identifier is no reason to lose an image.
     assert set(answers) == {0}
@@ -191,6 +193,8 @@ def test_hostile_identifiers_name_no_file_and_start_no_process(tmp_path: Path, l
     assert set(map(sha256, bodies)) <= set(kept.values())
     assert all(re.fullmatch(r"[0-9.]{1,64}", uid) for uid in kept)
     assert children == set()
+    assert [child for pid in receiving for child in children_of(pid)] == []
+    assert set(listener.receiving()) == receiving
     assert {path for path in tmp_path.rglob("*") if listener.root not in path.parents} == outside
     new = set(Path("/tmp").iterdir()) - around[1] | set(Path("/etc").iterdir()) - around[2]
     assert [path for path in new if "evil" in path.name] == []

@@ -7,6 +7,7 @@ import statistics
 import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,16 +42,28 @@ def push_until_closed(peer: socket.socket, size: int) -> int:
 def bytes_read(patch: pytest.MonkeyPatch) -> Generator[Callable[[int], int]]:
     """Gives what tells how many bytes were received from the peer with that port."""
     counts: dict[int, int] = {}
-    real = socket.socket.recv_into
+    ports: weakref.WeakKeyDictionary[socket.socket, int] = weakref.WeakKeyDictionary()
+    real_into, real = socket.socket.recv_into, socket.socket.recv
 
-    def counting(self: socket.socket, *arguments: object, **options: object) -> int:
-        count = real(self, *arguments, **options)  # pyright: ignore[reportArgumentType]
-        port = self.getpeername()[1]
-        counts[port] = counts.get(port, 0) + count
+    def note(self: socket.socket, count: int) -> None:
+        if self not in ports:
+            ports[self] = self.getpeername()[1]
+        counts[ports[self]] = counts.get(ports[self], 0) + count
+
+    def counting_into(self: socket.socket, *arguments: object, **options: object) -> int:
+        count = real_into(self, *arguments, **options)  # pyright: ignore[reportArgumentType]
+        note(self, count)
         return count
 
+    def counting(self: socket.socket, *arguments: int) -> bytes:
+        content = real(self, *arguments)
+        note(self, len(content))
+        return content
+
     with patch.context() as patching:
-        patching.setattr(socket.socket, "recv_into", counting)
+        patching.setattr(socket.socket, "recv_into", counting_into)
+        # A connection is parted from with it.
+        patching.setattr(socket.socket, "recv", counting)
         yield lambda port: counts.get(port, 0)
 
 
@@ -93,7 +106,8 @@ def test_of_a_length_of_4_gib_no_more_than_one_mebibyte_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, liar: Callable[[int], socket.socket]
 ) -> None:
     """Check 29 of the reliability list: 256 MiB behind a length of 0xFFFFFFFF; closed within 1 MiB read."""
-    intake = Intake(tmp_path / "data")
+    # In this process, where what it reads can be counted.
+    intake = Intake(tmp_path / "data", listener_processes=0)
     with intake.listening() as service, bytes_read(monkeypatch) as read:
         with liar(service.scp.port) as peer:
             port = peer.getsockname()[1]
@@ -150,12 +164,12 @@ def test_idle_sockets_of_one_address_do_not_keep_another_out(tmp_path: Path) -> 
         idle = [socket.create_connection(("127.0.0.1", port), source_address=("127.0.0.2", 0)) for _ in range(64)]
         try:
             took: list[float] = []
-            for _ in range(3):
+            for _ in range(10):
                 started = time.monotonic()
                 assert echoes(port, source="127.0.0.1")
                 took.append(time.monotonic() - started)
-            print(f"C-ECHO beside 64 idle sockets: {1000 * min(took):.0f} ms")
-            assert min(took) < 2
+            print(f"C-ECHO beside 64 idle sockets: at most {1000 * max(took):.0f} ms")
+            assert max(took) < 2
             refused = service.registry.tally.snapshot()["refused.too_many_from_address"]
             assert refused == 64 - intake.settings.max_associations_per_address
             # Those that were let in are not kept either.
@@ -266,7 +280,7 @@ def test_crawling_senders_take_little_from_an_honest_one(in_memory: Path) -> Non
 def test_crawling_senders_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Check 31 of the reliability list with a tenth of the grace: each of 20 is dropped, and honest ones are served."""
     monkeypatch.setattr(reader, "MESSAGE_GRACE_S", reader.MESSAGE_GRACE_S / 10)
-    intake = Intake(tmp_path / "data")
+    intake = Intake(tmp_path / "data", listener_processes=0)
     with intake.listening() as service, crawlers(service.scp.port) as slow:
         wait_for(lambda: all(one.dropped_s for one in slow), 60, "all to be dropped")
         assert service.registry.tally.snapshot()["cut.slow_sender"] == 20

@@ -20,7 +20,7 @@ from heimdallr_ray.security.audit_check import verify
 from heimdallr_ray.security.audit_entries import recent
 from heimdallr_ray.security.audit_key import read_key
 from tests.support.certificates import Authority, Certificate, authority
-from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, wait_for
+from tests.support.intake import Intake, all_committed, ct_slice, dataset_bytes, file_bytes, sha256, wait_for
 from tests.support.wirepeer import Gone, NotAccepted, WirePeer
 
 STUDY = "1.2.826.0.1.3680043.9.9.8"
@@ -169,7 +169,7 @@ def test_five_kinds_of_strangers_are_refused_and_tls_1_2_and_1_3_are_spoken(
             assert peer.socket.version() == version.name.replace("_", ".")
             assert peer.echo() == 0
             assert peer.store(body, f"{STUDY}.1.1") == 0
-    assert service.receiver.flush(30)
+    assert all_committed(service)
     assert sorted(intake.stored().values()) == sorted(map(sha256, bodies))
 
 
@@ -200,7 +200,7 @@ def test_an_unknown_ae_title_or_address_is_rejected_and_audited(
     assert (rejected.value.result, rejected.value.source, rejected.value.reason) == (1, 1, 7)
     with pytest.raises((Gone, OSError)):
         WirePeer(port, calling="CT1", source="127.0.0.3", tls=tls)
-    wait_for(lambda: service.receiver.flush(30) and len(audited(intake)) == 4, 30, "four entries")
+    wait_for(lambda: all_committed(service) and len(audited(intake)) == 4, 30, "four entries")
     accepted, *refusals = audited(intake)
     assert accepted[:3] == ("association.accepted", "CT1", "127.0.0.1")
     assert [(action, name, address, detail["reason"]) for action, name, address, detail in refusals] == [

@@ -20,7 +20,7 @@ from heimdallr_ray.clients.dimse import Refusal, Tls
 from heimdallr_ray.clients.send import send_folder
 from heimdallr_ray.errors import BadSetting, NotReady
 from tests.support.certificates import authority
-from tests.support.intake import Intake, dataset_bytes, sha256, write_study
+from tests.support.intake import Intake, all_committed, dataset_bytes, sha256, write_study
 from tests.support.orthanc import free_port
 
 
@@ -120,7 +120,7 @@ def test_several_associations_share_the_files(tmp_path: Path) -> None:
             on_progress=lambda *now: images.append(now),
             on_bytes=lambda *now: sizes.append(now),
         )
-        assert service.receiver.flush(10)
+        assert all_committed(service)
     assert (report.sent, report.failed) == (40, 0)
     assert 1 < report.associations <= 4
     assert images == [(done, 40) for done in range(1, 41)]

@@ -14,7 +14,7 @@ from pydicom import dcmread
 from heimdallr_ray.clients import send
 from heimdallr_ray.clients.send import send_folder
 from heimdallr_ray.errors import BadSetting, EmptyInput, NotReady
-from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, write_study
+from tests.support.intake import Intake, all_committed, ct_slice, dataset_bytes, file_bytes, sha256, write_study
 
 
 def test_a_folder_with_other_files(tmp_path: Path) -> None:
@@ -27,7 +27,7 @@ def test_a_folder_with_other_files(tmp_path: Path) -> None:
         report = send_folder(
             tmp_path / "study", "127.0.0.1", service.scp.port, "HEIMDALLR", on_progress=lambda *now: told.append(now)
         )
-        assert service.receiver.flush(10)
+        assert all_committed(service)
     assert (report.sent, report.failed, report.skipped, report.associations) == (6, 0, 1, 1)
     assert [(item.path, item.reason) for item in report.skipped_files] == [
         ("notes.txt", "neither a Part 10 file nor a data set")
