@@ -19,7 +19,7 @@ from sqlmodel import select
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.catalog.tables import EventRow
 from heimdallr_ray.errors import BlobMissing
-from heimdallr_ray.listener import hardening
+from heimdallr_ray.listener import boot as boot_module
 from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.facts import Accepted
 from heimdallr_ray.listener.receive import Receiver
@@ -150,7 +150,7 @@ class Cuts:
         copy.close()
         boot = root / "another_boot"
         boot.write_text(cut, encoding="ascii")
-        self._patch.setattr(hardening, "_BOOT_ID", boot)
+        self._patch.setattr(boot_module, "SOURCE", boot)
         again = Installation(root, FakeClock(), self._durability)
         again.clock.advance(3600)
         rows_before = len(again.intake.instances())
