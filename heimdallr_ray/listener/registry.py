@@ -242,7 +242,7 @@ class Registry:
     # Objects ---------------------------------------------------------------------------------------------------------
 
     def stored(self, opened: OpenAssociation, accepted: Accepted, seconds: float) -> None:
-        """The object is durable; its sender hears Success after this."""
+        """The object is stored, and its sender has heard Success or hears it now; it counts, and will be a row."""
         opened.count(str(accepted.identity.study_uid), accepted.entry.size)
         self.receiver.enqueue(accepted)
         self.tally.add("stored")

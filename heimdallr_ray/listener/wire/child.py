@@ -142,7 +142,7 @@ class RemoteHost:
         return status
 
     def stored(self, opened: OpenAssociation, accepted: Accepted, seconds: float) -> None:
-        """The object is stored; its sender hears Success after this."""
+        """The object is stored, and its sender has heard Success."""
         row = encode_accepted(opened.id, accepted, seconds)
         with self._changed:
             if len(self._stored) < MAX_WAITING:

@@ -52,7 +52,7 @@ class Host(Protocol):
         ...
 
     def stored(self, opened: OpenAssociation, accepted: Accepted, seconds: float) -> None:
-        """The object is stored; its sender hears Success after this."""
+        """The object is stored, and its sender has heard Success."""
         ...
 
     def store_refused(self, opened: OpenAssociation, error: HeimdallrError) -> int:
