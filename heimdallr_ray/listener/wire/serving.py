@@ -28,6 +28,8 @@ class ConnectionServer:
 
     def __init__(self, host: Host, tls: ssl.SSLContext | None, gone: Callable[[str], None]) -> None:
         """`gone` hears the address of each connection that has ended."""
+        # It quotes what peers wrote, with a traceback; what is refused has a line of ours, without.
+        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
         self._host = host
         self._tls = tls
         self._gone = gone
