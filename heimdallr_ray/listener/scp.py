@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from io import BytesIO
 from typing import Any, cast
 
-from pydicom import config as pydicom_config
 from pynetdicom import _config, evt
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
@@ -35,6 +34,7 @@ from heimdallr_ray.listener.gate import (
 )
 from heimdallr_ray.listener.guarded import GatedServer
 from heimdallr_ray.listener.registry import Registry
+from heimdallr_ray.listener.transport import quote_nobody
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +70,7 @@ class StoreScp:
         # Settings of the whole process, as pynetdicom has them: all storage classes, and no dump of messages to a log.
         _config.UNRESTRICTED_STORAGE_SERVICE = True
         _config.LOG_HANDLER_LEVEL = "none"
-        # Python keeps the text of every warning, and pydicom warns of each malformed UID that a stranger sends.
-        cast(Any, pydicom_config.settings).reading_validation_mode = pydicom_config.IGNORE
-        # A traceback with a stranger's bytes for each malformed PDU; the refusal has its own line.
-        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+        quote_nobody()
         rules = self.registry.rules
         entity = ApplicationEntity(rules.ae_title)
         entity.add_supported_context(VERIFICATION)

@@ -1,10 +1,13 @@
-"""pynetdicom's socket, with two habits mended, for both ends of an association."""
+"""pynetdicom's habits that are mended for both ends of an association: its socket, and what it says of strangers."""
 
 from __future__ import annotations
 
+import logging
 import socket
 from contextlib import suppress
+from typing import Any, cast
 
+from pydicom import config as pydicom_config
 from pynetdicom.transport import AddressInformation, AssociationSocket
 
 
@@ -29,3 +32,11 @@ class PromptSocket(AssociationSocket):
 def prompt(connection: socket.socket) -> None:
     """Small messages leave at once: without this, delayed acknowledgements cost 40 ms per image."""
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def quote_nobody() -> None:
+    """Nothing that a stranger wrote is quoted or kept by pynetdicom and pydicom, in all of this process."""
+    # A traceback with a stranger's bytes for each malformed PDU; the refusal has its own line.
+    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    # Python keeps the text of every warning, and pydicom warns of each malformed UID that a stranger sends.
+    cast(Any, pydicom_config.settings).reading_validation_mode = pydicom_config.IGNORE

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from heimdallr_ray.listener.gate import ASSOCIATE_TIMEOUT_S
-from heimdallr_ray.listener.transport import prompt
+from heimdallr_ray.listener.transport import prompt, quote_nobody
 from heimdallr_ray.listener.wire.association import WireAssociation
 from heimdallr_ray.listener.wire.host import Host
 from heimdallr_ray.listener.wire.turn import Turn, Untold
@@ -28,8 +28,7 @@ class ConnectionServer:
 
     def __init__(self, host: Host, tls: ssl.SSLContext | None, gone: Callable[[str], None]) -> None:
         """`gone` hears the address of each connection that has ended."""
-        # It quotes what peers wrote, with a traceback; what is refused has a line of ours, without.
-        logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+        quote_nobody()
         self._host = host
         self._tls = tls
         self._gone = gone
