@@ -79,7 +79,7 @@ def test_what_was_stored_is_committed_on_an_association_of_our_own(tmp_path: Pat
 
 @pytest.mark.peers("storescu")
 def test_of_a_hundred_ninety_six_are_good_three_missing_and_one_damaged(tmp_path: Path, peer: ReportPeer) -> None:
-    """And one of another SOP class than it was stored with, in a request of its own."""
+    """Check 16 of the reliability list; and one of another SOP class than it was stored with, in its own request."""
     intake = intake_of(tmp_path, peer)
     damaged = f"{STUDY}.7.50"
     missing = {f"{STUDY}.7.{index}" for index in (98, 99, 100)}

@@ -167,6 +167,7 @@ def test_a_result_is_kept_for_several_epochs(site: Site) -> None:
 
 
 def test_ten_images_of_the_measured_series_make_a_new_version_that_supersedes_the_old(site: Site) -> None:
+    """Check 8 of the reliability list: a new version, the old one superseded, never one over both."""
     site.arrive(SLICES[24:])
     site.work()
     new, old = site.results()
