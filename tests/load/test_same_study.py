@@ -1,49 +1,114 @@
-"""Several senders send the same study at the same time, again and again: it is there once."""
+"""Several senders send the same study at the same time, again and again: it is there once, and so is its result."""
 
 from __future__ import annotations
 
+import io
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, wait_for
+import pytest
+from pydicom import dcmread
+from sqlmodel import select
+
+from heimdallr_ray.catalog.tables import ResultRow
+from heimdallr_ray.clock import SystemClock
+from heimdallr_ray.pipelines.study import StudyRunner
+from heimdallr_ray.queue.lease import LeaseQueue
+from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationRun, Timings
+from heimdallr_ray.segmentation.planner import Plan
+from tests.support.dicom import ct_study
+from tests.support.intake import Intake, dataset_bytes, sha256, wait_for
 from tests.support.listeners import running
 from tests.support.wirepeer import WirePeer
 
-STUDY = "1.2.826.0.1.3680043.9.9.7"
 SENDERS, TIMES, IMAGES = 4, 5, 50
+IDLE_S = 3.0
 
 
-def test_four_senders_of_one_study_five_times_each_make_one_study(folder: Path) -> None:
-    """Check 7 of the reliability list: 1 study, 50 instances, 1 job, all answers 0x0000."""
+class FakeEngine:
+    """Labels nothing, and counts."""
+
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def run(self, request: SegmentationRequest, *, lost: threading.Event | None = None) -> SegmentationRun:
+        self.runs += 1
+        return SegmentationRun({}, Plan((), ()), {}, Timings())
+
+
+class Sender(threading.Thread):
+    """Sends the whole study several times, an association each, and starts each time with the others."""
+
+    def __init__(self, port: int, bodies: Sequence[tuple[str, bytes]], start: threading.Barrier) -> None:
+        super().__init__()
+        self.answers: list[int] = []
+        self.error: BaseException | None = None
+        self._port, self._bodies, self._start = port, bodies, start
+
+    def run(self) -> None:
+        try:
+            for _ in range(TIMES):
+                self._start.wait(60)
+                with WirePeer(self._port) as peer:
+                    for sop, body in self._bodies:
+                        self.answers.append(peer.store(body, sop))
+        except BaseException as error:
+            self.error = error
+            self._start.abort()
+
+
+def work_off(intake: Intake, engine: FakeEngine) -> int:
+    """Every job that is there is done as a worker does it; returns how many there were."""
+    clock = SystemClock()
+    queue = LeaseQueue(intake.database, clock, 60.0)
+    runner = StudyRunner(intake.database, intake.blobs, queue, engine, clock, "test", engine=lambda: "weights 1")
+    done = 0
+    while (lease := queue.claim("worker", ["study"])) is not None:
+        runner.run(lease, threading.Event())
+        done += 1
+    return done
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_four_senders_of_one_study_five_times_each_make_one_study(folder: Path, processes: int) -> None:
+    """Check 7 of the reliability list: 1 study, 50 instances, 1 job, 1 result, all answers 0x0000."""
+    contents = ct_study(IMAGES)
+    headers = [dcmread(io.BytesIO(content), stop_before_pixels=True) for content in contents]
     bodies = {
-        f"{STUDY}.7.{n}": dataset_bytes(file_bytes(ct_slice(n, STUDY, f"{STUDY}.7"))) for n in range(1, IMAGES + 1)
+        str(header.SOPInstanceUID): dataset_bytes(content) for header, content in zip(headers, contents, strict=True)
     }
-    answers: list[int] = []
-    ready = threading.Barrier(SENDERS)
-
-    def send(port: int) -> None:
-        ready.wait(60)
-        for _ in range(TIMES):
-            with WirePeer(port) as peer:
-                # One list for all: append is atomic.
-                for sop, body in bodies.items():
-                    answers.append(peer.store(body, sop))
-
+    order = list(bodies.items())
+    start = threading.Barrier(SENDERS)
     # So quiet for so long only once all have sent.
-    with running(folder / "data", idle_s=3) as listener:
-        senders = [threading.Thread(target=send, args=(listener.port,)) for _ in range(SENDERS)]
+    with running(folder / "data", idle_s=IDLE_S, listener_processes=processes) as listener:
+        assert len(listener.receiving()) == processes
+        # Two send from the first image on, two from the last: images are new and known at the same time.
+        senders = [Sender(listener.port, order[:: 1 - 2 * (n % 2)], start) for n in range(SENDERS)]
         for sender in senders:
             sender.start()
         for sender in senders:
             sender.join(120)
+        assert [sender.error for sender in senders] == [None] * SENDERS
         intake = Intake(folder / "data")
         wait_for(intake.jobs, 60, "the study to be queued")
         wait_for(lambda: intake.spooled() == [], 60, "the spool to be empty")
-        counts = listener.status()
+        engine = FakeEngine()
+        assert work_off(intake, engine) == 1
+        # What was sent again may not make it settle again: longer than the idle time a second closing would show.
+        assert not threading.Event().wait(IDLE_S + 1)
+        assert work_off(intake, engine) == 0
+        status = listener.status()
+    answers = [answer for sender in senders for answer in sender.answers]
     assert (len(answers), set(answers)) == (SENDERS * TIMES * IMAGES, {0})
     assert intake.stored() == {sop: sha256(body) for sop, body in bodies.items()}
     assert len(intake.instances()) == IMAGES
-    assert [(study.n_instances, study.epoch, study.state) for study in intake.studies()] == [(IMAGES, 1, "queued")]
-    assert len(intake.jobs()) == 1
-    assert counts["counts"]["duplicates"] == (SENDERS * TIMES - 1) * IMAGES
-    assert counts["errors"] == {}
+    assert [(study.n_instances, study.epoch, study.state) for study in intake.studies()] == [(IMAGES, 1, "done")]
+    assert [job.state for job in intake.jobs()] == ["done"]
+    assert engine.runs == 1
+    assert not any(row.sop_uid_conflict for row in intake.instances())
+    with intake.database.read() as session:
+        (result,) = session.exec(select(ResultRow)).all()
+    assert (result.study_id, result.epoch) == (intake.studies()[0].id, 1)
+    assert status["counts"]["duplicates"] == (SENDERS * TIMES - 1) * IMAGES
+    assert (status["errors"], status["quarantined"], status["healthy"]) == ({}, 0, True)

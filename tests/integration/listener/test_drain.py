@@ -40,23 +40,27 @@ def refused(port: int) -> bool:
     return False
 
 
-def test_a_draining_listener_takes_no_new_sender_and_still_closes_what_came_in(tmp_path: Path) -> None:
-    intake = Intake(tmp_path / "data")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_draining_listener_takes_no_new_sender_and_still_closes_what_came_in(tmp_path: Path, processes: int) -> None:
+    intake = Intake(tmp_path / "data", listener_processes=processes)
     with intake.listening() as service:
         port = service.scp.port
-        sender = associated(port)
-        assert store(sender, 1) == 0
+        senders = [associated(port) for _ in range(2)]
+        for n, sender in enumerate(senders):
+            assert store(sender, 1 + n) == 0
         drain = threading.Thread(target=service.drain, args=(30.0,))
         drain.start()
         wait_for(lambda: refused(port), 20, "the port to be closed")
-        assert store(sender, 2) == 0  # The open association may finish.
-        sender.release()
+        # The open associations may finish.
+        for n, sender in enumerate(senders):
+            assert store(sender, 3 + n) == 0
+            sender.release()
         drain.join(20)
         assert not drain.is_alive()
         status = service.status()
         assert (status.draining, status.healthy, status.port, status.open_associations) == (True, True, 0, 0)
         wait_for(intake.jobs, 60, "the study to be closed and queued")
-        assert [(study.state, study.n_instances) for study in intake.studies()] == [("queued", 2)]
+        assert [(study.state, study.n_instances) for study in intake.studies()] == [("queued", 4)]
         service.drain()
         assert service.status().healthy
 
