@@ -1,4 +1,4 @@
-"""Both backends of the listener run through the same tests."""
+"""Both backends of the listener run through the same tests, the one of the wire with one and with two processes."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class MakeIntake(Protocol):
 
 BACKENDS: dict[str, dict[str, object]] = {
     "wire": {"listener_processes": 1},
+    "wire, two processes": {"listener_processes": 2},
     "wire, here": {"listener_processes": 0},
     "pynetdicom": {"dicom_backend": "pynetdicom"},
 }
@@ -34,7 +35,7 @@ def _maker(backend: str) -> MakeIntake:
     return make
 
 
-@pytest.fixture(params=["wire", "pynetdicom"])
+@pytest.fixture(params=["wire", pytest.param("wire, two processes", marks=pytest.mark.slow), "pynetdicom"])
 def make_intake(request: pytest.FixtureRequest) -> MakeIntake:
     """An installation whose listener has the backend of this run."""
     return _maker(request.param)
