@@ -9,9 +9,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from pathlib import Path
 
 import pytest
+
+TORN_BYTES = 16
+
+
+class Kept(Enum):
+    """What a disk remembers of which it was not told by fsync to do so."""
+
+    NOTHING = "nothing"
+    NAMES = "names"
+    """And no bytes."""
+    BEGINNINGS = "beginnings"
+    """Names, lengths, and all bytes but the last: headers can be read, and the images are wrong."""
 
 
 @dataclass
@@ -20,6 +33,12 @@ class File:
 
     content: bytes = b""
     durable: bytes = b""
+
+    @property
+    def torn(self) -> bytes:
+        """Of its full length, with zeros for the last bytes that no fsync covers."""
+        lost = min(TORN_BYTES, max(0, len(self.content) - len(self.durable)))
+        return self.content[: len(self.content) - lost] + bytes(lost)
 
 
 @dataclass
@@ -37,18 +56,19 @@ class ModelDisk:
         self.durable_files |= {path: file for path, file in self.files.items() if path.parent == folder}
         self.durable_folders |= {path for path in self.folders if path.parent == folder}
 
-    def survivors(self, base: Path, *, names_kept: bool = False) -> dict[Path, bytes]:
-        """Files and bytes below `base` after a power cut, of files whose whole path survives.
-
-        With `names_kept` the disk remembers every name that it was told, and forgets bytes alone.
-        """
-        folders = self.durable_folders | (self.folders if names_kept else set())
-        files = self.files if names_kept else self.durable_files
+    def survivors(self, base: Path, kept: Kept = Kept.NOTHING) -> dict[Path, bytes]:
+        """Files and bytes below `base` after a power cut, of files whose whole path survives; `kept` beside fsync."""
+        folders = self.durable_folders | (set() if kept is Kept.NOTHING else self.folders)
+        files = self.durable_files if kept is Kept.NOTHING else self.files
 
         def reachable(path: Path) -> bool:
             return path == base or (path in folders and reachable(path.parent))
 
-        return {path.relative_to(base): file.durable for path, file in files.items() if reachable(path.parent)}
+        return {
+            path.relative_to(base): file.torn if kept is Kept.BEGINNINGS else file.durable
+            for path, file in files.items()
+            if reachable(path.parent)
+        }
 
 
 class Recorder:

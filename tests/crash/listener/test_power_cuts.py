@@ -28,7 +28,7 @@ from heimdallr_ray.listener.writer import UNSYNCED, SpoolWriter
 from heimdallr_ray.storage.blobs import LocalBlobStore
 from tests.support.clock import FakeClock
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256
-from tests.support.model_disk import Recorder
+from tests.support.model_disk import Kept, Recorder
 from tests.support.wirepeer import CT, EXPLICIT
 
 STUDIES = ("1.2.826.0.1.3680043.9.9.61", "1.2.826.0.1.3680043.9.9.62")
@@ -128,14 +128,14 @@ class Cuts:
 
     def _may_cut(self) -> None:
         if self.recorder.cuts in self._chosen:
-            for names_kept in (False, True):
-                self._recover(self._at / f"{self.recorder.cuts}-{names_kept}", names_kept=names_kept)
+            for kept in Kept:
+                self._recover(self._at / f"{self.recorder.cuts}-{kept.value}", kept)
             self.recovered += 1
 
-    def _recover(self, root: Path, *, names_kept: bool) -> None:
+    def _recover(self, root: Path, kept: Kept) -> None:
         """The machine starts again with what is left; what must be there is there, and the rest can be sent again."""
-        cut = f"cut {self.recorder.cuts}, names kept: {names_kept}"
-        for path, content in self.recorder.disk.survivors(self._root, names_kept=names_kept).items():
+        cut = f"cut {self.recorder.cuts}, kept: {kept.value}"
+        for path, content in self.recorder.disk.survivors(self._root, kept).items():
             target = root / path
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
@@ -165,7 +165,7 @@ class Cuts:
         assert unsynced <= aside, f"{cut}: an image without digest is neither kept nor told"
         if self._durability == "instance":
             assert aside == set(), cut
-        elif names_kept:
+        elif kept is not Kept.NOTHING:
             assert self.undigested <= aside, f"{cut}: an answered image went without a word"
         self.distrusted += len(unsynced)
         lost = again.lost()
