@@ -87,8 +87,8 @@ class IntakeSettings(SettingsPart):
         "instance",
         description="When Success is answered. `instance`: the image has reached the disk. `study`: it has been "
         "written, and reaches the disk before its study is closed; faster, and a power cut (no other failure) may take "
-        "images that were acknowledged. What was in the catalog is then told; of images of the last second nothing may be "
-        "left that could tell.",
+        "images that were acknowledged. What was in the catalog is then told; of images of the last second nothing may "
+        "be left that could tell.",
     )
     dicom_backend: Literal["wire", "pynetdicom"] = Field(
         "wire",
