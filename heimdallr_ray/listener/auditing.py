@@ -128,16 +128,18 @@ class IntakeAudit:
         if study is None:
             return
         sender = last_sender(session, study.id, study.epoch)
+        # Who sent this epoch; the study's own row tells who sent its first image.
+        door = study.door if sender is None or sender.door is None else sender.door
         facts: dict[str, Fact] = {
             "epoch": study.epoch,
             "instances": study.n_instances,
-            "door": study.door,
+            "door": door,
             "intake": None if sender is None else sender.id,
             "why": study.close_code,
         }
         actor = Actor.system("completion")
-        if study.door == Door.DICOM.value:
-            actor = Actor.ae(study.calling_ae, None if sender is None else sender.address)
+        if door == Door.DICOM.value:
+            actor = Actor.ae(study.calling_ae, None) if sender is None else Actor.ae(sender.calling_ae, sender.address)
         self._log.append(session, Action.STUDY_RECEIVED, actor, now=now, study_id=study_id, detail=facts)
 
     def _note(self, action: Action, actor: Actor, now: datetime, outcome: Outcome, facts: dict[str, Fact]) -> Note:

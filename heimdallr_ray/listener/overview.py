@@ -16,7 +16,7 @@ from typing import Final
 from sqlmodel import Session, col, func, select
 
 from heimdallr_ray.catalog import ahead
-from heimdallr_ray.catalog.associations import LastSeen, last_seen
+from heimdallr_ray.catalog.associations import LastSeen, last_seen, last_sender
 from heimdallr_ray.catalog.commitments import CommitmentOutbox, outbox
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.recording import OPEN
@@ -51,6 +51,7 @@ class OpenStudy:
     study_uid: str
     state: str
     calling_ae: str | None
+    """Of whoever sends to its epoch, or was the last to."""
     door: str
     n_instances: int
     first_received_at: datetime
@@ -141,19 +142,20 @@ def open_studies(session: Session, limit: int) -> list[OpenStudy]:
         .order_by(col(StudyRow.last_received_at), col(StudyRow.id))
         .limit(limit)
     ).all()
+    senders = [last_sender(session, row.id, row.epoch) for row in rows]
     return [
         OpenStudy(
             row.study_uid,
             row.state,
-            row.calling_ae,
-            row.door,
+            row.calling_ae if sender is None else sender.calling_ae,
+            row.door if sender is None or sender.door is None else sender.door,
             row.n_instances,
             row.first_received_at,
             row.last_received_at,
             row.closes_at,
             row.close_reason,
         )
-        for row in rows
+        for row, sender in zip(rows, senders, strict=True)
     ]
 
 

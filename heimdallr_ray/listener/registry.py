@@ -50,6 +50,8 @@ class Figures(Protocol):
         ...
 
 
+OURS = "stopping"
+"""Why a connection was cut that did nothing wrong."""
 AuditAssociation = Callable[[str, OpenAssociation, str], Note | None]
 """What goes into the audit chain of an association that was `accepted` or `refused` for a reason; None: nothing."""
 
@@ -180,12 +182,15 @@ class Registry:
         self._note_audit("refused", candidate, reason)
 
     def cut(self, reason: str, address: str, opened: OpenAssociation | None) -> None:
-        """A connection was ended because its peer broke a bound; logged and counted."""
+        """A connection was ended because its peer broke a bound; logged, counted and audited."""
         self.count_refusal(f"cut.{reason}")
         logger.warning(
             "connection.cut",
             extra={"reason": reason, "address": address, "association": opened.id if opened else None},
         )
+        if reason != OURS:
+            whose = opened or OpenAssociation("", "", "", address, self.clock.now(), self.clock.monotonic())
+            self._note_audit("refused", whose, reason)
 
     def count_refusal(self, reason: str) -> None:
         """`reason` has happened once more."""

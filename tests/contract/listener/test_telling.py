@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from heimdallr_ray.listener.overview import open_studies
 from heimdallr_ray.listener.snapshots import FOLDER, Snapshot, read_snapshots
 from heimdallr_ray.security.audit_anchor import read_anchor
 from heimdallr_ray.security.audit_check import verify
@@ -76,6 +78,39 @@ def test_a_study_that_is_closed_was_received(intake: Intake, tmp_path: Path) -> 
     (study,) = intake.studies()
     assert received[1:3] == ("STORESCU", "127.0.0.1")
     assert (received[3]["epoch"], received[3]["instances"], received[3]["why"]) == (1, 3, study.close_code)
+
+
+def test_late_images_are_their_own_senders(intake: Intake, tmp_path: Path) -> None:
+    paths = write_study(tmp_path / "study", 4)
+    with intake.listening() as service:
+        storescu(service.scp.port, paths[:3])
+        wait_for(intake.jobs, 60, "the study to be queued")
+        storescu(service.scp.port, paths[3:], "-aet", "CT_2")
+        assert all_committed(service)
+        with intake.database.read() as session:
+            assert [one.calling_ae for one in open_studies(session, 10)] == ["CT_2"]
+        wait_for(
+            lambda: sum(one[0] == "study.received" for one in entries(intake)) == 2, 60, "the second epoch to close"
+        )
+    first, second = (one for one in entries(intake) if one[0] == "study.received")
+    accepted = {one[1]: one[3]["association"] for one in entries(intake) if one[0] == "association.accepted"}
+    assert (first[1], first[3]["intake"]) == ("STORESCU", accepted["STORESCU"])
+    assert (second[1], second[3]["intake"], second[3]["epoch"]) == ("CT_2", accepted["CT_2"], 2)
+
+
+def test_a_connection_that_is_cut_is_audited_with_its_reason(intake: Intake) -> None:
+    with intake.listening() as service:
+        with socket.create_connection(("127.0.0.1", service.scp.port), timeout=30) as stranger:
+            stranger.sendall(b"GET / HTTP/1.1\r\nHost: pacs\r\n\r\n")
+            stranger.settimeout(30)
+            while stranger.recv(4096):
+                pass
+        refused = wait_for(
+            lambda: [one for one in entries(intake) if one[0] == "association.refused"], 30, "the refusal to be told"
+        )
+    ((_, actor, address, detail),) = refused
+    # The reference looks at the length first.
+    assert (actor, address) == ("", "127.0.0.1") and detail["reason"] in ("unexpected_pdu", "pdu_too_long")
 
 
 @LONG
