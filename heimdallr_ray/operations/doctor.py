@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +16,9 @@ import psutil
 import heimdallr_ray
 from heimdallr_ray.config import Settings, is_loopback, load_effective
 from heimdallr_ray.errors import HeimdallrError
+from heimdallr_ray.listener import room as disk_room
+from heimdallr_ray.listener.overview import watermarks
+from heimdallr_ray.listener.room import RoomLevel
 from heimdallr_ray.operations import accelerator, lock, mending, neighbours, ports, processes, rayhead
 from heimdallr_ray.segmentation.notes import HOMES, read_notes, read_refusal
 
@@ -99,12 +101,20 @@ def check_listeners(settings: Settings) -> Iterator[Check]:
 
 
 def check_disk(settings: Settings) -> Iterator[Check]:
-    """There is room, and the folder can be written."""
+    """There is room by the measure of the doors, and the folder can be written."""
     folder = _existing(settings.data_dir)
-    free_mib = shutil.disk_usage(folder).free // 2**20
-    lacking = settings.min_free_mib - free_mib
-    yield Check("disk", lacking <= 0, f"{free_mib} MiB free for {settings.data_dir}",
-                "" if lacking <= 0 else f"free {lacking} MiB; intake is refused until then")  # fmt: skip
+    marks, room = watermarks(settings), disk_room.measure(folder)
+    level = room.level(marks)
+    found = f"{room.free_bytes >> 20} MiB free for {settings.data_dir}, {room.used_percent:.0f} % full"
+    if level is RoomLevel.WARN:
+        found += f"; from {marks.refuse_percent:g} % on images are refused"
+    mend = ""
+    if level is RoomLevel.REFUSE:
+        mend = (
+            f"free {max(1, -(room.headroom(marks) >> 20))} MiB; images are refused until then (disk_refuse_percent "
+            f"{marks.refuse_percent:g}, min_free_mib {settings.min_free_mib})"
+        )
+    yield Check("disk", level is not RoomLevel.REFUSE, found, mend)
     writable = os.access(folder, os.W_OK)
     yield Check("data folder", writable, str(settings.data_dir),
                 "" if writable else f"give this user write access: chown -R $(id -u) {folder}")  # fmt: skip

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from typer.testing import CliRunner
 from heimdallr_ray import cli
 from heimdallr_ray.config import Settings, load, save_effective
 from heimdallr_ray.dicom.rules import default_rules
+from heimdallr_ray.listener.room import Room
 from heimdallr_ray.operations import accelerator, doctor, ports, rayhead, status
 from heimdallr_ray.operations.accelerator import Accelerators
 from heimdallr_ray.operations.doctor import Check
@@ -166,17 +165,25 @@ def test_a_token_that_others_can_read_is_found(tmp_path: Path, mode: int) -> Non
 
 
 def test_a_full_disk_is_found_with_what_is_lacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = of(tmp_path, min_free_mib=1024)
-    free_mib = 1024
+    settings = of(tmp_path, min_free_mib=1024, disk_warn_percent=80.0, disk_refuse_percent=90.0)
+    room = Room(20.0, 1024 << 20)
 
-    def disk_usage(_path: Path) -> SimpleNamespace:
-        return SimpleNamespace(free=free_mib * 2**20)
+    def measure(_folder: Path) -> Room:
+        return room
 
-    monkeypatch.setattr(shutil, "disk_usage", disk_usage)
-    assert finding(doctor.check_disk, settings, "disk").ok
-    free_mib = 1000
+    monkeypatch.setattr(doctor.disk_room, "measure", measure)
+    found = finding(doctor.check_disk, settings, "disk")
+    assert found.ok and not found.mend and found.detail.endswith("20 % full")
+    room = Room(20.0, 1000 << 20)
     found = finding(doctor.check_disk, settings, "disk")
     assert not found.ok and "1000 MiB free" in found.detail and "free 24 MiB" in found.mend
+    # As the doors see it: a share of the disk, whatever is free.
+    room = Room(85.0, 30_000 << 20)
+    found = finding(doctor.check_disk, settings, "disk")
+    assert found.ok and "from 90 % on images are refused" in found.detail
+    room = Room(92.0, 8_000 << 20)
+    found = finding(doctor.check_disk, settings, "disk")
+    assert not found.ok and "disk_refuse_percent 90" in found.mend and "free 2000 MiB" in found.mend
 
 
 @pytest.mark.parametrize(
