@@ -27,12 +27,18 @@ def local_base(host: str, port: int, dicom_host: str, dicom_port: int, url: str)
 def local_rule(refusal: Refusal, settings: Settings) -> str:
     """Which of this installation's settings a refusal by its own listener comes from; empty where it is none."""
     names = ", ".join(settings.allowed_calling_aes)
+    silent = "settings allowed_addresses and max_associations may be why, `heimdallr intake status` tells"
+    if settings.dicom_tls == "on":
+        silent = (
+            "the listener here speaks TLS only, with peers whose certificate dicom_tls_ca knows (setting dicom_tls): "
+            f"give --tls-ca, --tls-certificate and --tls-key; or {silent}"
+        )
     return {
         "called_ae": f"the listener here is called {settings.ae_title}, setting ae_title",
         "calling_ae": f"setting allowed_calling_aes lets in {names}" if names else "",
         "local_limit": f"setting max_associations is {settings.max_associations}",
         "congestion": "the disk of the data folder is too full, `heimdallr doctor` tells",
-        "no_answer": "settings allowed_addresses and max_associations may be why, the listener's log tells",
+        "no_answer": silent,
     }.get(refusal.kind, "")
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from heimdallr_ray.clients import wording
+from heimdallr_ray.clients.dimse import Refusal
 from heimdallr_ray.clients.files import MAX_NAMED, SkippedFile
 from heimdallr_ray.clients.send import FileStatus, SendReport, reason_of
 from heimdallr_ray.clients.upload import UploadReport
+from heimdallr_ray.config import load
 
 HERE = "http://127.0.0.1:8001"
 
@@ -86,3 +90,14 @@ def test_pages_are_named_where_the_listener_is_the_one_of_the_settings(
 def test_statuses_have_words(status: int, words: str) -> None:
     reason = reason_of(status)
     assert (reason == "") if not words else (words in reason and f"0x{status:04X}" in reason)
+
+
+def test_a_listener_that_speaks_tls_only_is_named_where_nobody_answers(tmp_path: Path) -> None:
+    refusal = Refusal("no_answer", "closes the connection without an answer", permanent=False)
+    plain = load({}, data_dir=tmp_path)
+    assert "allowed_addresses" in wording.local_rule(refusal, plain)
+    assert "dicom_tls" not in wording.local_rule(refusal, plain)
+    files = {name: tmp_path / f"{name}.pem" for name in ("certificate", "key", "ca")}
+    secured = load({}, data_dir=tmp_path, dicom_tls="on", **{f"dicom_tls_{name}": path for name, path in files.items()})
+    for word in ("setting dicom_tls", "--tls-ca", "--tls-certificate", "--tls-key", "allowed_addresses"):
+        assert word in wording.local_rule(refusal, secured)
