@@ -14,7 +14,7 @@ from pathlib import Path
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.durability import Undurable, mark_durable, take_back, undurable
-from heimdallr_ray.errors import BlobMissing
+from heimdallr_ray.errors import BlobMissing, StorageFailed
 from heimdallr_ray.ids import Sha256
 from heimdallr_ray.listener.boot import boot_id
 from heimdallr_ray.listener.room import storage_error
@@ -23,6 +23,7 @@ from heimdallr_ray.storage.blobs import BlobStore
 logger = logging.getLogger(__name__)
 
 MAX_PER_SCAN = 20_000
+MAX_SCANS = 1000
 _MARK = "boot_id"
 
 
@@ -86,7 +87,7 @@ def take_back_lost(database: Database, blobs: BlobStore, quarantine: Path, now: 
         Retryable: the database or the disk does not answer now; what was looked at need not be looked at again.
     """
     n_lost = 0
-    while True:
+    for _ in range(MAX_SCANS):
         with database.read() as session:
             rows = undurable(session, None, MAX_PER_SCAN)
         if not rows:
@@ -106,6 +107,7 @@ def take_back_lost(database: Database, blobs: BlobStore, quarantine: Path, now: 
             "intake.looked_for_losses",
             extra={"images": len(rows), "lost": len(lost)},
         )
+    raise StorageFailed("more images came while those of before the power cut were looked at")
 
 
 def _whole(blobs: BlobStore, row: Undurable, quarantine: Path) -> bool:

@@ -155,6 +155,9 @@ class SpoolWriter:
         self._append(chunk)
 
     def _append(self, chunk: bytes | bytearray | memoryview) -> None:
+        if not len(chunk):
+            # A peer may send as many empty fragments as it likes.
+            return
         if len(self._head) < HEAD_BYTES:
             self._head += chunk[: HEAD_BYTES - len(self._head)]
         self._unwritten.append(chunk)
@@ -162,7 +165,7 @@ class SpoolWriter:
         if not self.holds:
             self._digest.update(chunk)
             self.flush()
-        elif len(chunk):
+        else:
             self._undigested.append(chunk)
 
     @property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -251,6 +252,19 @@ def test_without_waiting_for_the_disk_nothing_is_synced(tmp_path: Path, monkeypa
         writer.commit()
     assert len(synced) == 1
     spool.close()
+
+
+def test_empty_chunks_are_not_held(spool: Spool) -> None:
+    with spool.writer(ARRIVAL) as writer:
+        writer.holds = True
+        empty = bytearray()
+        before = sys.getrefcount(empty)
+        for _ in range(1000):
+            writer.write(empty)
+        assert sys.getrefcount(empty) == before
+        writer.write(b"data")
+        writer.commit()
+        assert writer.entry().path.read_bytes().endswith(b"data")
 
 
 def test_chunks_that_are_held_are_few_however_small(spool: Spool) -> None:
