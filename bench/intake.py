@@ -259,16 +259,15 @@ def figures(
     rss = {who: max(turn.rss_mib for turn in turns) for who, turns in found.items()}
     storescp = STORESCP if STORESCP in found else STORESCP_FORK
     where = f"{what}_{associations}"
-    barred = what == "ct"
 
-    def figure(name: str, value: float, unit: str, peer: str, peer_value: float, bar: str | None) -> dict[str, object]:
+    def figure(name: str, value: float, unit: str, peer: str, peer_value: float, bar: str) -> dict[str, object]:
         return {
             "figure": name,
             "value": round(value, 4),
             "unit": unit,
             "peer": peer,
             "peer_value": round(peer_value, 4),
-            "bar": bar if barred else None,
+            "bar": bar,
         }
 
     suffix = "" if where == "ct_1" else f".{where}"

@@ -19,6 +19,7 @@ def ours(folder: Path, port: int, durability: str, backend: str) -> None:
     from heimdallr_ray.catalog.database import Database
     from heimdallr_ray.clock import SystemClock
     from heimdallr_ray.config import load
+    from heimdallr_ray.listener.heap import keep_for_good
     from heimdallr_ray.listener.service import ListenerService
     from heimdallr_ray.storage.blobs import LocalBlobStore
 
@@ -38,6 +39,7 @@ def ours(folder: Path, port: int, durability: str, backend: str) -> None:
     database.migrate()
     service = ListenerService(settings, database, LocalBlobStore(settings.blob_dir), SystemClock())
     service.start()
+    keep_for_good()
     say(service.scp.port)
     for _ in sys.stdin:
         if not (service.scp.sync(FLUSH_S) and service.receiver.flush(FLUSH_S)):

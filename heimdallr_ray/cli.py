@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 import heimdallr_ray
 from heimdallr_ray.cli_audit import audit
 from heimdallr_ray.cli_clients import send, upload
-from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, failure, out, say, settings_of
+from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, failure, flow, out, say, settings_of
 from heimdallr_ray.cli_intake import intake
 from heimdallr_ray.cli_models import models
 from heimdallr_ray.cli_series import series
@@ -136,7 +137,7 @@ def status(config: ConfigOption = None, data_dir: DataDirOption = None, as_json:
 @app.command()
 def doctor(config: ConfigOption = None, data_dir: DataDirOption = None, profile: Annotated[
         str | None, typer.Option(help="demo or site.")] = None, as_json: JsonOption = False) -> None:  # fmt: skip
-    """Check ports and listeners, disk, database, weights, GPU, versions and the Ray token; say how to mend each."""
+    """Check ports, who may send, disk, database, weights, GPU, versions and the Ray token; say how to mend each."""
     from heimdallr_ray.operations.doctor import examine
 
     findings = examine(settings_of(config, data_dir=data_dir, profile=profile))
@@ -146,9 +147,9 @@ def doctor(config: ConfigOption = None, data_dir: DataDirOption = None, profile:
         marks = {"ok": "[green]ok  [/green]", "note": "[yellow]NOTE[/yellow]", "mend": "[red]MEND[/red]"}
         for finding in findings:
             mark = marks[finding.level]
-            out.print(f"{mark} {finding.name}: {finding.detail}", soft_wrap=True)
+            out.print(f"{mark} {escape(finding.name)}: {escape(finding.detail)}", soft_wrap=True)
             if finding.mend:
-                out.print(f"     -> {finding.mend}", soft_wrap=True)
+                out.print(f"     -> {escape(finding.mend)}", soft_wrap=True)
     raise typer.Exit(0 if all(finding.ok for finding in findings) else 1)
 
 
@@ -254,6 +255,9 @@ def complete(
     except HeimdallrError as error:
         raise failure(error) from error
     say(f"queued with {n_images} image{'' if n_images == 1 else 's'}")
+
+
+flow(app)
 
 
 def main() -> None:

@@ -104,6 +104,7 @@ def list_entries(
 
     settings = settings_of(config, data_dir=data_dir)
     try:
+        _require_known(action)
         with _reading(settings) as session:
             study_id = None
             if study is not None:
@@ -118,11 +119,31 @@ def list_entries(
         print(json.dumps([_row_json(row) for row in rows]))  # noqa: T201
         return
     for row in rows:
-        who = " ".join(part for part in (row.actor_kind, row.actor_name, row.actor_address) if part)
+        who = " ".join(part for part in (row.actor_kind, row.actor_name or _unnamed(row), row.actor_address) if part)
         facts = " ".join(f"{name}={value}" for name, value in _facts(row).items() if value is not None)
         named = "" if row.study_id is None else f"study={row.study_id} "
         line = f"{row.id:>8}  {row.at:%Y-%m-%d %H:%M:%S}  {row.action:<28} {row.outcome:<8} {who}  {named}{facts}"
         out.print(line.rstrip(), soft_wrap=True, markup=False)
+
+
+def _require_known(action: str | None) -> None:
+    """Returns unless no action has or begins with this name.
+
+    Raises:
+        BadSetting: none does; names those there are.
+    """
+    from heimdallr_ray.security.audit import Action
+
+    known = [one.value for one in Action]
+    if action is not None and not any(one.startswith(action) for one in known):
+        raise BadSetting(f"there is no action {action}, and none begins with it; there are {', '.join(known)}")
+
+
+def _unnamed(row: AuditRow) -> str:
+    """An address must not read as a name: a connection may end before its peer has told one."""
+    from heimdallr_ray.security.audit import ActorKind
+
+    return "(no AE title told)" if row.actor_kind == ActorKind.AE.value else ""
 
 
 def _keys(settings: Settings, older: list[Path]) -> list[AuditKey]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,13 +41,33 @@ def send(
         Path | None, typer.Option(help="Authority of the peer's certificate (PEM); default: the system's.", exists=True)
     ] = None,
     tls_name: Annotated[str | None, typer.Option(help="Name in the peer's certificate; default: the host.")] = None,
+    commit: Annotated[
+        bool, typer.Option("--commit", help="Ask the peer to promise that it keeps the images, and wait for its word.")
+    ] = False,
+    commit_port: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=65535, help="Port of ours that the peer reports to, as it is set there; implies --commit."
+        ),
+    ] = None,
+    commit_wait: Annotated[float, typer.Option(min=1, max=86400, help="Seconds to wait for its word.")] = 120.0,
     config: ConfigOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Send every DICOM object below a folder by C-STORE, with progress. One of the TLS options implies --tls."""
+    """Send every DICOM object below a folder by C-STORE, with progress. One of the TLS options implies --tls.
+
+    With --commit the exit status is 0 only where the peer has promised to keep every image (storage commitment). Some
+    peers give their word on the same association, others, heimdallr among them, on a new one to --commit-port.
+
+    Port and called AE title, where no option names them, are those of the settings: the file of --config or
+    HEIMDALLR_CONFIG, and variables HEIMDALLR_...; a stack that was started with other ones needs them here too. The
+    data folder decides nothing, so there is no --data-dir.
+    """
+    from heimdallr_ray.clients import reports as reports_of
     from heimdallr_ray.clients import wording
-    from heimdallr_ray.clients.dimse import Tls
-    from heimdallr_ray.clients.idle import idle_seconds
+    from heimdallr_ray.clients.aftermath import Fate, Server
+    from heimdallr_ray.clients.commit import Reports, commit_sent, require_port_for_reports
+    from heimdallr_ray.clients.dimse import Peer, Tls
     from heimdallr_ray.clients.send import send_folder
     from heimdallr_ray.operations.application import server_url
 
@@ -54,28 +76,75 @@ def send(
     port = port or settings.dicom_port
     base = wording.local_base(host, port, settings.dicom_host, settings.dicom_port, server_url(settings))
     secured = tls or any((tls_certificate, tls_key, tls_ca, tls_name))
-    with _bar() as bar:
+    server = Server(base, settings.api_token.get_secret_value() or None)
+    before = server.tally()
+    done = files = 0
+    secure = Tls(tls_certificate, tls_key, tls_ca, tls_name) if secured else None
+    peer = Peer(host, port, called or settings.ae_title, calling, secure)
+    promised, reports = None, Reports()
+    with ExitStack() as ends, _bar() as bar:
         task = bar.add_task("sending", total=None)
+
+        def on_progress(answered: int, total: int) -> None:
+            nonlocal done, files
+            done, files = answered, total
+            bar.update(task, description=f"sending {answered} of {total} images")
+
         try:
+            if commit_port is not None:
+                # Before the first image: who cannot listen need not send.
+                ends.enter_context(reports.at_port(peer, commit_port))
+            elif commit:
+                require_port_for_reports(peer)
             report = send_folder(
                 folder,
                 host=host,
                 port=port,
-                called_ae=called or settings.ae_title,
+                called_ae=peer.called_ae,
                 calling_ae=calling,
                 associations=associations,
-                tls=Tls(tls_certificate, tls_key, tls_ca, tls_name) if secured else None,
-                on_progress=lambda done, total: bar.update(task, description=f"sending {done} of {total} images"),
+                tls=secure,
+                on_progress=on_progress,
                 on_bytes=lambda done, total: bar.update(task, completed=done, total=total),
-                explain=lambda refusal: wording.local_rule(refusal, settings) if base else "",
+                explain=lambda refusal: wording.rule_behind(
+                    refusal,
+                    settings if base else None,
+                    secured=secured,
+                    certified=tls_certificate is not None,
+                    address=reports_of.address_seen_by(host, port),
+                ),
             )
+            if commit or commit_port is not None:
+                bar.update(task, description="waiting for the commitment")
+                promised = commit_sent(
+                    peer, report.files, reports=reports, elsewhere=commit_port is not None, wait_s=commit_wait
+                )
+        except KeyboardInterrupt:
+            bar.stop()
+            wanted = commit or commit_port is not None
+            raise _interrupted(wording.of_interrupted_send(done, files, promise=wanted)) from None
         except NotReady as error:
             raise failure(NotReady(f"{error.detail}; is the listener up? `heimdallr status` tells")) from error
         except HeimdallrError as error:
             raise failure(error) from error
-    api_token = settings.api_token.get_secret_value() or None
-    _report(report.as_json(), wording.of_send(report, base, idle_seconds(base, api_token)), as_json)
-    raise typer.Exit(0 if not report.failed else 1)
+    known: int | None = None
+    fates: tuple[Fate, ...] = ()
+    stopped = False
+    try:
+        known = server.known_of(before, report.sent)
+        fates = server.fates(report.study_uids)
+    except KeyboardInterrupt:
+        # What was sent is there: only the server's word about it was not waited for.
+        stopped = True
+    values = {**report.as_json(), "already_there": known, "studies": [asdict(fate) for fate in fates]}
+    lines = list(wording.of_send(report, base, known, fates))
+    if promised is not None:
+        values["commitment"] = promised.as_json()
+        lines += wording.of_commitment(promised)
+    _report(values, lines, as_json)
+    if stopped:
+        raise typer.Exit(INTERRUPTED)
+    raise typer.Exit(0 if not report.failed and (promised is None or promised.whole) else 1)
 
 
 def upload(
@@ -89,9 +158,13 @@ def upload(
     """Upload a ZIP archive, a DICOM file or a folder of them over HTTP, with progress.
 
     What broke off goes on by the same command: the server is asked which images it has, and the others are sent.
+
+    Token, and address where --url does not name it, are those of the settings: the file of --config or
+    HEIMDALLR_CONFIG, and variables HEIMDALLR_...; a stack that was started with other ones needs them here too. The
+    data folder decides nothing, so there is no --data-dir.
     """
     from heimdallr_ray.clients import wording
-    from heimdallr_ray.clients.idle import idle_seconds
+    from heimdallr_ray.clients.aftermath import Fate, Server
     from heimdallr_ray.clients.upload import upload_zip
     from heimdallr_ray.operations.application import server_url
 
@@ -100,19 +173,53 @@ def upload(
     token = settings.upload_token.get_secret_value() or settings.api_token.get_secret_value()
     with _bar() as bar:
         task = bar.add_task("uploading", total=None)
+        stored = images = on_its_way = 0
+
+        def on_flight(sent: int) -> None:
+            nonlocal on_its_way
+            on_its_way = sent
+
+        def on_stored(there: int, total: int) -> None:
+            nonlocal stored, images
+            stored, images = there, total
+
         try:
             outcome = upload_zip(
                 source,
                 url=url,
                 token=token or None,
                 on_progress=lambda done, total: bar.update(task, completed=done, total=total),
+                on_stored=on_stored,
+                on_flight=on_flight,
             )
+        except KeyboardInterrupt:
+            bar.stop()
+            raise _interrupted(wording.of_interrupted_upload(stored, images, on_its_way)) from None
         except NotReady as error:
             raise failure(NotReady(f"{error.detail}; is the stack up? `heimdallr status` tells")) from error
         except HeimdallrError as error:
             raise failure(error) from error
-    base, api_token = wording.page_base(url), settings.api_token.get_secret_value() or None
-    _report(outcome.as_json(), wording.of_upload(outcome, base, idle_seconds(base, api_token)), as_json)
+    base = wording.page_base(url)
+    fates: tuple[Fate, ...] = ()
+    stopped = False
+    try:
+        fates = Server(base, settings.api_token.get_secret_value() or None).fates(outcome.study_uids)
+    except KeyboardInterrupt:
+        # As in `send`.
+        stopped = True
+    values = {**outcome.as_json(), "studies": [asdict(fate) for fate in fates]}
+    _report(values, wording.of_upload(outcome, base, fates), as_json)
+    if stopped:
+        raise typer.Exit(INTERRUPTED)
+
+
+INTERRUPTED = 130
+"""As shells tell of a program that Ctrl-C ended: 128 + SIGINT."""
+
+
+def _interrupted(words: str) -> typer.Exit:
+    err.print(words, soft_wrap=True, markup=False)
+    return typer.Exit(INTERRUPTED)
 
 
 def _bar() -> Progress:

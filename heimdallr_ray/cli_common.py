@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from pathlib import Path
 from typing import Annotated
@@ -37,6 +38,17 @@ def failure(error: HeimdallrError, status: int = 1) -> typer.Exit:
     # A detail may hold the name of a file, which is no markup.
     err.print(f"[red]{error.code}[/red]: {escape(error.detail)}", markup=True, soft_wrap=True)
     return typer.Exit(status)
+
+
+def flow(commands: typer.Typer) -> None:
+    """The paragraphs of every command's help are wrapped by the window's width, not where the source's lines end."""
+    for command in commands.registered_commands:
+        written = inspect.cleandoc((command.callback and command.callback.__doc__) or "")
+        if written and not command.help:
+            command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in written.split("\n\n"))
+    for group in commands.registered_groups:
+        if group.typer_instance is not None:
+            flow(group.typer_instance)
 
 
 def say(message: str) -> None:

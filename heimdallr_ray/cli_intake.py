@@ -59,7 +59,7 @@ def exit_status(view: IntakeView) -> int:
     listeners = [one for one in view.processes if one.name.startswith("listener")]
     if not listeners:
         return 3
-    well = all(one.healthy and not one.draining for one in listeners)
+    well = all(one.healthy and not one.trouble and not one.draining for one in listeners)
     return 0 if well and view.disk.level != "refuse" else 1
 
 
@@ -76,6 +76,16 @@ def lines(view: IntakeView) -> Iterator[str]:
     yield f"spool         {view.spool.depth} acknowledged and not yet in the catalog{oldest}"
     if view.spool.quarantined:
         yield f"quarantine    {view.spool.quarantined} acknowledged that cannot become rows: spool/quarantine says why"
+    shared = view.uid_conflicts
+    if shared.images:
+        yield (
+            f"UID conflicts {_number(shared.uids, 'SOP Instance UID')} with images of different bytes, "
+            f"{_number(shared.images, 'image')} under {'it' if shared.uids == 1 else 'them'} in all; every one is kept"
+        )
+        for one in shared.studies:
+            yield f"  {_number(one.uids, 'such UID')} in study {one.study_uid}"
+        if shared.n_studies > len(shared.studies):
+            yield f"  and in {shared.n_studies - len(shared.studies)} studies more"
     told = ", ".join(f"{about} {number}" for about, number in view.refused_last_hour.items())
     yield f"refused       {told or 'nothing'} (last hour)"
     commitment = view.commitment
@@ -93,7 +103,8 @@ def _processes(view: IntakeView) -> Iterator[str]:
     if not any(one.name.startswith("listener") for one in view.processes):
         yield "DICOM         no listener runs on this data folder"
     for one in view.processes:
-        state = "draining" if one.draining else "well" if one.healthy else "NOT WELL"
+        state = "draining" if one.draining else "well" if one.healthy and not one.trouble else "NOT WELL"
+        state += f" ({one.trouble})" if one.trouble else ""
         port = f"port {one.port}" if one.port else "no port" if one.name.startswith("listener") else "HTTP"
         stored = ", ".join(f"{number} by {door}" for door, number in one.stored.items() if number) or "none"
         yield (
@@ -126,7 +137,7 @@ def _studies(view: IntakeView) -> Iterator[str]:
         due = "-" if one.closes_at is None else age((one.closes_at - view.at).total_seconds())
         sender = _shown(one.calling_ae) if one.calling_ae else one.door
         yield f"{one.study_uid:<64} {one.state:<10} {one.instances:>7} {quiet + ' ago':>12} {due:>10}  {sender}"
-        if one.close_reason and one.closes_at is not None:
+        if one.close_reason:
             yield f"  {one.close_reason}"
     if number > len(view.studies):
         yield f"and {number - len(view.studies)} more"
@@ -136,13 +147,19 @@ def _senders(view: IntakeView) -> Iterator[str]:
     if not view.senders:
         yield "no sender was seen in the last 30 days"
         return
-    header = ("sender", "address", "last seen", "last image", "stored", "refused", "unclean")
-    yield "{:<18} {:<24} {:<19} {:<19} {:>8} {:>8} {:>8}".format(*header)
+    yield "senders of the last 30 days (images: answered as stored; known: of these, there before; refused: one by one)"
+    header = ("sender", "door", "address", "last seen", "last image", "images", "known", "refused", "ended", "unclean")
+    yield "{:<16} {:<6} {:<24} {:<19} {:<19} {:>8} {:>8} {:>8} {:>6} {:>8}".format(*header)
     for one in view.senders:
         yield (
-            f"{_shown(one.calling_ae) or one.door:<18} {_shown(one.address):<24} {stamp(one.last_opened_at)} "
-            f"{stamp(one.last_stored_at)} {one.stored:>8} {one.refused:>8} {one.unclean:>8}"
+            f"{_shown(one.calling_ae) or '-':<16} {one.door:<6} {_shown(one.address):<24} "
+            f"{stamp(one.last_opened_at)} {stamp(one.last_stored_at)} {one.stored:>8} {one.duplicates:>8} "
+            f"{one.refused:>8} {one.associations - one.open:>6} {one.unclean:>8}"
         )
+
+
+def _number(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _shown(said: str | None) -> str:

@@ -119,12 +119,14 @@ def revoke(
     try:
         database, audit = _database(settings), AuditLog.of(settings)
         with database.write() as session:
-            revoke_token(session, name, now=now)
-            actor = Actor(ActorKind.USER, getpass.getuser())
-            audit.append(session, Action.TOKEN_REVOKED, actor, now=now, detail={"token": name[:64]})
+            revoked_at = revoke_token(session, name, now=now).revoked_at
+            if revoked_at == now:
+                actor = Actor(ActorKind.USER, getpass.getuser())
+                audit.append(session, Action.TOKEN_REVOKED, actor, now=now, detail={"token": name[:64]})
     except HeimdallrError as error:
         raise failure(error) from error
-    say(f"{name} is revoked")
+    before = f" already, since {revoked_at:%Y-%m-%d %H:%M} UTC" if revoked_at is not None and revoked_at != now else ""
+    say(f"{name} is revoked{before}")
 
 
 def _state(row: ApiTokenRow, now: datetime) -> str:

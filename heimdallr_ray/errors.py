@@ -69,7 +69,7 @@ class NotDicom(Rejected):
 
 
 class TruncatedObject(Rejected):
-    """The object ends before its declared length."""
+    """The object ends too early: inside its header, or, where its pixels are read, inside them."""
 
     code = "truncated"
 

@@ -89,6 +89,25 @@ _STUDY_ROWS = (
     ),
     _row("operator", "A person said that the study is complete.", _STUDY),
     _row(
+        "transfer_incomplete",
+        "A person said that the study is complete, but its last transfer had not ended properly: it was broken off, "
+        "lost or still open. Images may be missing; compare their number with the scanner or PACS.",
+        _STUDY,
+    ),
+    _row(
+        "sop_uid_conflict",
+        "Images came under one SOP Instance UID with different bytes. All are kept, because nothing tells which is "
+        "right: ask whoever sent them.",
+        _STUDY,
+    ),
+    _row("sending", "A sender has an association open that has sent to this study.", _STUDY),
+    _row(
+        "upload_open",
+        "An upload that sent to this study has not been ended by its client: it goes on, or was given up without a "
+        "word and counts as broken off after a while.",
+        _STUDY,
+    ),
+    _row(
         "late_images_unchanged",
         "Images came after the analysis and none of them belongs to what was measured, so the results stand.",
         _STUDY,

@@ -1,4 +1,7 @@
-"""What all tests share: the folder of real images, and skips that are loud, or failures where CI asks for it."""
+"""What all tests share: the folder of real images, and skips that are loud, or failures where CI asks for it.
+
+And a process whose logging each of them leaves as it was.
+"""
 
 from __future__ import annotations
 
@@ -57,6 +60,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip(f"{DATA_VARIABLE} is not set")
     if version := of_another_python(item):
         pytest.skip(f"says something of Python {version} alone")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    """A test that leaves this process logging into a file fails, and not a later one that finds handlers and hooks."""
+    yield
+    logs = sys.modules.get("heimdallr_ray.logs")
+    if logs is not None and (left := logs.place()) is not None:
+        logs.close()
+        pytest.fail(f"{item.nodeid}: leaves this process logging into {left.path}: logs.close()", pytrace=False)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -9,11 +9,14 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from pydicom.uid import UID
+from pynetdicom.sop_class import _STORAGE_CLASSES
 
 from heimdallr_ray.catalog.commitment_leases import BACKOFF_FIRST_S, BACKOFF_LAST_S
-from heimdallr_ray.clients import dimse, send, sent
+from heimdallr_ray.clients import commit, dimse, send, sent
+from heimdallr_ray.clients import reports as report_port
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import HeimdallrError, NotDicom, StorageFailed, StorageFull, TooLarge, TruncatedObject
 from heimdallr_ray.listener import commitment, commitment_report, commitment_worker, contexts, gate, part10
@@ -36,13 +39,14 @@ def services() -> str:
         ("all of 4.2.1.2 and 4.2.1.3", "", "SCP", "all of 4.2.1.4"),
         ("the class of each file", "", "SCU (`heimdallr send`)", "the file's own"),
         (UID(commitment.PUSH_MODEL).name, f"`{commitment.PUSH_MODEL}`", "SCP", commitments),
+        (UID(commitment.PUSH_MODEL).name, f"`{commitment.PUSH_MODEL}`", "SCU (`heimdallr send --commit`)", commitments),
     ]
     return _table(("SOP class", "UID", "role", "transfer syntaxes"), rows)
 
 
 def storage() -> str:
     """Storage SOP classes that are known by name."""
-    rows = [(UID(uid).name, f"`{uid}`") for uid in sorted(contexts._STORAGE, key=_number)]
+    rows = [(_name(uid), f"`{uid}`") for uid in sorted(contexts._STORAGE, key=_number)]
     return _table(("SOP class", "UID"), rows)
 
 
@@ -158,6 +162,9 @@ def sending() -> str:
         ("connection and association", f"{dimse.CONNECT_TIMEOUT_S:g} s each"),
         ("answer to a C-STORE", f"{dimse.ANSWER_TIMEOUT_S:g} s"),
         ("association that breaks", f"tried again, {send.DEFAULT_ATTEMPTS} times in a row without progress"),
+        ("commitment: references of one request", f"at most {commit.MAX_REFERENCES}"),
+        ("commitment: wait for a report", f"{commit.DEFAULT_WAIT_S:g} s for each request (`--commit-wait`)"),
+        ("commitment: size of a report on a port of ours", f"at most {report_port.MAX_REPORT_BYTES >> 20} MiB"),
     ]
     return _table(("", "value"), rows)
 
@@ -226,6 +233,14 @@ def table_of(text: str, name: str) -> list[list[str]]:
 
 def _names(uids: Sequence[str]) -> str:
     return ", ".join(f"{UID(uid).name} (`{uid}`)" for uid in uids)
+
+
+def _name(uid: str) -> str:
+    """As PS3.6 calls it; from pynetdicom's keyword where pydicom's dictionary is older than the class."""
+    if UID(uid).name != uid:
+        return UID(uid).name
+    keyword = next(name for name, known in cast("dict[str, str]", _STORAGE_CLASSES).items() if known == uid)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", keyword)
 
 
 def _number(uid: str) -> list[int]:

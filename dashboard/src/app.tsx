@@ -3,7 +3,9 @@ import { useState, type FormEvent } from "react";
 import { ApiError, getStatus } from "./api/client";
 import { LiveBadge, LiveProvider } from "./api/live";
 import { setToken } from "./api/token";
+import type { StatusView } from "./api/types";
 import { Link, useRoute } from "./router";
+import { diskWords } from "./lib/disk";
 import { DEMO_INSTALLATION } from "./ui";
 import { StudyPage } from "./study/StudyPage";
 import { Worklist } from "./worklist/Worklist";
@@ -35,6 +37,7 @@ export function App() {
       {status.data?.synthetic === true && route.page !== "study" && (
         <div className="demo" role="note">DEMO WEIGHTS <span>{DEMO_INSTALLATION}</span></div>
       )}
+      {route.page === "worklist" && <DiskBanner disk={status.data?.disk ?? null} />}
       {route.page === "worklist" && <Worklist />}
       {route.page === "study" && <StudyPage uid={route.uid} key={route.uid} />}
       {route.page === "unknown" && <main id="content" className="empty"><h1>There is no such page</h1><p><Link to="/">Go to the worklist</Link></p></main>}
@@ -45,6 +48,13 @@ export function App() {
       </footer>
     </LiveProvider>
   );
+}
+
+/** Gone by itself once there is room: the status is asked every 30 s. */
+function DiskBanner({ disk }: { disk: StatusView["disk"] }) {
+  const said = diskWords(disk);
+  if (said === null) return null;
+  return <div className={said.refuses ? "demo full" : "demo"} role="alert" data-testid="disk">{said.what} <span>{said.todo}</span></div>;
 }
 
 function SignIn() {

@@ -35,13 +35,14 @@ export function useSentences(): Record<string, string> {
   return data?.reasons ?? NO_SENTENCES;
 }
 
-/** A reason in words, its code small beside it, and what the server adds to it. */
-export function Why({ code, detail = null }: { code: string; detail?: string | null }) {
+/** A reason in words, its code small beside it, and what the server adds to it: of this case, so it may `lead`. */
+export function Why({ code, detail = null, lead = false }: { code: string; detail?: string | null; lead?: boolean }) {
   const { sentence } = reasonOf(code, useSentences());
+  const more = detail !== null && detail !== "" && !saysTheSame(sentence, detail) ? detail : null;
   return (
     <div className="why" data-reason={code}>
-      {sentence} <code>{code}</code>
-      {detail !== null && detail !== "" && !saysTheSame(sentence, detail) && <div className="hint">{detail}</div>}
+      {lead && more !== null ? more : sentence} <code>{code}</code>
+      {more !== null && <div className="hint">{lead ? sentence : more}</div>}
     </div>
   );
 }

@@ -1,7 +1,8 @@
 """Who may call a route. Every route names one of these rules; a test walks all routes.
 
-A rule asks for a scope of a token. Where no token is configured, this machine may do everything and no other may do
-anything. Who asked is `request.state.actor` afterwards, for the audit chain.
+A rule asks for a scope of a token. Where no token is configured, this machine may do everything without one, and no
+other may do anything. Who presents a token is judged by it, from wherever. Who asked is `request.state.actor`
+afterwards, for the audit chain.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ def _admit(request: Request, scope: Scope) -> None:
     """The request may go on, and its actor is known.
 
     Raises:
-        Unauthorized: no token, or none that is valid.
+        Unauthorized: no token where one is needed, or none that is valid.
         Forbidden: a valid token without `scope`.
         Retryable: the database does not answer.
     """
@@ -80,14 +81,16 @@ def _found(request: Request, scope: Scope) -> Actor:
     named = next((grant for grant in grants if scope in grant.scopes), None)
     if named is not None:
         return Actor(ActorKind.TOKEN, named.name, address)
-    if _open_to(request, services, scope):
-        return Actor(ActorKind.LOCAL, tokens.LOCAL, address)
+    if grants:
+        # It is known who asks, so a refusal names them.
+        request.state.actor = Actor(ActorKind.TOKEN, grants[0].name, address)
+        raise Forbidden(f"the token {grants[0].name} has no scope {scope}")
     if expired is not None:
         raise expired
-    if grants:
-        raise Forbidden(f"the token {grants[0].name} has no scope {scope}")
     if any(presented):
         raise Unauthorized("this token is not known here")
+    if _open_to(request, services, scope):
+        return Actor(ActorKind.LOCAL, tokens.LOCAL, address)
     raise Unauthorized(f"send a token with the scope {scope} as bearer")
 
 

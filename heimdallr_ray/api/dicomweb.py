@@ -99,11 +99,11 @@ async def _store(request: Request, services: ApiServices, pool: ThreadPoolExecut
     taking = Taking(request, services, Door.STOW)
     wanted, outcome = await _take(request, services, pool, taking, study)
     if outcome.stored:
-        new = len(outcome.stored) - outcome.already_there
-        await asyncio.to_thread(taking.counted, new, outcome.already_there, len(outcome.failed), outcome.size)
+        stored, known = len(outcome.stored), outcome.already_there
+        await asyncio.to_thread(taking.counted, stored, known, len(outcome.failed), outcome.size)
     told = taking.story.refused([item.code for item in outcome.failed])
     _log.info(
-        "stow answered",
+        "stow.answered",
         extra={"upload": taking.id, "actor": taking.actor.name, "status": status_of(outcome), "ms": taking.ms},
     )
     return Response(encode(response_module(outcome), wanted), status_of(outcome), media_type=wanted, background=told)

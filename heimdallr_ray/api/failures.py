@@ -81,7 +81,7 @@ async def _heimdallr(request: Request, error: Exception, unknown_page: UnknownPa
     if isinstance(error, Retryable) and error.http_status >= 500:
         headers["Retry-After"] = str(RETRY_AFTER_S)
     if isinstance(error, Broken):
-        _log.error("request failed", exc_info=error, extra={"code": error.code, "route": _route(request)})
+        _log.error("request.failed", exc_info=error, extra={"code": error.code, "route": _route(request)})
     elif request.method not in SAFE_METHODS or error.http_status in (401, 403):
         _log_refusal(request, error.http_status, error.code, error.detail)
     facts: dict[str, str | None] = {}

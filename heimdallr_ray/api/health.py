@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable, Mapping
 from importlib import metadata
 
@@ -14,9 +13,12 @@ from heimdallr_ray.api import models
 from heimdallr_ray.api.access import ANYONE, READER, SERVICES
 from heimdallr_ray.api.failures import documented
 from heimdallr_ray.api.services import IDLE, READY, WELL, ApiServices
+from heimdallr_ray.api.views import disk_view
 from heimdallr_ray.catalog import worklist as catalog
 from heimdallr_ray.config import Settings
-from heimdallr_ray.errors import Draining, HeimdallrError, NotReady, WeightsMissing
+from heimdallr_ray.errors import Draining, HeimdallrError, NotReady, StorageFull, WeightsMissing
+from heimdallr_ray.listener.overview import watermarks
+from heimdallr_ray.listener.room import RoomLevel, measure
 from heimdallr_ray.pipelines.demand import demand_of
 from heimdallr_ray.segmentation.demo import weights_dir
 from heimdallr_ray.segmentation.notes import HOMES, read_notes, read_refusal
@@ -49,10 +51,14 @@ def _spool(settings: Settings) -> str:
 
 
 def _disk(settings: Settings) -> str:
-    free_mib = shutil.disk_usage(settings.data_dir).free >> 20
-    if free_mib < settings.min_free_mib:
-        raise OSError(f"{free_mib} MiB free, {settings.min_free_mib} MiB needed")
-    return f"{free_mib} MiB free"
+    room, marks = measure(settings.data_dir), watermarks(settings)
+    free = f"{room.free_bytes >> 20} MiB free"
+    if room.level(marks) is RoomLevel.REFUSE:
+        raise StorageFull(
+            f"{room.used_percent:.0f} % used, {free}: images are refused from {marks.refuse_percent:g} % on, or below "
+            f"{marks.min_free_bytes >> 20} MiB"
+        )
+    return free
 
 
 def _pages(services: ApiServices) -> str:
@@ -120,6 +126,13 @@ def readiness(services: ApiServices) -> models.Readiness:
     return models.Readiness(ready=well, checks=checks, components=dict(components))
 
 
+def _disk_view(settings: Settings) -> models.DiskView | None:
+    try:
+        return disk_view(measure(settings.data_dir), watermarks(settings))
+    except HeimdallrError:
+        return None
+
+
 def status_view(services: ApiServices) -> models.StatusView:
     """The installation at a glance."""
     now = services.clock.now()
@@ -138,6 +151,7 @@ def status_view(services: ApiServices) -> models.StatusView:
         synthetic=services.settings.profile == "demo",
         idle_seconds=services.settings.idle_seconds,
         settle_after_release_seconds=services.settings.completion.site.after_release_s,
+        disk=_disk_view(services.settings),
         server_now=now,
     )
 

@@ -10,7 +10,9 @@ from pydantic import BaseModel, Field
 
 from heimdallr_ray.api.access import READER, SCRAPER, SERVICES
 from heimdallr_ray.api.failures import documented
+from heimdallr_ray.api.models import DiskView
 from heimdallr_ray.api.services import ApiServices
+from heimdallr_ray.api.views import disk_view
 from heimdallr_ray.catalog.associations import LastSeen
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.listener import overview as intake
@@ -28,8 +30,8 @@ class OpenAssociationView(BaseModel):
     calling_ae: str
     address: str
     opened_at: datetime
-    stored: int
-    refused: int
+    stored: int = Field(description="Images that were answered Success, new or known.")
+    refused: int = Field(description="Images that were refused.")
 
 
 class ProcessView(BaseModel):
@@ -38,28 +40,39 @@ class ProcessView(BaseModel):
     name: str = Field(description="`listener-0`, `http-0`, ...")
     port: int = Field(description="Of DICOM; 0: none, or closed because the stack drains.")
     healthy: bool
+    trouble: str = Field(description="What is wrong, in words; empty where nothing is.")
     draining: bool
     started_at: datetime
     told_at: datetime
     open_associations: int
-    stored: dict[str, int] = Field(description="Objects since its start, by door.")
+    stored: dict[str, int] = Field(description="Images that were answered as stored since its start, by door.")
 
 
 class SenderView(BaseModel):
-    """One sender: calling AE title and address as it gave them."""
+    """One sender at one door: calling AE title and address as it gave them. Counts are of the last 30 days."""
 
-    calling_ae: str
+    calling_ae: str = Field(description="Empty at the HTTP doors, and where it gave none.")
     address: str
-    door: str
+    door: str = Field(description="`dicom`, `upload` or `stow`; who uses several is listed once for each.")
     last_opened_at: datetime | None
     last_stored_at: datetime | None = Field(description="When its last association with an image ended.")
-    open: int = Field(description="Associations that are open.")
-    associations: int
+    open: int = Field(description="Associations, or sessions of an upload, that are open.")
+    associations: int = Field(
+        description="Associations that were accepted; uploads and STOW requests that stored something."
+    )
     unclean: int = Field(description="Of these, aborted or lost.")
-    stored: int
-    duplicates: int
-    refused: int
-    bytes: int
+    stored: int = Field(
+        description="Images that were answered as stored, new or known. Of a DICOM association they count once its "
+        "end is seen: not while it is open, nor where the listener died first."
+    )
+    duplicates: int = Field(
+        description="Images of `stored` that were there before, byte for byte. They count once they are in the catalog."
+    )
+    refused: int = Field(
+        description="Images that were refused one by one; of an upload, files in it that are not DICOM. An association "
+        "or a request that was refused as a whole is in `refused_last_hour`, in the audit chain and in the log."
+    )
+    bytes: int = Field(description="Data sets of `stored`.")
 
 
 class OpenStudyView(BaseModel):
@@ -84,15 +97,20 @@ class SpoolView(BaseModel):
     quarantined: int = Field(description="That could not become rows; kept, with their reasons.")
 
 
-class DiskView(BaseModel):
-    """The disk of the data folder."""
+class ContestedStudyView(BaseModel):
+    """A study with images whose SOP Instance UID another image has."""
 
-    level: str = Field(description="`well`, `warn` or `refuse`.")
-    used_percent: float
-    free_bytes: int
-    warn_percent: float
-    refuse_percent: float
-    min_free_bytes: int
+    study_uid: str
+    uids: int = Field(description="Such UIDs in it.")
+
+
+class ContestedView(BaseModel):
+    """Images that came under a SOP Instance UID that another image has, with other bytes. All are kept."""
+
+    uids: int = Field(description="Such UIDs in all.")
+    images: int = Field(description="Images under them.")
+    n_studies: int = Field(description="Studies with such an image.")
+    studies: list[ContestedStudyView] = Field(description="Those that had one last, at most 20.")
 
 
 class CommitmentView(BaseModel):
@@ -110,13 +128,17 @@ class IntakeView(BaseModel):
     at: datetime
     processes: list[ProcessView]
     associations: list[OpenAssociationView] = Field(description="Open now, the oldest first.")
-    senders: list[SenderView] = Field(description="Of the last 30 days, the last seen first.")
+    senders: list[SenderView] = Field(description="Of the last 30 days, the last seen first; at most 100.")
     studies: list[OpenStudyView] = Field(description="Received or settling, the longest wait first.")
     receiving: int
     settling: int
     spool: SpoolView
     disk: DiskView
-    refused_last_hour: dict[str, int] = Field(description="By what and why, `cut.slow_sender`; most first.")
+    uid_conflicts: ContestedView
+    refused_last_hour: dict[str, int] = Field(
+        description="By what and why, most first: associations (`rejected.called_ae`), connections "
+        "(`refused.address`, `cut.slow_sender`), images (`store.too_large`), requests (`request.unauthorized`)."
+    )
     commitment: CommitmentView
     speculations: dict[str, int] = Field(
         description="Labels made ahead of their studies, by what became of that, since the installation began."
@@ -126,7 +148,7 @@ class IntakeView(BaseModel):
 
 def view_of(found: IntakeOverview) -> IntakeView:
     """The overview for a client."""
-    commitments = found.counts.commitments
+    commitments, contested = found.counts.commitments, found.contested
     opened = sorted((one for process in found.processes for one in process.state.open), key=lambda one: one.opened_at)
     return IntakeView(
         at=found.at,
@@ -146,13 +168,12 @@ def view_of(found: IntakeOverview) -> IntakeView:
         receiving=found.counts.studies.get("receiving", 0),
         settling=found.counts.studies.get("settling", 0),
         spool=SpoolView(depth=found.spool.depth, oldest_s=found.spool.oldest_s, quarantined=found.spool.quarantined),
-        disk=DiskView(
-            level=found.level.value,
-            used_percent=round(found.room.used_percent, 2),
-            free_bytes=found.room.free_bytes,
-            warn_percent=found.marks.warn_percent,
-            refuse_percent=found.marks.refuse_percent,
-            min_free_bytes=found.marks.min_free_bytes,
+        disk=disk_view(found.room, found.marks),
+        uid_conflicts=ContestedView(
+            uids=contested.uids,
+            images=contested.images,
+            n_studies=contested.n_studies,
+            studies=[ContestedStudyView(study_uid=uid, uids=number) for uid, number in contested.studies],
         ),
         refused_last_hour=found.refusals,
         commitment=CommitmentView(
@@ -171,6 +192,7 @@ def _process(one: Snapshot) -> ProcessView:
         name=one.place,
         port=one.state.port,
         healthy=one.state.healthy,
+        trouble=one.state.trouble,
         draining=one.state.draining,
         started_at=one.started_at,
         told_at=one.written_at,

@@ -13,11 +13,21 @@ class CompletionView(BaseModel):
 
     code: str = Field(
         description="idle_after_release, idle, idle_after_abort, expected_count, required_series, hard_maximum or "
-        "operator."
+        "operator; while somebody sends to it: sending, upload_open; receiving before that is known. While `closes_at` "
+        "is set the study is open, and this is what will have closed it if nothing more comes."
     )
     reason: str = Field(description="The same in words, as true before the closing as after it.")
     closes_at: datetime | None = Field(
-        description="While it settles: when it will be closed if nothing more comes. Null once it is closed."
+        description="While it is open: when it will be closed if nothing more comes. Null while an association is open "
+        "that has sent to it, while images of an upload are coming, and once it is closed."
+    )
+    transfer: str | None = Field(
+        description="How the last transfer had ended when the study was closed: released, aborted, lost, or open where "
+        "it had not. Null while the study is open, and where that is not known."
+    )
+    incomplete: str | None = Field(
+        description="Why images may be missing in a study that was closed, a reason code: idle_after_abort, "
+        "hard_maximum, transfer_incomplete. Null while the study is open, and where nothing says so."
     )
 
 
@@ -59,10 +69,12 @@ class StudySummary(BaseModel):
     first_received_at: datetime
     last_received_at: datetime
     closed_at: datetime | None
-    completion: CompletionView | None = Field(
-        description="Null while images are coming, and for studies that older versions closed."
-    )
+    completion: CompletionView | None = Field(description="Null for studies that older versions closed.")
     done_at: datetime | None
+    uid_conflicts: int = Field(
+        description="SOP Instance UIDs under which images with different bytes came. All are kept; `uid_conflicts` of "
+        "the study's own page tells them."
+    )
     stale: bool = Field(description="True where the study has a result and it is not that of its images as they are.")
 
 
@@ -239,6 +251,19 @@ class ChoiceView(BaseModel):
     deskew_reason: str | None
 
 
+class ContestedImageView(BaseModel):
+    """One of the images that came under one SOP Instance UID with different bytes."""
+
+    sop_uid: str
+    study_uid: str = Field(description="May be another study than the one that was asked for.")
+    series_uid: str
+    sha256: str = Field(description="Of the Part 10 file as it is kept here.")
+    received_at: datetime
+    door: str
+    calling_ae: str | None
+    address: str | None
+
+
 class StudyDetail(BaseModel):
     """Everything about one study but its measurements, which are in its results."""
 
@@ -250,6 +275,10 @@ class StudyDetail(BaseModel):
     history: list[HistoryView]
     artifacts: list[ArtifactView]
     result: ResultSummary | None
+    uid_conflicts: list[ContestedImageView] = Field(
+        description="Images of this study whose SOP Instance UID another image has, and those others, by UID; of the "
+        "first 20 such UIDs."
+    )
     older_results: list[OlderResultView] = Field(description="Superseded by `result`, the newest first.")
     viewer: ViewerView | None
     server_now: datetime
@@ -323,6 +352,17 @@ class Readiness(BaseModel):
     components: dict[str, str] = Field(description="Other deployments, as far as known.")
 
 
+class DiskView(BaseModel):
+    """The disk of the data folder."""
+
+    level: str = Field(description="`well`, `warn`, or `refuse`: images are refused until there is room.")
+    used_percent: float
+    free_bytes: int
+    warn_percent: float
+    refuse_percent: float
+    min_free_bytes: int
+
+
 class StatusView(BaseModel):
     """The installation at a glance."""
 
@@ -341,4 +381,5 @@ class StatusView(BaseModel):
     settle_after_release_seconds: float = Field(
         description="The same after its sender has ended properly. Sources may have rules of their own."
     )
+    disk: DiskView | None = Field(description="Null where the disk does not answer.")
     server_now: datetime

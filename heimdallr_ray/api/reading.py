@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 from heimdallr_ray.api import models, views
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.catalog import worklist as catalog
+from heimdallr_ray.catalog.conflicts import contested_images, contested_uids
 from heimdallr_ray.catalog.results import stands_until
 from heimdallr_ray.catalog.states import StudyState
 from heimdallr_ray.catalog.tables import ArtifactRow
@@ -24,8 +25,9 @@ def study_page(services: ApiServices, limit: int, offset: int, state: StudyState
         rows = catalog.worklist(session, limit=limit, offset=offset, state=wanted, text=text or None)
         results = catalog.newest_results(session, [row.id for row in rows])
         total = catalog.worklist_count(session, state=wanted, text=text or None)
+        contested = contested_uids(session, [row.id for row in rows])
     return models.StudyPage(
-        studies=[views.summary(row, results.get(row.id)) for row in rows],
+        studies=[views.summary(row, results.get(row.id), contested.get(row.id, 0)) for row in rows],
         total=total,
         limit=limit,
         offset=offset,
@@ -51,7 +53,8 @@ def study_detail(services: ApiServices, study_uid: str) -> models.StudyDetail:
         of_results = (found.result, *found.superseded[: views.MAX_OLDER])
         epochs = sorted({row.epoch for row in of_results if row is not None})
         n_images = {epoch: catalog.images_until(session, found.study.id, epoch) for epoch in epochs}
-    return views.detail(found, steps, events, n_images, services.clock.now())
+        contested = contested_images(session, found.study.id) if found.uid_conflicts else []
+    return views.detail(found, steps, events, n_images, contested, services.clock.now())
 
 
 def results_document(services: ApiServices, study_uid: str) -> tuple[dict[str, Any], bool]:

@@ -84,7 +84,14 @@ class Taking:
         return (self._record, *self.story.notes(items))
 
     def counted(self, stored: int, duplicates: int, refused: int, size: int) -> None:
-        """The intake's row says how much came. For people: a database that is busy is not waited for."""
+        """The intake's row says how much came. For people: a database that is busy is not waited for.
+
+        Args:
+            stored: objects that are answered as stored, as of a C-STORE association.
+            duplicates: of these, so many were there before.
+            refused: objects or files that were not taken.
+            size: data set bytes of the stored ones.
+        """
         self.story.stored()
         with suppress(Retryable), self._services.database.write(timeout_s=COUNT_TIMEOUT_S) as session:
             count_request(session, self.id, stored=stored, duplicates=duplicates, refused=refused, size=size)

@@ -24,6 +24,7 @@ WAIT_S = 5.0
 DOORS = {
     "/upload": Door.UPLOAD,
     "/api/v1/upload": Door.UPLOAD,
+    "/api/v1/instances/known": Door.UPLOAD,
     "/dicomweb/studies": Door.STOW,
     "/dicomweb/studies/{study_uid}": Door.STOW,
 }
@@ -121,6 +122,7 @@ def telling_of(services: ApiServices) -> Telling:
             duplicates=counts.duplicates,
             conflicts=counts.conflicts,
             commit_failures=counts.commit_failures,
+            notes_dropped=counts.dropped_notes,
         )
 
     return Telling(

@@ -86,10 +86,9 @@ async def _receive(request: Request, services: ApiServices, suffix: str = "") ->
     """The upload in `request`, stored; refused where the client's name for it does not end in `suffix`."""
     taking = Taking(request, services, Door.UPLOAD)
     upload, outcome = await _take(request, services, taking, suffix)
-    new = outcome.accepted - outcome.already_there
-    await asyncio.to_thread(taking.counted, new, outcome.already_there, outcome.rejected, outcome.size)
+    await asyncio.to_thread(taking.counted, outcome.accepted, outcome.already_there, outcome.rejected, outcome.size)
     _log.info(
-        "upload stored",
+        "upload.answered",
         extra={
             "upload": taking.id,
             "actor": taking.actor.name,

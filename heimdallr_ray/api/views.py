@@ -10,10 +10,14 @@ from urllib.parse import quote
 
 from heimdallr_ray.api import models
 from heimdallr_ray.catalog.choosing import SeriesChosen, chosen_in
+from heimdallr_ray.catalog.completeness import TRANSFER_INCOMPLETE, CloseCode
+from heimdallr_ray.catalog.conflicts import ContestedImage
+from heimdallr_ray.catalog.recording import OPEN
 from heimdallr_ray.catalog.results import stands_until
-from heimdallr_ray.catalog.states import StudyState, Urgency
+from heimdallr_ray.catalog.states import How, StudyState, Urgency
 from heimdallr_ray.catalog.tables import ArtifactRow, EventRow, JobRow, JobStepRow, ResultRow, SeriesRow, StudyRow
 from heimdallr_ray.catalog.worklist import StudyDetail
+from heimdallr_ray.listener.room import Room, Watermarks
 
 
 def artifact_url(study_uid: str, name: str) -> str:
@@ -23,6 +27,7 @@ def artifact_url(study_uid: str, name: str) -> str:
 
 MAX_OLDER = 20
 """Superseded results that a page lists."""
+_BROKEN_OFF = frozenset({CloseCode.IDLE_AFTER_ABORT.value, CloseCode.HARD_MAXIMUM.value})
 _ENDED = frozenset(
     state.value
     for state in (
@@ -54,11 +59,29 @@ def _urgency(row: StudyRow, newest: tuple[int, str | None] | None) -> tuple[str 
     return row.urgency, row.urgency_reason, older
 
 
-def summary(row: StudyRow, newest: tuple[int, str | None] | None) -> models.StudySummary:
-    """One row of the worklist; `newest` is epoch and urgency of the study's newest result."""
+def disk_view(room: Room, marks: Watermarks) -> models.DiskView:
+    """The disk, and what it means for the doors."""
+    return models.DiskView(
+        level=room.level(marks).value,
+        used_percent=round(room.used_percent, 2),
+        free_bytes=room.free_bytes,
+        warn_percent=marks.warn_percent,
+        refuse_percent=marks.refuse_percent,
+        min_free_bytes=marks.min_free_bytes,
+    )
+
+
+def summary(row: StudyRow, newest: tuple[int, str | None] | None, uid_conflicts: int) -> models.StudySummary:
+    """One row of the worklist.
+
+    Args:
+        row: of the study.
+        newest: epoch and urgency of its newest result.
+        uid_conflicts: SOP Instance UIDs of its images that are contested.
+    """
     urgency, reason, older = _urgency(row, newest)
     told = {"urgency", "urgency_reason", "urgency_older", "urgency_word", "modalities", "stale", "completion"}
-    columns = row.model_dump(include=set(models.StudySummary.model_fields) - told)
+    columns = row.model_dump(include=set(models.StudySummary.model_fields) - told - {"uid_conflicts"})
     return models.StudySummary(
         **columns,
         urgency=urgency,
@@ -68,16 +91,33 @@ def summary(row: StudyRow, newest: tuple[int, str | None] | None) -> models.Stud
         modalities=[part for part in (row.modalities or "").split(",") if part],
         stale=is_stale(row, None if newest is None else newest[0]),
         completion=completion(row),
+        uid_conflicts=uid_conflicts,
     )
 
 
 def completion(row: StudyRow) -> models.CompletionView | None:
-    """Why the study was closed, or when and why it will be; None while that is not known."""
-    receiving = row.state == StudyState.RECEIVING.value
-    if row.close_code is None or receiving:
+    """Why the study was closed, or when and why it will be, or what holds it open; None where that is not known."""
+    is_open = StudyState(row.state) in OPEN
+    if row.close_code is None and not is_open:
         return None
-    closes_at = row.closes_at if row.state == StudyState.SETTLING.value else None
-    return models.CompletionView(code=row.close_code, reason=row.close_reason or "", closes_at=closes_at)
+    code = row.close_code or StudyState.RECEIVING.value
+    return models.CompletionView(
+        code=code,
+        reason=row.close_reason or "images are coming",
+        closes_at=row.closes_at if is_open else None,
+        transfer=None if is_open else row.last_transfer,
+        # An open study was not closed as anything: its code says what would close it.
+        incomplete=None if is_open else incomplete(code, row.last_transfer),
+    )
+
+
+def incomplete(close_code: str, transfer: str | None) -> str | None:
+    """The reason code for images that may be missing in a closed study; None where nothing says so."""
+    if close_code in _BROKEN_OFF:
+        return close_code
+    # All that was announced or required is there, however its transfer ended; a person may not have known.
+    unended = transfer is not None and transfer != How.RELEASED.value
+    return TRANSFER_INCOMPLETE if close_code == CloseCode.OPERATOR.value and unended else None
 
 
 def series(row: SeriesRow) -> models.SeriesView:
@@ -188,11 +228,24 @@ def detail(
     steps: Iterable[JobStepRow],
     events: Iterable[EventRow],
     n_images: Mapping[int, int],
+    contested: Iterable[ContestedImage],
     now: datetime,
 ) -> models.StudyDetail:
-    """One study's page; `n_images`: how many images the study had at the end of each epoch of a result."""
+    """One study's page.
+
+    Args:
+        found: the study and what belongs to it.
+        steps: of its newest job.
+        events: its history.
+        n_images: how many images the study had at the end of each epoch of a result.
+        contested: images that share a SOP Instance UID, at least one of each UID from this study.
+        now: UTC.
+    """
+    shared = [models.ContestedImageView(**asdict(one)) for one in contested]
+    newest = (stands_until(found.result), found.result.urgency) if found.result else None
     return models.StudyDetail(
-        study=summary(found.study, (stands_until(found.result), found.result.urgency) if found.result else None),
+        study=summary(found.study, newest, found.uid_conflicts),
+        uid_conflicts=shared,
         series=[series(row) for row in found.series],
         choice=choice(found.jobs[0]) if found.jobs else None,
         job=job(found.jobs[0]) if found.jobs else None,

@@ -6,7 +6,7 @@ no end, and what a spool replays may come before the row. A row says what is kno
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import Session, col, func, or_, select, update
 
 from heimdallr_ray.catalog.states import Door, How
-from heimdallr_ray.catalog.tables import AssociationRow, InstanceRow
+from heimdallr_ray.catalog.tables import AssociationRow, InstanceRow, ResendRow
 
 AE_LIMIT = 16
 TEXT_LIMIT = 64
@@ -43,13 +43,13 @@ class AssociationOpened:
 
 @dataclass(frozen=True)
 class AssociationClosed:
-    """It has ended. Counts are of the whole association."""
+    """It has ended. Counts are of the whole association; duplicates are counted where they are found, with the rows."""
 
     id: str
     closed_at: datetime
     how: How
     stored: int = 0
-    duplicates: int = 0
+    """Objects that were answered as stored, new or known."""
     refused: int = 0
     n_bytes: int = 0
     reason: str = ""
@@ -58,7 +58,7 @@ class AssociationClosed:
 
 @dataclass(frozen=True)
 class LastSeen:
-    """What is known of one sender: calling AE and address as sent, empty where it gave none."""
+    """What is known of one sender at one door: calling AE and address as sent, empty where it gave none."""
 
     calling_ae: str
     address: str
@@ -73,9 +73,13 @@ class LastSeen:
     unclean: int
     """Of these, aborted or lost."""
     stored: int
+    """Objects that were answered as stored, by associations whose end was seen."""
     duplicates: int
+    """Of these, so many were in the catalog before."""
     refused: int
+    """Objects that were refused one by one."""
     n_bytes: int
+    """Data set bytes of the stored ones."""
 
 
 def record_opened(session: Session, items: Sequence[AssociationOpened]) -> None:
@@ -108,14 +112,27 @@ def record_closed(session: Session, items: Sequence[AssociationClosed]) -> None:
             "how": item.how.value,
             "reason": bounded(item.reason, REASON_LIMIT),
             "stored": max(0, item.stored),
-            "duplicates": max(0, item.duplicates),
             "refused": max(0, item.refused),
             "n_bytes": max(0, item.n_bytes),
         }
         for item in items
     ]
-    names = ("closed_at", "how", "reason", "stored", "duplicates", "refused", "n_bytes")
+    names = ("closed_at", "how", "reason", "stored", "refused", "n_bytes")
     _upsert(session, rows, names, only_open=True)
+
+
+def count_duplicates(session: Session, found: Mapping[str, int]) -> None:
+    """The rows of these associations count so many more objects that the catalog had; one that has no row is left out.
+
+    An association may have ended before its last object is a row, so this is counted with the rows and not by the door.
+    """
+    # Sorted: two recorders lock the rows in the same order.
+    for id_ in sorted(found):
+        session.connection().execute(
+            update(AssociationRow)
+            .where(col(AssociationRow.id) == id_)
+            .values(duplicates=col(AssociationRow.duplicates) + found[id_])
+        )
 
 
 def mark_lost(
@@ -156,7 +173,7 @@ def mark_lost(
 
 
 def last_seen(session: Session, limit: int, since: datetime | None = None) -> list[LastSeen]:
-    """One entry for each calling AE and address, the newest first, at most `limit`.
+    """One entry for each calling AE, address and door, the newest first, at most `limit`.
 
     Args:
         session: Of `Database.read()`.
@@ -170,7 +187,7 @@ def last_seen(session: Session, limit: int, since: datetime | None = None) -> li
         sql_select(
             table.c.calling_ae,
             table.c.address,
-            func.max(table.c.door),
+            table.c.door,
             opened_at,
             func.max(case((brought, table.c.closed_at))),
             func.sum(case((table.c.closed_at.is_(None), 1), else_=0)),
@@ -182,8 +199,8 @@ def last_seen(session: Session, limit: int, since: datetime | None = None) -> li
             func.sum(table.c.n_bytes),
         )
         .where(table.c.door.is_not(None))
-        .group_by(table.c.calling_ae, table.c.address)
-        .order_by(opened_at.desc(), table.c.calling_ae, table.c.address)
+        .group_by(table.c.calling_ae, table.c.address, table.c.door)
+        .order_by(opened_at.desc(), table.c.calling_ae, table.c.address, table.c.door)
         .limit(max(0, limit))
     )
     if since is not None:
@@ -195,16 +212,28 @@ def last_seen(session: Session, limit: int, since: datetime | None = None) -> li
     ]
 
 
+def note_resends(session: Session, study_id: str, epoch: int, association_ids: Iterable[str]) -> None:
+    """These brought known images to the study while this epoch of it was open. Doing it again changes nothing."""
+    rows = [
+        {"study_id": study_id, "epoch": epoch, "association_id": id_[:TEXT_LIMIT]}
+        for id_ in sorted(set(association_ids))
+    ]
+    if rows:
+        insert = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+        statement = insert(cast("Table", cast(Any, ResendRow).__table__)).on_conflict_do_nothing()
+        session.connection().execute(statement, rows)
+
+
 def last_sender(session: Session, study_id: str, epoch: int) -> AssociationRow | None:
-    """Of the associations that sent to this epoch of the study one that is open, else the last to end; or None."""
-    senders = (
-        select(InstanceRow.association_id)
-        .where(InstanceRow.study_id == study_id, InstanceRow.epoch == epoch)
-        .distinct()
-    )
+    """Of the associations that sent to this epoch of the study one that is open, else the last to end; or None.
+
+    Also one that brought nothing new: its sender may have been about to.
+    """
+    new = select(InstanceRow.association_id).where(InstanceRow.study_id == study_id, InstanceRow.epoch == epoch)
+    again = select(ResendRow.association_id).where(ResendRow.study_id == study_id, ResendRow.epoch == epoch)
     statement = (
         select(AssociationRow)
-        .where(col(AssociationRow.id).in_(senders))
+        .where(col(AssociationRow.id).in_(new.union(again)))
         .order_by(col(AssociationRow.closed_at).is_(None).desc(), col(AssociationRow.closed_at).desc())
         .limit(1)
     )

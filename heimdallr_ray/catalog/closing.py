@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlmodel import Session, col, func, select
 
+from heimdallr_ray.catalog.aliases import standing_uid
 from heimdallr_ray.catalog.associations import last_sender
 from heimdallr_ray.catalog.choosing import MAX_NAME, MAX_REASON, job_payload, standing_choice
-from heimdallr_ray.catalog.completeness import CloseCode, SeriesSeen, Verdict
+from heimdallr_ray.catalog.completeness import CloseCode, SeriesSeen, Verdict, broken_words
 from heimdallr_ray.catalog.jobs import STUDY_JOB, insert_job
 from heimdallr_ray.catalog.priority import ordered_class, urgency_class
 from heimdallr_ray.catalog.recording import OPEN
@@ -23,9 +25,12 @@ from heimdallr_ray.errors import BadIdentifier, NotFound, NotOpen
 MAX_PER_CALL = 50
 """Studies changed in one transaction; the rest wait for the next scan."""
 MAX_WATCHED = 5000
-"""Open studies that one scan looks at, those that have been quiet longest first."""
+"""Open studies that one scan looks at; the next one goes on behind them."""
 PLAN_SLACK_S = 2.0
 """A time of closing that moves by less is not written anew."""
+
+STILL_OPEN = "open"
+"""Of a transfer that nobody had ended when its study was closed; else the value of `How` it ended."""
 
 Version = tuple[int, int, datetime]
 
@@ -71,7 +76,7 @@ class Change:
     """What is to be done with one study that is still as `study` says.
 
     Attributes:
-        verdict: why and when it will be closed; None: that cannot be said, an association is sending.
+        verdict: why and when it will be closed, or why it is held open.
         close: True: now.
         fail: True: and it is not analysed.
         settling: True: it is shown as settling where it was receiving.
@@ -79,7 +84,7 @@ class Change:
     """
 
     study: OpenStudy
-    verdict: Verdict | None
+    verdict: Verdict
     epoch_opened_at: datetime
     close: bool = False
     fail: bool = False
@@ -97,24 +102,37 @@ class Change:
 
     def closes_at(self, now: datetime) -> datetime | None:
         """When the study will be closed, by the wall clock as it stands."""
-        return None if self.verdict is None else now + timedelta(seconds=max(0.0, self.verdict.in_s))
+        return None if math.isinf(self.verdict.in_s) else now + timedelta(seconds=max(0.0, self.verdict.in_s))
 
     def _replans(self, at: datetime | None, code: str | None, now: datetime) -> bool:
         planned = self.closes_at(now)
-        if planned is None or at is None or self.verdict is None:
-            return planned != at
-        return code != self.verdict.code.value or abs((planned - at).total_seconds()) > PLAN_SLACK_S
+        if code != self.verdict.code.value or planned is None or at is None:
+            return code != self.verdict.code.value or planned != at
+        return abs((planned - at).total_seconds()) > PLAN_SLACK_S
 
 
-def open_studies(session: Session) -> list[OpenStudy]:
-    """The studies that are being received, at most MAX_WATCHED, the quiet ones first."""
-    statement = (
-        select(StudyRow)
-        .where(col(StudyRow.state).in_([state.value for state in sorted(OPEN)]))
-        .order_by(col(StudyRow.last_received_at), col(StudyRow.study_uid))
-        .limit(MAX_WATCHED)
-    )
-    return [_open_study(row) for row in session.exec(statement).all()]
+def open_studies(session: Session, after_id: str = "", limit: int = MAX_WATCHED) -> list[OpenStudy]:
+    """The studies that are being received, at most `limit`, by id.
+
+    Who goes on behind the last one of each answer, until one has fewer than `limit`, has seen every study that was open
+    all the time, whoever holds how many of them open: no image changes the order, and no sender chooses an id.
+
+    Args:
+        session: Of `Database.read()`.
+        after_id: only studies behind this one; empty: from the beginning.
+        limit: studies.
+    """
+    found: list[OpenStudy] = []
+    # State by state: so the index gives them in their order, and no more of them than are wanted are read.
+    for state in sorted(OPEN):
+        statement = (
+            select(StudyRow)
+            .where(StudyRow.state == state.value, col(StudyRow.id) > after_id)
+            .order_by(col(StudyRow.id))
+            .limit(limit)
+        )
+        found.extend(_open_study(row) for row in session.exec(statement).all())
+    return sorted(found, key=lambda study: study.id)[:limit]
 
 
 def sender_of(session: Session, study: OpenStudy) -> Sender:
@@ -152,7 +170,9 @@ def epoch_opened_at(session: Session, study: OpenStudy) -> datetime:
 def apply_changes(
     session: Session, changes: Iterable[Change], *, now: datetime, max_attempts: int, actor: str
 ) -> list[str]:
-    """What was decided is done, for at most MAX_PER_CALL studies to which nothing has come meanwhile.
+    """What was decided is done, for the first MAX_PER_CALL studies, of these to which nothing has come meanwhile.
+
+    Those that are to be closed come before the others, else in the order of `changes`.
 
     Manifest, state, reason, history and job of a study change together; each epoch is closed once.
 
@@ -169,7 +189,7 @@ def apply_changes(
         if StudyState(row.state) not in OPEN or _open_study(row).version != change.study.version:
             continue
         row.epoch_opened_at = change.epoch_opened_at
-        if change.close and change.verdict is not None and not _reopened(session, change):
+        if change.close and not _reopened(session, change):
             _end(session, row, change.verdict, fail=change.fail, now=now, max_attempts=max_attempts, actor=actor)
             closed.append(row.id)
             continue
@@ -215,6 +235,7 @@ def complete_study(
     why, who = reason.strip(), by.strip()
     if not why or len(why) > MAX_REASON or not who or len(who) > MAX_NAME:
         raise BadIdentifier(f"a reason of 1 to {MAX_REASON} letters and a name of 1 to {MAX_NAME} are needed")
+    study_uid = standing_uid(session, study_uid)
     lock_study_uid(session, study_uid)
     found = session.exec(select(StudyRow).where(StudyRow.study_uid == study_uid)).one_or_none()
     if found is None:
@@ -222,8 +243,18 @@ def complete_study(
     row = locked_study(session, found.id)
     if StudyState(row.state) not in OPEN:
         raise NotOpen(f"the study is {row.state}; only one that is receiving or settling can be completed")
-    verdict = Verdict(CloseCode.OPERATOR, 0.0, f"{who} said that it is complete: {why}")
-    return _end(session, row, verdict, fail=False, now=now, max_attempts=max_attempts, actor=actor)
+    last = sender_of(session, _open_study(row))
+    left = broken_words(last.door, last.ended, still_open=last.open)
+    words = f"{who} said that it is complete: {why}" + (f" ({left})" if left else "")
+    return _end(
+        session,
+        row,
+        Verdict(CloseCode.OPERATOR, 0.0, words),
+        fail=False,
+        now=now,
+        max_attempts=max_attempts,
+        actor=actor,
+    )
 
 
 def manifest_sha256(session: Session, study_id: str) -> str:
@@ -251,7 +282,7 @@ def _open_study(row: StudyRow) -> OpenStudy:
 
 def _reopened(session: Session, change: Change) -> bool:
     """True where an association that is open now has sent to it since it was looked at; only the maximum minds not."""
-    if change.verdict is None or change.verdict.code is CloseCode.HARD_MAXIMUM:
+    if change.verdict.code is CloseCode.HARD_MAXIMUM:
         return False
     row = last_sender(session, change.study.id, change.study.epoch)
     return row is not None and row.closed_at is None and row.door == Door.DICOM.value
@@ -259,14 +290,14 @@ def _reopened(session: Session, change: Change) -> bool:
 
 def _plan(row: StudyRow, change: Change, now: datetime) -> None:
     row.closes_at = change.closes_at(now)
-    row.close_code = None if change.verdict is None else change.verdict.code.value
-    row.close_reason = None if change.verdict is None else change.verdict.reason
+    row.close_code, row.close_reason = change.verdict.code.value, change.verdict.reason
 
 
 def _end(
     session: Session, row: StudyRow, verdict: Verdict, *, fail: bool, now: datetime, max_attempts: int, actor: str
 ) -> StudyRow:
     state = StudyState.FAILED if fail else StudyState.QUEUED
+    last = sender_of(session, _open_study(row))
     study = transition(
         session, row.id, state, now=now, actor=actor, reason_code=verdict.code.value, reason=verdict.reason
     )
@@ -274,6 +305,7 @@ def _end(
     study.closed_at = now
     study.closes_at = study.epoch_opened_at = None
     study.close_code, study.close_reason = verdict.code.value, verdict.reason
+    study.last_transfer = STILL_OPEN if last.open else None if last.ended is None else last.ended.value
     session.add(study)
     if fail:
         return study

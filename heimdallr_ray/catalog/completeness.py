@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from heimdallr_ray.catalog.states import How
+from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.sources import CompletionRules
 
 QUIET_S = 2.0
 """After this long without an image a study is shown as settling."""
 
 
-class CloseCode(StrEnum):
-    """Why a study was closed, or will be."""
+TRANSFER_INCOMPLETE = "transfer_incomplete"
+"""Reason code of a study that a person called complete although its last transfer had not ended as it should."""
 
+
+class CloseCode(StrEnum):
+    """Why a study was closed, or will be, or is not yet."""
+
+    SENDING = "sending"
+    UPLOAD_OPEN = "upload_open"
     IDLE_AFTER_RELEASE = "idle_after_release"
     IDLE = "idle"
     IDLE_AFTER_ABORT = "idle_after_abort"
@@ -42,7 +49,8 @@ class Observed:
         n_images: in all epochs.
         n_expected: that a header announces, Number of Study Related Instances (0020,1208); None: none does.
         series: of all epochs.
-        sending: an association is open that has sent to it.
+        sending: an association or upload is open that has sent to it.
+        door: of that one, or of the last; None where it is not known.
         ended: how the last association that sent to it ended; None where that is not known.
         quiet_s: since its last image and the end of the last association that sent to it.
         open_s: since the first image of this epoch.
@@ -53,6 +61,7 @@ class Observed:
     n_expected: int | None
     series: tuple[SeriesSeen, ...]
     sending: bool
+    door: str | None
     ended: How | None
     quiet_s: float
     open_s: float
@@ -64,6 +73,7 @@ class Verdict:
 
     code: CloseCode
     in_s: float
+    """Infinite where that cannot be said."""
     reason: str
     """For a person, and as true before the closing as after it."""
 
@@ -79,12 +89,52 @@ def judge(seen: Observed, rules: CompletionRules) -> Verdict:
         CloseCode.HARD_MAXIMUM,
         rules.max_open_s - seen.open_s,
         f"{seconds(rules.max_open_s)} after the first image, the longest that a study may stay open"
-        + (", while an association was still sending" if seen.sending else ""),
+        + (f", while {_still(seen.door)}" if seen.sending else ""),
     )
     if seen.sending:
         return last
     quiet = _by_content(seen, rules) or _by_quiet(seen, rules)
     return min(last, quiet, key=lambda one: one.in_s)
+
+
+def held_open(seen: Observed, rules: CompletionRules) -> Verdict:
+    """Why the study is not closed while somebody sends to it, and when an upload without a word counts as given up."""
+    last = f"at the latest {seconds(rules.max_open_s)} after the first image"
+    if seen.door not in _BY_HTTP:
+        return Verdict(
+            CloseCode.SENDING, math.inf, f"an association is open that has sent to it; it will be closed {last}"
+        )
+    quiet = seen.quiet_s >= min(QUIET_S, rules.after_abort_s)
+    return Verdict(
+        CloseCode.UPLOAD_OPEN,
+        min(rules.after_abort_s - seen.quiet_s, rules.max_open_s - seen.open_s) if quiet else math.inf,
+        f"its upload has not been ended; it is given up {seconds(rules.after_abort_s)} after its last image, {last}",
+    )
+
+
+def broken_words(door: str | None, ended: How | None, *, still_open: bool) -> str:
+    """How the last transfer was left, where it has not ended properly; empty where it has, or nothing is known."""
+    if still_open:
+        return _still(door)
+    what = _noun(door)
+    return {How.ABORTED: f"the last {what} was broken off", How.LOST: f"the last {what} was {_lost(door)}"}.get(
+        ended or How.RELEASED, ""
+    )
+
+
+_BY_HTTP = frozenset({Door.UPLOAD.value, Door.STOW.value})
+
+
+def _noun(door: str | None) -> str:
+    return "upload" if door in _BY_HTTP else "association"
+
+
+def _lost(door: str | None) -> str:
+    return "left open" if door in _BY_HTTP else "lost"
+
+
+def _still(door: str | None) -> str:
+    return "an upload was still open" if door in _BY_HTTP else "an association was still sending"
 
 
 def seconds(value: float) -> str:
@@ -122,8 +172,16 @@ def _by_quiet(seen: Observed, rules: CompletionRules) -> Verdict:
             rules.after_release_s,
             " after the last sender had ended properly",
         ),
-        How.ABORTED: (CloseCode.IDLE_AFTER_ABORT, rules.after_abort_s, " after the last association was broken off"),
-        How.LOST: (CloseCode.IDLE_AFTER_ABORT, rules.after_abort_s, " after the last association was lost"),
+        How.ABORTED: (
+            CloseCode.IDLE_AFTER_ABORT,
+            rules.after_abort_s,
+            f" after {broken_words(seen.door, seen.ended, still_open=False)}",
+        ),
+        How.LOST: (
+            CloseCode.IDLE_AFTER_ABORT,
+            rules.after_abort_s,
+            f" after {broken_words(seen.door, seen.ended, still_open=False)}",
+        ),
         None: (CloseCode.IDLE, rules.idle_s, ""),
     }
     code, limit_s, after = limits[seen.ended]

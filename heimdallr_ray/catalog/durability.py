@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -10,8 +10,8 @@ from sqlalchemy import delete, func, update
 from sqlmodel import Session, col, select
 
 from heimdallr_ray.catalog.events import record_event
-from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow
-from heimdallr_ray.catalog.transitions import locked_study
+from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow, StudyRow
+from heimdallr_ray.catalog.transitions import lock_study_uid, locked_study
 
 _CHUNK = 500
 
@@ -43,16 +43,47 @@ def mark_durable(session: Session, row_ids: Sequence[str]) -> None:
         session.exec(update(InstanceRow).where(col(InstanceRow.id).in_(chunk)).values(durable=True))
 
 
-def take_back(session: Session, lost: Sequence[Undurable], *, now: datetime, actor: str) -> None:
+def take_back(
+    session: Session, lost: Sequence[Undurable], is_there: Callable[[str], bool], *, now: datetime, actor: str
+) -> int:
     """Rows whose bytes a power cut took are gone, the studies' counts are right, and the history says what was lost.
 
-    Sending the images again makes them anew.
+    Sending the images again makes them anew. Rows that another process has taken back meanwhile are not told twice.
+
+    Args:
+        session: of a write transaction.
+        lost: rows whose bytes were found missing.
+        is_there: whether the bytes of this digest are there. Asked once nobody can record the study any more: an image
+            that was sent again meanwhile was found known, was answered Success, and keeps its row.
+        now: when.
+        actor: who.
+
+    Returns:
+        How many rows are gone.
     """
-    for study_id in sorted({item.study_id for item in lost}):
-        ids = [item.id for item in lost if item.study_id == study_id]
+    ids_of: dict[str, list[Undurable]] = {}
+    for item in lost:
+        ids_of.setdefault(item.study_id, []).append(item)
+    studies = [
+        row
+        for start in range(0, len(ids_of), _CHUNK)
+        for row in session.exec(
+            select(StudyRow.study_uid, StudyRow.id).where(col(StudyRow.id).in_(sorted(ids_of)[start : start + _CHUNK]))
+        ).all()
+    ]
+    n_all = 0
+    # In the order in which whoever records several studies locks them.
+    for study_uid, study_id in sorted(studies):
+        lock_study_uid(session, study_uid)
         study = locked_study(session, study_id)
+        ids = [item.id for item in ids_of[study_id] if not is_there(item.blob_sha256)]
+        n_gone = 0
         for start in range(0, len(ids), _CHUNK):
-            session.exec(delete(InstanceRow).where(col(InstanceRow.id).in_(ids[start : start + _CHUNK])))
+            chunk = ids[start : start + _CHUNK]
+            n_gone += session.exec(delete(InstanceRow).where(col(InstanceRow.id).in_(chunk))).rowcount
+        if not n_gone:
+            continue
+        n_all += n_gone
         counts = {
             series_id: (count, size or 0)
             for series_id, count, size in session.exec(
@@ -73,6 +104,7 @@ def take_back(session: Session, lost: Sequence[Undurable], *, now: datetime, act
             now=now,
             actor=actor,
             study_id=study_id,
-            reason=f"{len(ids)} images that were answered Success were lost in a power cut (durability = study)",
-            payload={"lost": len(ids), "n_instances": study.n_instances},
+            reason=f"{n_gone} images that were answered Success were lost in a power cut (durability = study)",
+            payload={"lost": n_gone, "n_instances": study.n_instances},
         )
+    return n_all

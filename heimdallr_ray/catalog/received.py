@@ -61,5 +61,7 @@ class ReceivedInstance:
     synthetic: bool = False
     durable: bool = True
     """False: the bytes are not yet known to survive a power cut (the setting durability = study)."""
+    replayed: bool = False
+    """True: read back from the spool, so that it may have been recorded before: a duplicate has no row to tell."""
     study: StudyFacts = StudyFacts()
     series: SeriesFacts = SeriesFacts()

@@ -12,11 +12,13 @@ from typing import Any, TypeVar, cast
 from sqlalchemy import String, insert, update
 from sqlmodel import Session, SQLModel, col, select
 
+from heimdallr_ray.catalog.aliases import with_standing_uids
+from heimdallr_ray.catalog.associations import count_duplicates, note_resends
 from heimdallr_ray.catalog.events import record_event
 from heimdallr_ray.catalog.jobs import cancel_jobs
 from heimdallr_ray.catalog.priority import higher_order
 from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyFacts
-from heimdallr_ray.catalog.states import TRANSITIONS, StudyState
+from heimdallr_ray.catalog.states import TRANSITIONS, Door, StudyState
 from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow, StudyRow
 from heimdallr_ray.catalog.transitions import lock_study_uid, locked_study, record_state, transition
 from heimdallr_ray.ids import new_id
@@ -40,7 +42,7 @@ class RecordOutcome:
     study_ids: tuple[str, ...]
     """Studies with a new row or a duplicate, sorted."""
     replayed: int = 0
-    """Spool names that already have a row: a replay after a crash."""
+    """Of a replay after a crash: spool names that have a row, and duplicates, which were read back from the spool."""
     conflicts: int = 0
     """New rows whose SOP UID exists with other bytes."""
     reopened: tuple[str, ...] = ()
@@ -52,30 +54,38 @@ class _StudyOutcome:
     study_id: str
     stored: int
     duplicates: int
+    replayed: int
     conflicts: int
     reopened: bool
+    again: Counter[str]
+    """Duplicates that came by DICOM, by association."""
 
 
 def record_instances(session: Session, instances: Sequence[ReceivedInstance], now: datetime) -> RecordOutcome:
     """All instances have their row exactly once, and their studies and series know them.
 
     An image for a closed study opens the next epoch: its waiting or running job is cancelled (the worker finds its
-    lease stale) and the study is receiving again. A duplicate reopens nothing. Doing it twice changes nothing.
+    lease stale) and the study is receiving again. A duplicate reopens nothing. Doing it twice changes nothing: an image
+    is known by its spool name, and a duplicate, which has no row, is counted only where it comes straight from a door.
+    Objects without Study Instance UID that came before by another association are duplicates too (`aliases`).
     """
     known = _known_spool_names(session, [item.spool_name for item in instances])
-    by_study: defaultdict[str, list[ReceivedInstance]] = defaultdict(list)
+    new: list[ReceivedInstance] = []
     for item in instances:
         if item.spool_name not in known:
             known.add(item.spool_name)
-            by_study[item.study_uid].append(item)
-    fresh = sum(len(group) for group in by_study.values())
+            new.append(item)
+    by_study: defaultdict[str, list[ReceivedInstance]] = defaultdict(list)
+    for item in with_standing_uids(session, new, now):
+        by_study[item.study_uid].append(item)
     # Sorted: two recorders that meet in several studies lock them in the same order.
     outcomes = [_record_study(session, uid, by_study[uid], now) for uid in sorted(by_study)]
+    count_duplicates(session, sum((item.again for item in outcomes), Counter[str]()))
     return RecordOutcome(
         stored=sum(item.stored for item in outcomes),
         duplicates=sum(item.duplicates for item in outcomes),
         study_ids=tuple(sorted(item.study_id for item in outcomes)),
-        replayed=len(instances) - fresh,
+        replayed=len(instances) - len(new) + sum(item.replayed for item in outcomes),
         conflicts=sum(item.conflicts for item in outcomes),
         reopened=tuple(sorted(item.study_id for item in outcomes if item.reopened)),
     )
@@ -86,16 +96,21 @@ def _record_study(
 ) -> _StudyOutcome:
     lock_study_uid(session, study_uid)
     study = session.exec(select(StudyRow).where(StudyRow.study_uid == study_uid)).one_or_none()
-    fresh = _without_duplicates(session, study, received)
-    duplicates = len(received) - len(fresh)
+    fresh, known = _fresh_and_known(session, study, received)
+    counted = [item for item in known if not item.replayed]
+    duplicates, replayed = len(counted), len(known) - len(counted)
+    again = _by_association(counted)
     reopened = False
     if study is None:
         study = _new_study(session, received[0], now)
     elif not fresh:
-        _note_activity(session, study, now)
-        return _StudyOutcome(study.id, 0, duplicates, 0, reopened=False)
+        # Of one that is replayed the time of its arrival counts: each replay would lengthen the wait otherwise.
+        _note_activity(session, study, max([now] if counted else [item.received_at for item in known]))
+        _note_resends(session, study, known)
+        return _StudyOutcome(study.id, 0, duplicates, replayed, 0, reopened=False, again=again)
     else:
         study, reopened = _reopen_if_closed(session, study, received[0].door.value, now)
+    _note_resends(session, study, known)
     conflicts = _store(session, study, fresh)
     _grow(study, fresh, now)
     session.add(study)
@@ -113,12 +128,18 @@ def _record_study(
             "epoch": study.epoch,
         },
     )
-    return _StudyOutcome(study.id, len(fresh), duplicates, conflicts, reopened)
+    return _StudyOutcome(study.id, len(fresh), duplicates, replayed, conflicts, reopened, again)
 
 
-def _without_duplicates(
+def _by_association(items: Sequence[ReceivedInstance]) -> Counter[str]:
+    """How many came by each association. The HTTP doors count by request themselves."""
+    return Counter(item.association_id for item in items if item.door is Door.DICOM and item.association_id)
+
+
+def _fresh_and_known(
     session: Session, study: StudyRow | None, received: Sequence[ReceivedInstance]
-) -> list[ReceivedInstance]:
+) -> tuple[list[ReceivedInstance], list[ReceivedInstance]]:
+    """Those that the study does not have yet, and the duplicates."""
     seen: set[tuple[str, str]] = set()
     if study is not None:
         for uids in _chunks([item.sop_uid for item in received]):
@@ -127,12 +148,12 @@ def _without_duplicates(
             )
             seen.update(session.exec(statement).all())
     fresh: list[ReceivedInstance] = []
+    known: list[ReceivedInstance] = []
     for item in received:
         key = (str(item.sop_uid), str(item.blob_sha256))
-        if key not in seen:
-            seen.add(key)
-            fresh.append(item)
-    return fresh
+        (known if key in seen else fresh).append(item)
+        seen.add(key)
+    return fresh, known
 
 
 def _new_study(session: Session, first: ReceivedInstance, now: datetime) -> StudyRow:
@@ -150,10 +171,15 @@ def _new_study(session: Session, first: ReceivedInstance, now: datetime) -> Stud
     return study
 
 
-def _note_activity(session: Session, study: StudyRow, now: datetime) -> None:
+def _note_activity(session: Session, study: StudyRow, at: datetime) -> None:
     if StudyState(study.state) in OPEN:
-        study.last_received_at = max(study.last_received_at, now)
+        study.last_received_at = max(study.last_received_at, at)
         session.add(study)
+
+
+def _note_resends(session: Session, study: StudyRow, known: Sequence[ReceivedInstance]) -> None:
+    if StudyState(study.state) in OPEN:
+        note_resends(session, study.id, study.epoch, (item.association_id for item in known if item.association_id))
 
 
 def _reopen_if_closed(session: Session, study: StudyRow, actor: str, now: datetime) -> tuple[StudyRow, bool]:
@@ -163,11 +189,14 @@ def _reopen_if_closed(session: Session, study: StudyRow, actor: str, now: dateti
         # Jobs before the study: the order in which a claim and a commit lock them.
         cancel_jobs(session, study.id, now=now, actor=actor, reason="a late image opened the next epoch")
     study = locked_study(session, study.id)
+    if closed or state is StudyState.SETTLING:
+        # What was planned, or was the end of the epoch before, is true no more.
+        study.closes_at = study.close_code = study.close_reason = study.last_transfer = None
+        session.add(study)
     if closed:
         study.epoch += 1
         study.manifest_sha256 = None
         study.closed_at = None
-        session.add(study)
         transition(
             session, study.id, StudyState.RECEIVING, now=now, actor=actor, reason="a late image opened the next epoch"
         )
@@ -180,26 +209,27 @@ def _store(session: Session, study: StudyRow, fresh: Sequence[ReceivedInstance])
     """The new rows, inserted together; returns how many of them share their SOP UID with other bytes."""
     series = _series_rows(session, study, fresh)
     holders: defaultdict[str, set[str]] = defaultdict(set)
-    for uids in _chunks([item.sop_uid for item in fresh]):
-        statement = select(InstanceRow.sop_uid, InstanceRow.id).where(col(InstanceRow.sop_uid).in_(uids))
-        for sop_uid, row_id in session.exec(statement).all():
+    digests: defaultdict[str, set[str]] = defaultdict(set)
+    for uids in _chunks(sorted({str(item.sop_uid) for item in fresh})):
+        statement = select(InstanceRow.sop_uid, InstanceRow.id, InstanceRow.blob_sha256).where(
+            col(InstanceRow.sop_uid).in_(uids)
+        )
+        for sop_uid, row_id, sha256 in session.exec(statement).all():
             holders[sop_uid].add(row_id)
-    contested = {uid for uid, count in Counter(str(item.sop_uid) for item in fresh).items() if count > 1}
-    contested.update(str(item.sop_uid) for item in fresh if str(item.sop_uid) in holders)
-    old = sorted(row_id for uid in contested for row_id in holders.get(uid, ()))
-    for row_ids in _chunks(old):
+            digests[sop_uid].add(sha256)
+    conflicts = 0
+    for item in fresh:
+        seen = digests[str(item.sop_uid)]
+        conflicts += bool(seen - {str(item.blob_sha256)})
+        seen.add(str(item.blob_sha256))
+    contested = {uid for uid, seen in digests.items() if len(seen) > 1}
+    for row_ids in _chunks(sorted(row_id for uid in contested for row_id in holders.get(uid, ()))):
         session.exec(update(InstanceRow).where(col(InstanceRow.id).in_(row_ids)).values(sop_uid_conflict=True))
     rows = [
         _instance_values(study, series[str(item.series_uid)], item, conflict=str(item.sop_uid) in contested)
         for item in fresh
     ]
     session.connection().execute(insert(cast(Any, InstanceRow).__table__), rows)
-    first_seen: set[str] = set()
-    conflicts = 0
-    for item in fresh:
-        uid = str(item.sop_uid)
-        conflicts += uid in holders or uid in first_seen
-        first_seen.add(uid)
     return conflicts
 
 

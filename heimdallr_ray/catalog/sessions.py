@@ -40,7 +40,7 @@ def end_session(session: Session, intake_id: str, now: datetime) -> None:
 
 
 def count_request(session: Session, intake_id: str, *, stored: int, duplicates: int, refused: int, size: int) -> None:
-    """The intake's row counts one more request."""
+    """The intake's row counts one more request: `stored` objects answered as stored, `duplicates` of them known."""
     row = AssociationRow
     session.connection().execute(
         update(row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from sqlmodel import Session, col, select
 
+from heimdallr_ray.catalog.aliases import standing_uid
 from heimdallr_ray.catalog.closing import close_study, complete_study, manifest_sha256
 from heimdallr_ray.catalog.recording import RecordOutcome, record_instances
 from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow, StudyRow
@@ -28,8 +29,11 @@ __all__ = [
 
 
 def study_by_uid(session: Session, study_uid: str) -> StudyRow | None:
-    """The study with this StudyInstanceUID, or None."""
-    return session.exec(select(StudyRow).where(StudyRow.study_uid == str(study_uid))).one_or_none()
+    """The study with this StudyInstanceUID, or that which a derived UID stands for (`aliases`), or None."""
+    found = session.exec(select(StudyRow).where(StudyRow.study_uid == str(study_uid))).one_or_none()
+    if found is not None or (standing := standing_uid(session, str(study_uid))) == str(study_uid):
+        return found
+    return session.exec(select(StudyRow).where(StudyRow.study_uid == standing)).one_or_none()
 
 
 def study_by_id(session: Session, study_id: str) -> StudyRow | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, Column, Index, Integer, Text, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
 from heimdallr_ray.catalog.states import JobState, StudyState
@@ -24,7 +24,10 @@ class StudyRow(SQLModel, table=True):
     """One study, keyed by StudyInstanceUID (a derived UID where the sender left it blank)."""
 
     __tablename__ = "study"  # pyright: ignore[reportAssignmentType]
-    __table_args__ = (Index("ix_study_state_last", "state", "last_received_at"),)
+    __table_args__ = (
+        Index("ix_study_state_last", "state", "last_received_at"),
+        Index("ix_study_state_id", "state", "id"),
+    )
 
     id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
     study_uid: str = Field(unique=True, max_length=64)
@@ -49,6 +52,8 @@ class StudyRow(SQLModel, table=True):
     close_code: str | None = Field(default=None, max_length=32)
     """CloseCode: why it was closed, or will be."""
     close_reason: str | None = Field(default=None, sa_column=Column(Text))
+    last_transfer: str | None = Field(default=None, max_length=8)
+    """How the last transfer had ended when it was closed: a value of `How`, or `open`; None where that is not known."""
     done_at: datetime | None = Field(default=None, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
     urgency: str | None = Field(default=None, max_length=2, index=True)
     urgency_reason: str | None = Field(default=None, sa_column=Column(Text))
@@ -99,6 +104,13 @@ class InstanceRow(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("study_id", "sop_uid", "blob_sha256"),
         Index("ix_instance_sender", "study_id", "epoch", "association_id"),
+        # Few rows, asked for with every page of the worklist.
+        Index(
+            "ix_instance_conflict",
+            "study_id",
+            sqlite_where=text("sop_uid_conflict IS 1"),
+            postgresql_where=text("sop_uid_conflict IS true"),
+        ),
     )
 
     id: str = Field(default_factory=new_id, primary_key=True, max_length=32)
@@ -123,6 +135,27 @@ class InstanceRow(SQLModel, table=True):
     """False: a power cut may still take its bytes (the setting durability = study)."""
 
 
+class UidAliasRow(SQLModel, table=True):
+    """A derived study or series UID of objects that had come before, by another association and under another UID."""
+
+    __tablename__ = "uid_alias"  # pyright: ignore[reportAssignmentType]
+
+    uid: str = Field(primary_key=True, max_length=64)
+    stands_for: str = Field(max_length=64)
+    """UID of the study or series that they are in."""
+    at: datetime = Field(sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
+
+
+class ResendRow(SQLModel, table=True):
+    """An association, upload or STOW request that brought known images to a study while this epoch of it was open."""
+
+    __tablename__ = "resend"  # pyright: ignore[reportAssignmentType]
+
+    study_id: str = Field(foreign_key="study.id", primary_key=True, max_length=32)
+    epoch: int = Field(primary_key=True)
+    association_id: str = Field(primary_key=True, max_length=64)
+
+
 class AssociationRow(SQLModel, table=True):
     """One intake: a DICOM association, an upload or a STOW request. A column is None where it is not known."""
 
@@ -142,6 +175,7 @@ class AssociationRow(SQLModel, table=True):
     reason: str | None = Field(default=None, sa_column=Column(Text))
     stored: int = 0
     duplicates: int = 0
+    """Without those that were read back from the spool, which may have been counted before."""
     refused: int = 0
     n_bytes: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, default=0))
 

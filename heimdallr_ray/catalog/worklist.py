@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, case, or_
 from sqlmodel import Session, col, func, select
 
 from heimdallr_ray.catalog.ahead import AHEAD_JOB
+from heimdallr_ray.catalog.conflicts import contested_uids
 from heimdallr_ray.catalog.priority import ORDERED_CLASS, ROUTINE_CLASS
 from heimdallr_ray.catalog.results import current_result, results_of
 from heimdallr_ray.catalog.states import JobPriority, JobState
@@ -44,6 +45,8 @@ class StudyDetail:
     """Of `result`."""
     jobs: tuple[JobRow, ...]
     """The newest first."""
+    uid_conflicts: int = 0
+    """SOP Instance UIDs of its images under which others came, with other bytes."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,7 @@ def study_detail(session: Session, study_uid: str) -> StudyDetail | None:
         superseded=tuple(row for row in results_of(session, study.id) if row.superseded_by is not None),
         artifacts=() if result is None else tuple(artifacts_of(session, result.id)),
         jobs=tuple(jobs_of(session, study.id)),
+        uid_conflicts=contested_uids(session, [study.id]).get(study.id, 0),
     )
 
 

@@ -5,25 +5,21 @@ Source: PS3.8 section 9.3.4 (A-ASSOCIATE-RJ), PS3.15 annex B (secure connections
 
 from __future__ import annotations
 
-import socket
 import ssl
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
 from pydicom.uid import UID
-from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context
-from pynetdicom.transport import T_CONNECT, AddressInformation, AssociationSocket
 
 from heimdallr_ray.errors import BadSetting
-from heimdallr_ray.listener.transport import PromptSocket
+from heimdallr_ray.listener.connecting import CONNECT_TIMEOUT_S, Entity, Told, failure_of
 
 MAX_PDU_BYTES = 131_072
-CONNECT_TIMEOUT_S = 10.0
 ANSWER_TIMEOUT_S = 120.0
 
 Context = tuple[str, str]
@@ -70,6 +66,24 @@ class Tls:
             raise BadSetting(f"TLS: a certificate, key or CA file cannot be used ({error})") from error
         return made
 
+    def for_reports(self) -> ssl.SSLContext | None:
+        """The same for a port of ours, where a peer of `ca` has to show its certificate; None without one of ours.
+
+        Raises:
+            BadSetting: as `context`.
+        """
+        if self.certificate is None:
+            return None
+        try:
+            made = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=self.ca)
+            made.minimum_version = ssl.TLSVersion.TLSv1_2
+            if self.ca is not None:
+                made.verify_mode = ssl.CERT_REQUIRED
+            made.load_cert_chain(self.certificate, self.key, password=_no_passphrase)
+        except (OSError, ssl.SSLError) as error:
+            raise BadSetting(f"TLS: a certificate, key or CA file cannot be used ({error})") from error
+        return made
+
 
 def _no_passphrase() -> str:
     raise BadSetting("TLS: the key has a passphrase; give one without")
@@ -91,83 +105,27 @@ class Refusal:
     """Why there is no association."""
 
     kind: str
-    """called_ae, calling_ae, local_limit, congestion, rejected, no_answer, unreachable, tls."""
+    """called_ae, calling_ae, local_limit, congestion, rejected, contexts, or that of a `Failure`."""
     words: str
     permanent: bool
     """True: asking again changes nothing."""
 
 
-class _Told:
-    """What became of the connection."""
-
-    def __init__(self) -> None:
-        self.connected = False
-        self.error: OSError | None = None
-        self.connection: socket.socket | None = None
-
-    def close(self) -> None:
-        """The connection's descriptor is free; pynetdicom leaves it open where the peer goes first."""
-        if self.connection is not None:
-            self.connection.close()
-
-
-class _Socket(PromptSocket):
-    """Keeps the reason for which a connection fails; the parent only logs it."""
-
-    told: _Told
-
-    def connect(self, primitive: T_CONNECT) -> None:
-        """As the parent; a TLS handshake is over when it returns."""
-        try:
-            self._connect(primitive)
-        except OSError as error:
-            self.told.error = error
-            self._shutdown_socket()
-            self.socket = None
-            primitive.result = "Evt17"
-        else:
-            self.told.connected = True
-            self._is_connected = True
-            primitive.result = "Evt2"
-        finally:
-            self.provider_queue.put(primitive)
-            self._ready.set()
-
-    def _connect(self, primitive: T_CONNECT) -> None:
-        connection = self.told.connection = cast(socket.socket, self.socket)
-        connection.settimeout(CONNECT_TIMEOUT_S)
-        connection.connect(primitive.address_info.as_tuple)
-        if self.tls_args:
-            context, server_name = self.tls_args
-            connection = context.wrap_socket(connection, server_side=False, server_hostname=server_name)
-            self.socket = self.told.connection = connection
-        connection.settimeout(None)
-        self.assoc.requestor.address_info = AddressInformation.from_tuple(connection.getsockname())
-
-
-class Entity(ApplicationEntity):
-    """Associates over a _Socket."""
-
-    def __init__(self, ae_title: str) -> None:
-        super().__init__(ae_title)
-        self.told = _Told()
-
-    def _create_socket(
-        self, assoc: Association, address: AddressInformation, tls_args: tuple[ssl.SSLContext, str] | None
-    ) -> AssociationSocket:
-        created = _Socket(assoc, address=address)
-        created.told = self.told
-        created.tls_args = tls_args
-        return created
-
-
-def associate(peer: Peer, contexts: Iterable[Context], tls: ssl.SSLContext | None = None) -> Association | Refusal:
+def associate(
+    peer: Peer,
+    contexts: Iterable[Context],
+    tls: ssl.SSLContext | None = None,
+    handlers: Sequence[tuple[Any, Callable[..., Any]]] = (),
+    idle_s: float = ANSWER_TIMEOUT_S,
+) -> Association | Refusal:
     """An association with all `contexts`, or the reason why there is none now.
 
     Args:
         peer: whom to talk to.
         contexts: SOP class and transfer syntax of each; at most 128.
         tls: made of `peer.tls`, once for many associations.
+        handlers: pynetdicom's events, and what is called for each.
+        idle_s: so long the association stands without a word of the peer.
 
     Raises:
         BadSetting: an AE title or the address is malformed.
@@ -177,7 +135,7 @@ def associate(peer: Peer, contexts: Iterable[Context], tls: ssl.SSLContext | Non
         entity.connection_timeout = CONNECT_TIMEOUT_S
         entity.acse_timeout = CONNECT_TIMEOUT_S
         entity.dimse_timeout = ANSWER_TIMEOUT_S
-        entity.network_timeout = ANSWER_TIMEOUT_S
+        entity.network_timeout = idle_s
         wanted = [build_context(UID(sop_class), [UID(syntax)]) for sop_class, syntax in sorted(set(contexts))]
         name = (peer.tls.server_name if peer.tls else None) or peer.host
         made = cast(Any, entity).associate(
@@ -186,6 +144,7 @@ def associate(peer: Peer, contexts: Iterable[Context], tls: ssl.SSLContext | Non
             contexts=wanted,
             ae_title=peer.called_ae,
             max_pdu=MAX_PDU_BYTES,
+            evt_handlers=list(handlers),
             tls_args=None if tls is None else (tls, name),
         )
     except (ValueError, TypeError) as error:
@@ -198,22 +157,23 @@ def associate(peer: Peer, contexts: Iterable[Context], tls: ssl.SSLContext | Non
     return refusal
 
 
-def _refusal(association: Association, told: _Told) -> Refusal:
+def _refusal(association: Association, told: Told) -> Refusal:
     if association.is_rejected:
         rejection = cast(Any, association.acceptor.primitive)
         permanent = int(rejection.result) == 1
         found = (int(rejection.result_source), int(rejection.diagnostic))
         kind, words = _REASONS.get(found, ("rejected", f"reason {found[1]} of source {found[0]}"))
         return Refusal(kind, f"rejects the association: {words}", permanent)
-    error = told.error
-    if isinstance(error, ssl.SSLError):
-        words = getattr(error, "verify_message", "") or error.reason or type(error).__name__
-        return Refusal("tls", f"TLS could not be agreed on: {str(words).lower().replace('_', ' ')}", True)
-    if error is not None:
-        return Refusal("unreachable", f"cannot be reached: {error.strerror or type(error).__name__}", False)
-    if told.connected:
-        return Refusal("no_answer", "closes the connection without an answer to the request", False)
-    return Refusal("unreachable", "cannot be reached", False)
+    if association.rejected_contexts:
+        return Refusal("contexts", "takes nothing of this kind: it accepts none of the presentation contexts", True)
+    failure = failure_of(told)
+    return Refusal(failure.kind, failure.words, failure.permanent)
+
+
+def break_off(association: Association) -> None:
+    """The peer is told that this was not all."""
+    with suppress(OSError):
+        association.abort()
 
 
 def end(association: Association) -> None:

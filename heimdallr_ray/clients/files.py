@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -95,12 +96,17 @@ def why(error: Rejected | OSError) -> str:
     return error.detail
 
 
+def some_named(named: Sequence[SkippedFile], number: int) -> str:
+    """The first few of `number` files with their reasons, the others counted."""
+    shown = "; ".join(f"{item.path}: {item.reason}" for item in named[:_NAMED_IN_ERROR])
+    more = f"; and {number - _NAMED_IN_ERROR} more" if number > _NAMED_IN_ERROR else ""
+    return f"{shown}{more}"
+
+
 def _nothing(skipped: int, named: list[SkippedFile]) -> str:
     if not skipped:
         return "no DICOM object there: the folder holds no file"
-    shown = "; ".join(f"{item.path}: {item.reason}" for item in named[:_NAMED_IN_ERROR])
-    more = f"; and {skipped - _NAMED_IN_ERROR} more" if skipped > _NAMED_IN_ERROR else ""
-    return f"no DICOM object there ({shown}{more})"
+    return f"no DICOM object there ({some_named(named, skipped)})"
 
 
 def _describe(path: Path) -> Outgoing:

@@ -19,7 +19,7 @@ from typing import Any, cast
 from pynetdicom.association import Association
 from pynetdicom.dimse_primitives import C_STORE
 
-from heimdallr_ray.clients.dimse import ANSWER_TIMEOUT_S, Peer, Refusal, Tls, associate, end
+from heimdallr_ray.clients.dimse import ANSWER_TIMEOUT_S, Peer, Refusal, Tls, associate, break_off, end
 from heimdallr_ray.clients.files import Outgoing, select
 from heimdallr_ray.clients.sent import FileStatus, SendReport, reason_of
 from heimdallr_ray.errors import BadSetting, HeimdallrError, NotReady
@@ -95,6 +95,12 @@ class _Work:
         """No further file is sent."""
         with self._lock:
             self._stopped = True
+
+    @property
+    def stopped(self) -> bool:
+        """True where files may be left that will not be sent."""
+        with self._lock:
+            return self._stopped
 
     @property
     def left(self) -> int:
@@ -223,8 +229,11 @@ class _Sender:
                 self._work.opened()
                 try:
                     done = _send_over(association, self._work)
-                finally:
-                    end(association)
+                except BaseException:
+                    break_off(association)
+                    raise
+                # A release would say that this was all, and the peer would close the studies soon.
+                (break_off if self._work.stopped else end)(association)
                 refusal = Refusal("no_answer", "ends the association before it has answered", permanent=False)
             failures, pause_s = (0, PAUSE_FIRST_S) if done else (failures + 1, pause_s)
             left = self._work.left
@@ -262,7 +271,8 @@ def _send_over(association: Association, work: _Work) -> int:
         if status is None:
             return done
         done += 1
-        work.answered(item, FileStatus(str(item.path), item.sop_uid, status, reason or reason_of(status)))
+        said = reason or reason_of(status)
+        work.answered(item, FileStatus(str(item.path), item.sop_uid, status, said, item.sop_class_uid))
     return done
 
 

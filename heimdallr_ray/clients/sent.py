@@ -36,6 +36,7 @@ class FileStatus:
     sop_uid: str
     status: int | None
     reason: str = ""
+    sop_class_uid: str = ""
 
     @property
     def acknowledged(self) -> bool:

@@ -113,11 +113,14 @@ def sources_of(path: Path) -> Generator[list[Source]]:
             for item in files
         ]
         return
-    check_end_record(path, _LIMITS)
+    try:
+        check_end_record(path, _LIMITS)
+    except BadArchive as error:
+        raise BadArchive(f"{path.name}: {error.detail}") from error
     try:
         archive = zipfile.ZipFile(path)
     except (zipfile.BadZipFile, struct.error, NotImplementedError, UnicodeError) as error:
-        raise BadArchive("this is not a ZIP archive, or it is damaged") from error
+        raise BadArchive(f"{path.name} is called a ZIP archive and is none, or it is damaged") from error
     with archive:
         size = path.stat().st_size
         members = check_directory(archive.infolist(), archive.start_dir, size, _LIMITS)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import IO, Any, cast
 
 import httpx
 
-from heimdallr_ray.clients.files import MAX_NAMED, SkippedFile
+from heimdallr_ray.clients.files import MAX_NAMED, SkippedFile, some_named
 from heimdallr_ray.clients.requests import Counted, refusal_of, zipped
 from heimdallr_ray.clients.sources import NOT_DICOM, Item, LeftOut, Source, look_at, sources_of
 from heimdallr_ray.errors import (
@@ -50,6 +49,7 @@ PAUSE_FIRST_S = 0.5
 PAUSE_LAST_S = 8.0
 
 Progress = Callable[[int, int], None]
+Flight = Callable[[int], None]
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,14 @@ class _Found:
     n_rejected: int
 
 
-def upload_zip(path: Path, url: str, token: str | None = None, on_progress: Progress | None = None) -> UploadReport:
+def upload_zip(
+    path: Path,
+    url: str,
+    token: str | None = None,
+    on_progress: Progress | None = None,
+    on_stored: Progress | None = None,
+    on_flight: Flight | None = None,
+) -> UploadReport:
     """The server has stored every DICOM object of the ZIP, file or folder at `path`.
 
     One object that cannot be taken refuses them all, before the first is sent. What the server has already is not sent
@@ -95,6 +102,8 @@ def upload_zip(path: Path, url: str, token: str | None = None, on_progress: Prog
         url: the server, such as http://127.0.0.1:8001.
         token: bearer token, where the server wants one.
         on_progress: called with bytes that the server has or was sent, and bytes in all.
+        on_stored: called with images that the server says it has, and images in all.
+        on_flight: called with the images of a request before it is sent, and with 0 when it was answered.
 
     Raises:
         EmptyInput: nothing at `path` is a DICOM object.
@@ -107,7 +116,7 @@ def upload_zip(path: Path, url: str, token: str | None = None, on_progress: Prog
     try:
         with sources_of(path) as sources:
             found = _look(sources)
-            return _Upload(url, token, on_progress).send(found)
+            return _Upload(url, token, on_progress, on_stored, on_flight).send(found)
     except OSError as error:
         raise Rejected(f"{error.filename or path} cannot be read: {error.strerror}") from error
 
@@ -120,10 +129,10 @@ def _look(sources: Sequence[Source]) -> _Found:
         Rejected: some are DICOM and cannot be taken; the class is that of the first one.
     """
     if not sources:
-        raise EmptyInput("the folder holds no file")
+        raise EmptyInput("no DICOM object there: it holds no file")
     items: list[Item] = []
     left_out: list[SkippedFile] = []
-    refused: Counter[str] = Counter()
+    refused: list[SkippedFile] = []
     first: type[Rejected] = Rejected
     for source in sources:
         try:
@@ -132,18 +141,17 @@ def _look(sources: Sequence[Source]) -> _Found:
             raise
         except Rejected as error:
             first = first if refused else type(error)
-            refused[error.code] += 1
+            refused.append(SkippedFile(source.name, f"{error.detail} ({error.code})"))
             continue
         if isinstance(one, LeftOut):
             left_out.append(SkippedFile(source.name, one.reason))
         else:
             items.append(one)
     if refused:
-        codes = ", ".join(f"{code} {count}" for code, count in sorted(refused.items()))
-        of = f"{refused.total()} of {refused.total() + len(items)} DICOM files"
-        raise first(f"{of} cannot be accepted ({codes}); nothing was sent")
+        of = f"{len(refused)} of {len(refused) + len(items)} DICOM files cannot be taken"
+        raise first(f"{of} ({some_named(refused, len(refused))}); nothing was sent")
     if not items:
-        raise EmptyInput("nothing there is a DICOM object")
+        raise EmptyInput(f"no DICOM object there ({some_named(left_out, len(left_out))})")
     foreign = sum(item.reason == NOT_DICOM for item in left_out)
     return _Found(tuple(items), tuple(left_out[:MAX_NAMED]), len(left_out), foreign)
 
@@ -168,13 +176,27 @@ def batches(items: Sequence[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
+def _nobody_asks(_images: int) -> None:
+    pass
+
+
 class _Upload:
     """One upload to one server."""
 
-    def __init__(self, url: str, token: str | None, on_progress: Progress | None) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str | None,
+        on_progress: Progress | None,
+        on_stored: Progress | None = None,
+        on_flight: Flight | None = None,
+    ) -> None:
         self._url = url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._on_progress = on_progress
+        self._on_stored = on_stored
+        self._on_flight: Flight = on_flight or _nobody_asks
+        self._there = self._images = 0
         self._done = self._total = self._sent = self._requests = 0
         self._accepted = self._already_there = 0
         self._study_uids: set[str] = set()
@@ -194,7 +216,9 @@ class _Upload:
             with httpx.Client(timeout=timeout, trust_env=False) as client:
                 known = self._known(client, unique)
                 waiting = [item for item in unique if item.key not in known]
-                there = len(found.items) - len(waiting)
+                self._images = len(found.items)
+                there = self._there = self._images - len(waiting)
+                self._tell_stored()
                 self._study_uids.update(item.study_uid for item in unique if item.key in known and item.study_uid)
                 self._advance(self._total - sum(item.source.size for item in waiting))
                 cut = list(batches(waiting))
@@ -241,9 +265,11 @@ class _Upload:
                 files = {"file": ("study.zip", counted, "application/zip")}
                 return client.post(self._url + UPLOAD_PATH, headers=headers, files=files)
 
+            self._on_flight(len(batch))
             try:
                 answer = self._tried(post)
             except TooLarge:
+                self._on_flight(0)
                 self._done = before
                 if len(batch) == 1:
                     raise
@@ -261,6 +287,8 @@ class _Upload:
             raise NotReady("the answer is not one of heimdallr") from error
         self._done = before + size
         self._advance(self._done)
+        self._tell_stored()
+        self._on_flight(0)
 
     def _tried(self, ask: Callable[[], httpx.Response]) -> dict[str, Any]:
         """The answer of the server, asked again where it does not answer or has no place now.
@@ -299,6 +327,10 @@ class _Upload:
         told = type(failure)(f"{failure.detail}; {stored} stored, the same command goes on from there")
         told.__cause__ = failure.__cause__
         return told
+
+    def _tell_stored(self) -> None:
+        if self._on_stored is not None:
+            self._on_stored(self._there + self._accepted, self._images)
 
     def _advance(self, done: int) -> None:
         self._done = min(done, self._total)

@@ -120,6 +120,13 @@ class IntakeSettings(SettingsPart):
         """An empty part of a list names nobody and is dropped."""
         return tuple(part.strip() for part in parts if part.strip())
 
+    @field_validator("allowed_addresses")
+    @classmethod
+    def _networks(cls, parts: tuple[str, ...]) -> tuple[str, ...]:
+        for part in parts:
+            ipaddress.ip_network(part)
+        return parts
+
     @field_validator("commitment_peers")
     @classmethod
     def _peers_that_can_be_called(cls, parts: tuple[str, ...]) -> tuple[str, ...]:

@@ -44,6 +44,15 @@ class OperatingSettings(SettingsPart):
         "`data_dir`. Keep a copy elsewhere; hosts that share a database share it.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="Least level that is logged.")
+    log_file_mib: int = Field(
+        32,
+        ge=1,
+        le=4096,
+        description="A log file in `data_dir`/logs that would grow past this makes place for a new one.",
+    )
+    log_files: int = Field(
+        5, ge=1, le=100, description="How many files of each part's log are kept, the one that is written included."
+    )
 
     @field_validator("audit_key_file")
     @classmethod

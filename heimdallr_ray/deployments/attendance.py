@@ -65,4 +65,4 @@ class Attendance:
             self._calls.leave(ticket)
         except HeimdallrError as error:
             # The answer is worth more than the row, which is believed only where this process is gone.
-            log.warning("call not struck out", extra={"job": ticket.job_id, "code": error.code})
+            log.warning("call.not_struck_out", extra={"job": ticket.job_id, "code": error.code})

@@ -9,6 +9,7 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from heimdallr_ray import logs
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.deployments.app import AppArgs
 from heimdallr_ray.deployments.remote import Ledger, RemoteSegmenter
@@ -43,6 +44,7 @@ class StudyConsumer:
         from heimdallr_ray.storage.blobs import LocalBlobStore
 
         settings, clock = args.settings(), SystemClock()
+        logs.configure(settings, "consumer")
         database = Database(settings.resolved_database_url)
         queue = LeaseQueue(database, clock, settings.lease_seconds)
         blobs = LocalBlobStore(settings.blob_dir)

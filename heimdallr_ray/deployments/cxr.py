@@ -6,6 +6,7 @@ from typing import Any
 
 from ray import serve
 
+from heimdallr_ray import logs
 from heimdallr_ray.deployments.app import AppArgs
 
 
@@ -15,6 +16,7 @@ class MedGemma:
 
     def __init__(self, args: AppArgs) -> None:
         """Nothing to load."""
+        logs.configure(args.settings(), "medgemma")
         self.build = args.build
 
     def read(self, instance_sha256: str) -> dict[str, Any]:

@@ -46,5 +46,5 @@ def _end_without(device: str) -> None:
 
 
 def _end(error: DeviceLost) -> None:
-    log.critical("the device is lost; this process ends", extra={"code": error.code, "detail": error.detail})
+    log.critical("device.lost", extra={"code": error.code, "detail": error.detail})
     os._exit(EXIT_STATUS)

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from heimdallr_ray import logs
 from heimdallr_ray.api.services import DRAINING, READY
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.deployments.app import AppArgs
@@ -77,6 +78,7 @@ class Ingress:
     ) -> None:
         """The other deployments are reachable from here, which makes them part of the application."""
         self._args = args
+        logs.configure(args.settings(), "ingress")
         self._handles = {
             CONSUMER: consumer,
             "Segmenter": segmenter,

@@ -160,9 +160,7 @@ class RemoteSegmenter:
             self._ledger.queue.hold(session, self._lease)
             limit = 1 if ticket.ahead else MAX_DEATHS
             deaths = self._ledger.calls.record_death(session, self._lease, ticket, inside.replica, limit=limit)
-        _log.error(
-            "engine died under a study", extra={"job": ticket.job_id, "deaths": deaths, "engine": inside.replica}
-        )
+        _log.error("engine.died", extra={"job": ticket.job_id, "deaths": deaths, "engine": inside.replica})
         require_innocent(deaths, limit)
         return True
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from ray import serve
 
+from heimdallr_ray import logs
 from heimdallr_ray.deployments.app import AppArgs
 
 
@@ -15,6 +16,7 @@ class ReportBuilder:
 
     def __init__(self, args: AppArgs) -> None:
         """Nothing to load."""
+        logs.configure(args.settings(), "report_builder")
         self.build = args.build
 
     def draft(self, study_uid: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 import ray
 from ray import serve
 
+from heimdallr_ray import logs
 from heimdallr_ray.deployments.app import AppArgs
 from heimdallr_ray.deployments.ending import ending_with
 from heimdallr_ray.deployments.memory import give_back
@@ -38,6 +39,7 @@ class Segmenter:
         from heimdallr_ray.segmentation.totalseg.environment import process_home
 
         settings = args.settings()
+        logs.configure(settings, "segmenter")
         folder = settings.resolved_weights_dir or weights_dir()
         self._device = device = pick_device(settings.device)
         home = process_home(settings.run_dir / HOMES)

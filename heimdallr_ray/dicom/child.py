@@ -145,4 +145,4 @@ def _widen(pipe: int) -> None:
         fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     except OSError:
         # The user's share of pipe memory is used up: the usual size is only slower.
-        log.debug("pipe stays small")
+        log.debug("decoder.pipe_stays_small")

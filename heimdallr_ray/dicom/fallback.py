@@ -102,7 +102,7 @@ def convert_first(selection: Selection, read_bytes: Callable[[str], bytes]) -> t
             return selection, convert(selection.chosen, read_bytes, selection.fallback_code)
         except Rejected as error:
             code = error.reason if isinstance(error, NotAVolume) else error.code
-            _log.info("not converted", extra={"code": code})
+            _log.info("series.not_converted", extra={"code": code})
             selection = after_refusal(selection, code, error.detail)
     return selection, None
 

@@ -167,7 +167,7 @@ class DecoderPool:
         try:
             return self._child()
         except DecoderUnavailable as error:
-            log.warning("decoder not started", extra={"code": error.code})
+            log.warning("decoder.not_started", extra={"code": error.code})
             return None
 
 

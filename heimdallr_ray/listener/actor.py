@@ -10,9 +10,11 @@ from typing import Any, cast
 
 import ray
 
+from heimdallr_ray import logs
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.config import load_effective
+from heimdallr_ray.listener.heap import keep_for_good
 from heimdallr_ray.listener.service import ListenerService
 from heimdallr_ray.storage.blobs import LocalBlobStore
 
@@ -47,11 +49,13 @@ class DicomScp:
         """
         settings = load_effective(Path(settings_file))
         self._build = build
+        logs.configure(settings, "listener")
         settings.data_dir.mkdir(parents=True, exist_ok=True)
         self._database = Database(settings.resolved_database_url)
         self._database.migrate()
         self._service = ListenerService(settings, self._database, LocalBlobStore(settings.blob_dir), SystemClock())
         self._service.start()
+        keep_for_good()
 
     def status(self) -> dict[str, Any]:
         """Process id, build, whether this is a restarted actor, and the listener's own status. JSON."""

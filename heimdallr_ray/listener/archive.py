@@ -117,16 +117,34 @@ def receive_zip(
         Retryable: disk or database could not take it now.
     """
     try:
-        check_end_record(path, limits)
+        _check_end(path, limits)
         with zipfile.ZipFile(path) as archive:
             members = check_directory(archive.infolist(), archive.start_dir, path.stat().st_size, limits)
             with receiver.spool.staging() as staging:
                 return _receive_members(archive, members, receiver, staging, limits, upload_id, address, notes)
     except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError, UnicodeError) as error:
         logger.warning("upload.refused", extra={"upload": upload_id, "code": BadArchive.code})
-        raise BadArchive("this is not a ZIP archive, or it is damaged: put the DICOM files into a ZIP anew") from error
+        raise BadArchive(_unreadable(path)) from error
     except OSError as error:
         raise storage_error(error) from error
+
+
+def _check_end(path: Path, limits: ArchiveLimits) -> None:
+    try:
+        check_end_record(path, limits)
+    except BadArchive as error:
+        logger.warning("upload.refused", extra={"code": error.code, "reason": error.detail})
+        raise BadArchive(_unreadable(path)) from error
+
+
+def _unreadable(path: Path) -> str:
+    with path.open("rb") as stream:
+        is_zip = stream.read(2) == b"PK"
+    if is_zip:
+        return (
+            "the ZIP is damaged, cut off or packed in a way that is not read here: put the DICOM files into a ZIP anew"
+        )
+    return "the file is neither a ZIP nor a DICOM file by its content: put the DICOM files of the study into a ZIP"
 
 
 def _receive_members(
@@ -176,7 +194,11 @@ def _receive_members(
         raise first_refusal(f"{of} cannot be accepted ({codes}); nothing was stored")
     if not accepted:
         logger.warning("upload.refused", extra={"upload": upload_id, "code": EmptyInput.code})
-        raise EmptyInput("no entry of the archive is a DICOM object")
+        raise EmptyInput(
+            f"the ZIP can be read, but none of its {len(members)} files is a DICOM image; nothing was stored"
+            if len(members) > 1
+            else "the ZIP can be read, but it holds no DICOM image; nothing was stored"
+        )
     already_there = receiver.commit_upload(accepted, notes(accepted))
     study_uids = tuple(sorted({str(item.identity.study_uid) for item in accepted}))
     logger.info(

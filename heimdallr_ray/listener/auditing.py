@@ -122,6 +122,12 @@ class IntakeAudit:
         facts: dict[str, Fact] = {"intake": intake_id, "instances": instances, "studies": studies, "bytes": size}
         return self._note(_ACCEPTED[door], actor, self._clock.now(), Outcome.SUCCESS, facts)
 
+    def dropped(self, count: int) -> Note:
+        """So many notes, entries of this chain among them, were dropped while the catalog could not be written."""
+        facts: dict[str, Fact] = {"count": count}
+        actor = Actor.system("intake")
+        return self._note(Action.ENTRIES_DROPPED, actor, self._clock.now(), Outcome.FAILED, facts)
+
     def study_received(self, session: Session, study_id: str, now: datetime) -> None:
         """An epoch of a study was closed, in the session's transaction; the row says why."""
         study = session.get(StudyRow, study_id)

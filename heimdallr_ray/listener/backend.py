@@ -31,6 +31,11 @@ class IntakeBackend(Protocol):
         """True while connections are accepted."""
         ...
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong, in words, also where it may pass by itself; empty where nothing is."""
+        ...
+
     def sync(self, timeout_s: float) -> bool:
         """True once the registry knows all that was acknowledged before; False where that took longer."""
         ...

@@ -83,7 +83,10 @@ class InstanceCheck:
         return failures_of(reasons)
 
     def _make_durable(self, copies: Mapping[str, Sequence[StoredCopy]]) -> None:
-        """No power cut takes what is committed, also where images are acknowledged before the disk has them."""
+        """No power cut takes what is committed, also where images are acknowledged before the disk has them.
+
+        What the last power cut took was looked for before (`CommitmentWorker.step`): fsync makes bytes last, not right.
+        """
         loose = [copy for group in copies.values() for copy in group if not copy.durable]
         if not loose:
             return

@@ -15,21 +15,18 @@ from typing import Any, Final, Protocol, cast
 
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
-from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.presentation import build_context, build_role
-from pynetdicom.transport import AddressInformation, AssociationSocket
 
 from heimdallr_ray.catalog.commitments import Failure, Reference
 from heimdallr_ray.config import Peer, Settings
 from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.action import PUSH_MODEL, PUSH_MODEL_INSTANCE, TRANSFER_SYNTAXES
+from heimdallr_ray.listener.connecting import CONNECT_TIMEOUT_S, Entity, Told, failure_of
 from heimdallr_ray.listener.reactor import at_rest
-from heimdallr_ray.listener.transport import PromptSocket
 from heimdallr_ray.listener.wire.tls import client_context
 
-CONNECT_TIMEOUT_S: Final = 10.0
 ASSOCIATE_TIMEOUT_S: Final = 15.0
 ANSWER_TIMEOUT_S: Final = 60.0
 """Some archives write each instance of the report to their database before they answer."""
@@ -131,17 +128,6 @@ def _item(reference: Reference, reason: int | None = None) -> Dataset:
     return item
 
 
-class _Entity(ApplicationEntity):
-    """Associates over a PromptSocket."""
-
-    def _create_socket(
-        self, assoc: Association, address: AddressInformation, tls_args: tuple[SSLContext, str] | None
-    ) -> AssociationSocket:
-        created = PromptSocket(assoc, address=address)
-        created.tls_args = tls_args
-        return created
-
-
 class ReportSender:
     """A `SendReport` over pynetdicom: one association for each report."""
 
@@ -164,11 +150,12 @@ class ReportSender:
         if peer.tls and self._tls is None:
             return DeliveryOutcome(Delivery.UNREACHABLE, detail="the peer wants TLS: set dicom_tls_ca")
         try:
-            association = self._associate(peer)
+            association, told = self._associate(peer)
         except BadSetting as error:
             return DeliveryOutcome(Delivery.UNREACHABLE, detail=error.detail)
         if not association.is_established:
-            return _not_established(association, peer)
+            told.close()
+            return _not_established(association, told, peer)
         try:
             if not association.accepted_contexts:
                 return DeliveryOutcome(Delivery.NOT_NEGOTIATED, detail="the peer does not accept the SOP class")
@@ -186,8 +173,8 @@ class ReportSender:
             _end(association)
         return _judge(cast("int | None", getattr(status, "Status", None)))
 
-    def _associate(self, peer: Peer) -> Association:
-        entity = _Entity(self._ae_title)
+    def _associate(self, peer: Peer) -> tuple[Association, Told]:
+        entity = Entity(self._ae_title)
         entity.implementation_class_uid = part10.IMPLEMENTATION_CLASS_UID
         entity.implementation_version_name = part10.IMPLEMENTATION_VERSION
         entity.connection_timeout = CONNECT_TIMEOUT_S
@@ -203,18 +190,17 @@ class ReportSender:
             ext_neg=[build_role(UID(PUSH_MODEL), scu_role=False, scp_role=True)],
             tls_args=(self._tls(), peer.host) if peer.tls and self._tls is not None else None,
         )
-        return cast(Association, association)
+        return cast(Association, association), entity.told
 
 
-def _not_established(association: Association, peer: Peer) -> DeliveryOutcome:
+def _not_established(association: Association, told: Told, peer: Peer) -> DeliveryOutcome:
     if association.is_rejected:
         primitive = cast(Any, association.acceptor.primitive)
         detail = f"result {primitive.result}, source {primitive.result_source}, reason {primitive.diagnostic}"
         return DeliveryOutcome(Delivery.REJECTED, detail=f"{peer.host}:{peer.port} rejects the association: {detail}")
     if association.rejected_contexts:
         return DeliveryOutcome(Delivery.NOT_NEGOTIATED, detail="the peer does not accept the SOP class, or our role")
-    way = " by TLS" if peer.tls else ""
-    detail = f"{peer.host}:{peer.port} does not take an association{way}"
+    detail = f"{peer.host}:{peer.port} {failure_of(told).words}"
     return DeliveryOutcome(Delivery.UNREACHABLE, detail=detail)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import partial
 from typing import Final, cast
@@ -56,6 +56,7 @@ class CommitmentWorker:
         peers: Mapping[str, Peer],
         send: SendReport,
         flush: Flush,
+        look_for_losses: Callable[[], None],
         *,
         max_age_s: float,
         audit: AuditLog | None = None,
@@ -72,6 +73,8 @@ class CommitmentWorker:
             peers: Where reports go, by AE title.
             send: Tells a peer.
             flush: The receiver's.
+            look_for_losses: The receiver's. Called before a request is taken up: the rows that are looked at name no
+                bytes that a power cut took, and none of them is called durable before that was found out.
             max_age_s: A request that was last asked for longer ago is given up.
             audit: Told of each answer in its transaction.
             lease_s: How long a request belongs to a worker without renewal; more than a report may take.
@@ -84,6 +87,7 @@ class CommitmentWorker:
         self._send = send
         self._max_age_s = max_age_s
         self._audit = audit
+        self._look_for_losses = look_for_losses
         self._lease_s = lease_s
         self._scan_s = scan_s
         self._check = InstanceCheck(database, blobs, clock, flush, missing_grace_s)
@@ -148,11 +152,13 @@ class CommitmentWorker:
         """One request that was due has been worked on; False where none was.
 
         Raises:
-            Retryable: the database does not answer now.
+            Retryable: the database or the disk does not answer now.
         """
         with self._database.read() as session:
             if not leases.anything_due(session, self._now(session)):
                 return False
+        # Before the claim: reading all that a power cut may have harmed can take longer than a lease.
+        self._look_for_losses()
         with self._database.write() as session:
             lease = leases.claim(session, self._owner, self._now(session), self._lease_s)
         if lease is None:

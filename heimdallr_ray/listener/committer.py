@@ -21,8 +21,11 @@ logger = logging.getLogger(__name__)
 GROUP_SIZE = 512
 GROUP_WAIT_S = 0.5
 """A group costs about 8 ms of CPU whatever its size, so it is worth a wait; who needs the rows asks for a flush."""
-MAX_QUEUED = 2048
-"""Accepted objects that wait in memory. More stay on the disk alone and are replayed once the queue is empty."""
+MAX_QUEUED = 20_000
+"""Accepted objects that wait in memory, about 3 kB each. More stay on the disk alone and are replayed.
+
+Reading them back costs as much as making rows of them: who is behind for a moment should not fall behind for good.
+"""
 MAX_NOTES = 4096
 """Notes that wait for the database; more are dropped and counted, because nobody waits for them."""
 NOTES_PER_COMMIT = 512
@@ -30,6 +33,8 @@ MAX_COMMIT_ATTEMPTS = 3
 RETRY_FIRST_S = 0.1
 RETRY_LAST_S = 5.0
 IDLE_S = 0.5
+REPLAY_EVERY_S = 1.0
+"""While there is always something to commit, files that stay on the disk alone are looked for so often."""
 
 Note = Callable[[Session], None]
 """Something else that belongs into the catalog: who came, who was refused, who went."""
@@ -74,16 +79,21 @@ class Committer:
         self._changed = threading.Condition()
         self._queue: deque[Accepted] = deque()
         self._notes: deque[Note] = deque()
-        self._noting = 0
+        self._noted = self._written = 0
         self._in_hand: dict[str, Accepted] = {}
         self._attempts: dict[str, int] = {}
-        self._overflowed = False
-        self._overflows = 0
-        self._urgent = False
+        self._overflows = self._replayed = 0
+        self._replayed_at = clock.monotonic()
+        self._overflowed_studies: dict[str, int] = {}
+        self._blind = 0
+        self._flushing = 0
         self._stopping = False
         self._thread: threading.Thread | None = None
+        self._dropped_now = 0
         self.failures = 0
         self.dropped_notes = 0
+        self.on_dropped: Callable[[int], Note] | None = None
+        """Makes the note that so many were dropped, which is carried out once notes are taken again."""
 
     # From outside ----------------------------------------------------------------------------------------------------
 
@@ -91,8 +101,8 @@ class Committer:
         """The object will be a row soon."""
         with self._changed:
             if len(self._in_hand) >= MAX_QUEUED:
-                self._overflowed = True
                 self._overflows += 1
+                self._overflowed_studies[str(accepted.identity.study_uid)] = self._overflows
                 return
             self._in_hand[accepted.entry.name] = accepted
             self._queue.append(accepted)
@@ -104,17 +114,19 @@ class Committer:
         with self._changed:
             if len(self._notes) >= MAX_NOTES:
                 self.dropped_notes += 1
-                if self.dropped_notes == 1:
-                    logger.error("intake.notes_dropped")
+                self._dropped_now += 1
+                if self._dropped_now == 1:
+                    logger.error("intake.notes_dropping", extra={"waiting": len(self._notes)})
                 return
             self._notes.append(note)
+            self._noted += 1
             self._changed.notify_all()
 
     def look_again(self) -> None:
         """Ready files that were not enqueued are replayed once the queue is empty; a flush waits for that."""
         with self._changed:
-            self._overflowed = True
             self._overflows += 1
+            self._blind = self._overflows
             self._changed.notify_all()
 
     def start(self) -> None:
@@ -131,7 +143,8 @@ class Committer:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(timeout_s)
-        return flushed
+        with self._changed:
+            return flushed and not self._in_hand and not self._notes
 
     @property
     def alive(self) -> bool:
@@ -139,23 +152,37 @@ class Committer:
         return self._thread is not None and self._thread.is_alive()
 
     def flush(self, timeout_s: float) -> bool:
-        """True once all that was enqueued is committed or set aside; False where that took longer than `timeout_s`."""
+        """True once all that was enqueued before is committed or set aside; False where that took too long.
+
+        What comes meanwhile is not waited for: senders that never pause would keep everybody waiting.
+        """
         deadline = self._clock.monotonic() + timeout_s
         with self._changed:
-            self._urgent = True
+            before, noted, overflows = set(self._in_hand), self._noted, self._overflows
+            self._flushing += 1
             self._changed.notify_all()
-            while self._in_hand or self._overflowed or self._notes or self._noting:
-                left = deadline - self._clock.monotonic()
-                if left <= 0 or not self.alive:
-                    return False
-                self._changed.wait(min(left, 0.5))
-            self._urgent = False
+            try:
+                while before or self._written < noted or self._replayed < overflows:
+                    left = deadline - self._clock.monotonic()
+                    if left <= 0 or not self.alive:
+                        return False
+                    self._changed.wait(min(left, 0.5))
+                    before &= self._in_hand.keys()
+            finally:
+                self._flushing -= 1
         return True
 
-    def in_hand(self) -> list[Accepted]:
-        """Objects that are durable and not yet committed."""
+    def study_uids(self) -> frozenset[str]:
+        """Studies of which an object is durable and not yet committed, in memory or on the disk alone."""
         with self._changed:
-            return list(self._in_hand.values())
+            held = {str(item.identity.study_uid) for item in self._in_hand.values()}
+            return frozenset(held.union(self._overflowed_studies))
+
+    @property
+    def blind(self) -> bool:
+        """True while there may be files on the disk of which nobody knows the study."""
+        with self._changed:
+            return self._blind > self._replayed
 
     def holds(self, name: str) -> bool:
         """True where the object of this spool name is in hand."""
@@ -195,19 +222,16 @@ class Committer:
                 with suppress(Retryable):
                     self._work.clear(all_of_it=True)
                 return
+            idle = not (group or notes)
             try:
                 if notes:
                     self._commit_notes(group, notes)
                 elif group:
                     self._commit_or_set_aside(group)
-                elif self._overflowed:
-                    # Only afterwards is nothing left on the disk alone: a flush meanwhile must wait.
-                    before = self._overflows
-                    self._work.replay_ready(0.0)
-                    with self._changed:
-                        self._overflowed = self._overflows != before
+                if self._replay_is_due(idle=idle):
+                    self._replay()
                 # Nothing came for a while, or much has: what was committed leaves the spool.
-                self._work.clear(all_of_it=not (group or notes))
+                self._work.clear(all_of_it=idle)
                 pause_s = RETRY_FIRST_S
             except Exception as error:
                 # A process loop: whatever failed, the files are still durable, so the group is tried again.
@@ -224,32 +248,60 @@ class Committer:
                 pause_s = min(2 * pause_s, RETRY_LAST_S)
             finally:
                 with self._changed:
-                    self._noting = 0
                     self._changed.notify_all()
 
     def _take(self) -> tuple[list[Accepted], list[Note]]:
         with self._changed:
-            if not (self._queue or self._notes or self._stopping or self._overflowed):
+            if not (self._queue or self._notes or self._stopping or self._replayed < self._overflows):
                 self._changed.wait(IDLE_S)
             if (self._queue or self._notes) and len(self._queue) < self.group_size and not self._hurried:
                 self._changed.wait_for(lambda: len(self._queue) >= self.group_size or self._hurried, self._group_wait_s)
             group = [self._queue.popleft() for _ in range(min(len(self._queue), self.group_size))]
             notes = [self._notes.popleft() for _ in range(min(len(self._notes), NOTES_PER_COMMIT))]
-            self._noting = len(notes)
             return group, notes
 
     @property
     def _hurried(self) -> bool:
-        return self._urgent or self._stopping
+        return self._flushing > 0 or self._stopping
+
+    def _have_written(self, notes: list[Note], count: int) -> None:
+        """The first `count` of `notes` are done with; where some had been dropped meanwhile, that is told now."""
+        del notes[:count]
+        with self._changed:
+            self._written += count
+            dropped, self._dropped_now = self._dropped_now, 0
+            if not dropped:
+                return
+            if self.on_dropped is not None:
+                self._notes.append(self.on_dropped(dropped))
+                self._noted += 1
+        logger.error("intake.notes_dropped", extra={"count": dropped})
+
+    def _replay_is_due(self, *, idle: bool) -> bool:
+        with self._changed:
+            waits = self._replayed < self._overflows
+        return waits and (idle or self._clock.monotonic() - self._replayed_at >= REPLAY_EVERY_S)
+
+    def _replay(self) -> None:
+        """What was on the disk alone before is committed.
+
+        Raises:
+            Retryable: not now.
+        """
+        with self._changed:
+            before = self._overflows
+        self._replayed_at = self._clock.monotonic()
+        self._work.replay_ready(0.0)
+        with self._changed:
+            self._replayed = max(self._replayed, before)
+            left = {uid: number for uid, number in self._overflowed_studies.items() if number > before}
+            self._overflowed_studies = left
 
     def _give_back(self, group: Sequence[Accepted], notes: Sequence[Note]) -> None:
         with self._changed:
             self.failures += 1
             self._queue.extendleft(item for item in reversed(group) if item.entry.name in self._in_hand)
             self._notes.extendleft(reversed(notes))
-            if not group and not notes:
-                self._overflowed = True
-                self._overflows += 1
 
     def _done(self, group: Iterable[Accepted]) -> None:
         with self._changed:
@@ -258,8 +310,10 @@ class Committer:
                 self._attempts.pop(item.entry.name, None)
             self._changed.notify_all()
 
-    def _commit_notes(self, group: Sequence[Accepted], notes: Sequence[Note]) -> None:
+    def _commit_notes(self, group: Sequence[Accepted], notes: list[Note]) -> None:
         """Notes and group together; where that cannot be, each by itself, and a note that never can be is left out.
+
+        Those that are done with are taken out of `notes`.
 
         Raises:
             Retryable: not now.
@@ -271,16 +325,18 @@ class Committer:
             raise
         except Exception:
             logger.exception("spool.notes_split", extra={"notes": len(notes), "instances": len(alive)})
-            for note in notes:
+            while notes:
                 try:
-                    self._work.commit_group((), (note,))
+                    self._work.commit_group((), (notes[0],))
                 except Retryable:
                     raise
                 except Exception:
                     logger.exception("intake.note_failed")
+                self._have_written(notes, 1)
             self._commit_or_set_aside(alive)
             return
         self._done(alive)
+        self._have_written(notes, len(notes))
 
     def _still_there(self, group: Sequence[Accepted]) -> list[Accepted]:
         """The objects of `group` that no other process has finished meanwhile."""

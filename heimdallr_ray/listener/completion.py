@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -17,18 +17,22 @@ from functools import partial
 from sqlmodel import Session
 
 from heimdallr_ray.catalog.ahead import series_counts, wish_for
+from heimdallr_ray.catalog.aliases import standing_uids
 from heimdallr_ray.catalog.associations import mark_lost
 from heimdallr_ray.catalog.closing import (
+    MAX_PER_CALL,
+    MAX_WATCHED,
     Change,
     OpenStudy,
     Sender,
+    Version,
     apply_changes,
     epoch_opened_at,
     open_studies,
     sender_of,
     series_seen,
 )
-from heimdallr_ray.catalog.completeness import QUIET_S, CloseCode, Observed, Verdict, judge
+from heimdallr_ray.catalog.completeness import QUIET_S, CloseCode, Observed, held_open, judge
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.clock import Clock
@@ -41,6 +45,8 @@ from heimdallr_ray.sources import CompletionPolicy, CompletionRules
 logger = logging.getLogger(__name__)
 
 FLUSH_TIMEOUT_S = 30.0
+APPLY_S = 2.0
+"""One scan goes on closing studies for so long; what it decided holds, because an image that comes later is late."""
 ORPHAN_SCAN_S = 30.0
 ORPHAN_AGE_S = 60.0
 """A ready file this old is in no living receiver's hand: groups are committed at once or retried from memory."""
@@ -55,15 +61,19 @@ ASK_AGAIN_S = 5.0
 class _Known:
     """What was read of a study's sender, and until when it need not be read again."""
 
-    epoch: int
-    n_images: int
+    version: Version
+    """Known images that come again change it too: who sent them may be the last to end."""
     sender: Sender
     opened_at: datetime
     good_until: float
 
 
 class CompletionWatcher:
-    """Scans every `scan_s` seconds. `scan` can be called directly; a failed scan is logged and tried again."""
+    """Scans every `scan_s` seconds. `scan` can be called directly; a failed scan is logged and tried again.
+
+    A scan looks at `page` studies and the next one goes on behind them: one sender that holds thousands of studies open
+    keeps no other study from being looked at.
+    """
 
     def __init__(
         self,
@@ -79,6 +89,7 @@ class CompletionWatcher:
         open_association_ids: Callable[[], Collection[str]] | None = None,
         before_closing: Callable[[Collection[str]], Collection[str]] | None = None,
         on_closed: Callable[[Session, str, datetime], None] | None = None,
+        page: int = MAX_WATCHED,
     ) -> None:
         """`policy` says when a study is complete.
 
@@ -97,6 +108,7 @@ class CompletionWatcher:
             before_closing: is told the ids of studies that are about to be closed and gives those that may be, for
                 example because their images have reached the disk. None: all may.
             on_closed: is told of each study that is closed, in the transaction that closes it, with its id and time.
+            page: studies that one scan looks at.
         """
         self._receiver = receiver
         self._busy_study_uids = busy_study_uids
@@ -112,6 +124,9 @@ class CompletionWatcher:
         self._watch = StudyWatch(clock)
         self._series = SeriesWatch()
         self._settling: list[tuple[OpenStudy, bool]] = []
+        self._page = page
+        self._behind = ""
+        self._found: set[str] = set()
         self._known: dict[str, _Known] = {}
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -126,25 +141,41 @@ class CompletionWatcher:
     def scan(self) -> list[str]:
         """Studies that are complete are closed, each with its queue row; returns their ids.
 
+        Of those that are open it looks at one page, and closes what it can within APPLY_S, MAX_PER_CALL in a
+        transaction; the next scan goes on from there.
+
         Raises:
             Retryable: the database does not answer now.
         """
         # Busy is asked before the flush: an association that ends in between has all its objects committed by it.
         busy = self._busy_study_uids() | self._receiver.pending_study_uids()
-        if not self._receiver.flush(FLUSH_TIMEOUT_S):
+        if not self._receiver.flush(FLUSH_TIMEOUT_S) or self._receiver.blind:
             logger.warning("completion.waits_for_spool")
             return []
         busy |= self._busy_study_uids() | self._receiver.pending_study_uids()
         self._mark_lost()
-        changes = self._decided(busy)
+        studies, changes = self._decided(busy)
         now = self._clock.now()
         changes = [change for change in changes if change.is_needed(now)]
         if self._before_closing is not None and any(change.close for change in changes):
             ready = frozenset(self._before_closing([one.study.id for one in changes if one.close]))
             changes = [change for change in changes if not change.close or change.study.id in ready]
-        closed = self._apply(changes, now) if changes else []
+        # The due ones first, else in their order.
+        changes.sort(key=lambda change: not change.close)
+        closed, tried = self._apply_all(changes)
+        self._go_on(studies, [change.study for change in changes if change.close], tried)
         self._wish()
         return closed
+
+    def _apply_all(self, changes: list[Change]) -> tuple[list[str], int]:
+        """The studies that were closed, and how many changes were tried: those that fit into APPLY_S."""
+        closed: list[str] = []
+        until, tried = self._clock.monotonic() + APPLY_S, 0
+        while tried < len(changes) and (not tried or self._clock.monotonic() < until):
+            part = changes[tried : tried + MAX_PER_CALL]
+            closed.extend(self._apply(part, self._clock.now()))
+            tried += len(part)
+        return closed, tried
 
     def _apply(self, changes: list[Change], now: datetime) -> list[str]:
         with self._database.write() as session:
@@ -152,10 +183,9 @@ class CompletionWatcher:
             if self._on_closed is not None:
                 for study_id in closed:
                     self._on_closed(session, study_id, now)
-        why = {change.study.id: change.verdict for change in changes}
+        why = {change.study.id: change.verdict.code.value for change in changes}
         for study_id in closed:
-            verdict = why[study_id]
-            logger.info("study.closed", extra={"study_id": study_id, "code": verdict.code.value if verdict else ""})
+            logger.info("study.closed", extra={"study_id": study_id, "code": why[study_id]})
         return closed
 
     def start(self) -> None:
@@ -177,17 +207,29 @@ class CompletionWatcher:
 
     # What is decided -------------------------------------------------------------------------------------------------
 
-    def _decided(self, busy: frozenset[str]) -> list[Change]:
-        self._watch.begin()
+    def _decided(self, busy: frozenset[str]) -> tuple[list[OpenStudy], list[Change]]:
+        self._watch.begin(anew=not self._behind)
         self._settling = []
         with self._database.read() as session:
-            studies = open_studies(session)
+            busy |= standing_uids(session, busy)
+            studies = open_studies(session, self._behind, self._page)
             changes = [self._change(session, study, held=study.study_uid in busy) for study in studies]
-        ids = {study.id for study in studies}
-        self._watch.end(ids)
-        self._series.end(ids)
-        self._known = {id_: known for id_, known in self._known.items() if id_ in ids}
-        return changes
+        return studies, changes
+
+    def _go_on(self, studies: Sequence[OpenStudy], due: Sequence[OpenStudy], tried: int) -> None:
+        """Of all open studies the next scan looks at those behind `studies`, or of `due` that had to wait."""
+        self._found.update(study.id for study in studies)
+        if len(due) > tried:
+            self._behind = due[tried - 1].id
+            return
+        if len(studies) >= self._page:
+            self._behind = studies[-1].id
+            return
+        self._behind = ""
+        self._watch.end(self._found)
+        self._series.end(self._found)
+        self._known = {id_: known for id_, known in self._known.items() if id_ in self._found}
+        self._found = set()
 
     def _change(self, session: Session, study: OpenStudy, *, held: bool) -> Change:
         known = self._sender(session, study, held=held)
@@ -201,7 +243,8 @@ class CompletionWatcher:
         given_up = sender.open and durations.quiet_s >= rules.after_abort_s
         sending = held or (sender.open and not given_up)
         ended = How.LOST if given_up and not held else sender.ended
-        verdict = judge(self._observed(session, study, durations, rules, sending=sending, ended=ended), rules)
+        seen = self._observed(session, study, durations, rules, sender.door, sending=sending, ended=ended)
+        verdict = judge(seen, rules)
         if verdict.code is not CloseCode.HARD_MAXIMUM:
             grace_s = self._quiet_counts_from - self._clock.monotonic()
             verdict = replace(verdict, in_s=max(verdict.in_s, grace_s))
@@ -209,10 +252,9 @@ class CompletionWatcher:
         quiet = not sending and durations.quiet_s >= min(QUIET_S, rules.after_release_s)
         if rules.speculate and not due and not self._draining:
             self._settling.append((study, quiet))
-        planned: Verdict | None = verdict if due or not sending else None
         return Change(
             study,
-            planned,
+            verdict if due or not sending else held_open(seen, rules),
             known.opened_at,
             close=due,
             fail=due and verdict.code is CloseCode.HARD_MAXIMUM and rules.at_max_open == "fail",
@@ -225,6 +267,7 @@ class CompletionWatcher:
         study: OpenStudy,
         durations: Durations,
         rules: CompletionRules,
+        door: str | None,
         *,
         sending: bool,
         ended: How | None,
@@ -236,6 +279,7 @@ class CompletionWatcher:
             n_expected=study.n_expected,
             series=series_seen(session, study.id) if wanted else (),
             sending=sending,
+            door=door,
             ended=ended,
             quiet_s=durations.quiet_s,
             open_s=durations.open_s,
@@ -244,11 +288,11 @@ class CompletionWatcher:
     def _sender(self, session: Session, study: OpenStudy, *, held: bool) -> _Known:
         at = self._clock.monotonic()
         known = self._known.get(study.id)
-        same_epoch = known is not None and known.epoch == study.epoch
+        same_epoch = known is not None and known.version[0] == study.epoch
         if known is not None and same_epoch and held:
             # Who holds it open is known, and when it began; the rest is asked once it has ended.
             return known
-        if known is not None and same_epoch and known.n_images == study.n_images and at < known.good_until:
+        if known is not None and known.version == study.version and at < known.good_until:
             return known
         opened_at = study.epoch_opened_at or epoch_opened_at(session, study)
         if known is not None and same_epoch:
@@ -257,7 +301,7 @@ class CompletionWatcher:
         # What has not ended is asked again on the next scan; an end that the peer or we saw is final.
         final = sender.door == Door.DICOM.value and sender.ended in (How.RELEASED, How.ABORTED)
         good_until = at if held or sender.open else math.inf if final else at + ASK_AGAIN_S
-        self._known[study.id] = known = _Known(study.epoch, study.n_images, sender, opened_at, good_until)
+        self._known[study.id] = known = _Known(study.version, sender, opened_at, good_until)
         return known
 
     # What may be made ahead ------------------------------------------------------------------------------------------

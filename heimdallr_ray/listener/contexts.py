@@ -14,8 +14,9 @@ from heimdallr_ray.listener.action import TRANSFER_SYNTAXES as COMMITMENT_SYNTAX
 VERIFICATION = "1.2.840.10008.1.1"
 STANDARD_ROOT = "1.2.840.10008."
 STORAGE_ROOT = "1.2.840.10008.5.1.4.1.1."
-DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.8.1"})
-"""Inflated nowhere in the intake; taken only from a peer that offers nothing else."""
+DEFLATED = frozenset({"1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205"})
+"""Data sets that are deflated as a whole (PS3.5 annex A): inflated nowhere in the intake, and taken only from a peer
+that offers nothing else. Deflated Image Frame Compression (1.2.840.10008.1.2.8.1) deflates single frames."""
 TRANSFER_SYNTAXES: tuple[str, ...] = tuple(str(uid) for uid in ALL_TRANSFER_SYNTAXES)
 """Every one of them is stored byte for byte."""
 VERIFICATION_SYNTAXES: tuple[str, ...] = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2")

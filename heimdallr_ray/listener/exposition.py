@@ -88,6 +88,11 @@ class IntakeCollector(Collector):
         yield self._counter(
             "commit_failures", "Groups of objects that had to be tried again.", lambda one: one.state.commit_failures
         )
+        yield self._counter(
+            "notes_dropped",
+            "Notes of associations and for the audit chain that were dropped while the database did not answer.",
+            lambda one: one.state.notes_dropped,
+        )
         yield self._gauge("associations_open", "Associations that are open.", lambda one: len(one.state.open))
         yield self._gauge(
             "waiting", "Acknowledged objects in memory, about to become rows.", lambda one: one.state.waiting

@@ -39,6 +39,8 @@ class Accepted:
     identity: Identity
     durable: bool = False
     """True where its bytes are known to survive a power cut."""
+    replayed: bool = False
+    """True where it was read back from the spool: nobody knows whether it was recorded before."""
 
 
 def identify(found: Identified, arrival: Arrival, sha256: Callable[[], Sha256]) -> Identity:
@@ -125,7 +127,9 @@ def _groups(header: Header | IdentityFacts) -> tuple[StudyFacts, SeriesFacts]:
     return study, series
 
 
-def to_received(entry: SpoolEntry, identity: Identity, *, durable: bool = True) -> ReceivedInstance:
+def to_received(
+    entry: SpoolEntry, identity: Identity, *, durable: bool = True, replayed: bool = False
+) -> ReceivedInstance:
     """The row facts of `entry`, whose file is the blob of the same digest."""
     arrival = entry.arrival
     return ReceivedInstance(
@@ -145,6 +149,7 @@ def to_received(entry: SpoolEntry, identity: Identity, *, durable: bool = True) 
         address=arrival.address,
         synthetic=identity.synthetic,
         durable=durable,
+        replayed=replayed,
         study=identity.study,
         series=identity.series,
     )

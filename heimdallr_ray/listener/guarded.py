@@ -11,13 +11,15 @@ import socket
 import struct
 import time
 from ssl import SSLContext
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from pynetdicom.ae import ApplicationEntity
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
+from heimdallr_ray.errors import NotDicom, TooLarge
+from heimdallr_ray.listener.association import OpenAssociation
 from heimdallr_ray.listener.gate import (
     ASSOCIATE_TIMEOUT_S,
     MAX_COMMAND_BYTES,
@@ -25,28 +27,44 @@ from heimdallr_ray.listener.gate import (
     MAX_WAITING_MESSAGES,
     PDU_TIMEOUT_S,
     PRE_ACCEPT_PDU_BYTES,
+    GateRules,
 )
-from heimdallr_ray.listener.registry import Registry
+from heimdallr_ray.listener.request_bounds import require_bounded
 from heimdallr_ray.listener.transport import PromptSocket, prompt
 
 logger = logging.getLogger(__name__)
 
 _A_ABORT = struct.pack(">BBIBBBB", 0x07, 0, 4, 0, 0, 2, 0)
 """A-ABORT by the service provider, no reason given (PS3.8 section 9.3.8)."""
+_ASSOCIATE_RQ = 0x01
 _P_DATA = 0x04
 _PDU_TYPES = range(0x01, 0x08)
+
+
+class Doorkeeper(Protocol):
+    """Whose rules hold, and who hears of those that break them. The registry is one."""
+
+    rules: GateRules
+
+    def cut(self, reason: str, address: str, known: OpenAssociation | None) -> None:
+        """A connection is cut off."""
+        ...
+
+    def refuse_connection(self, reason: str, address: str) -> None:
+        """A connection is closed before anything is read."""
+        ...
 
 
 class GuardedSocket(PromptSocket):
     """Reads PDUs of bounded length in bounded time; a peer that breaks a bound is aborted and cut off."""
 
-    def __init__(self, assoc: Association, client_socket: socket.socket, registry: Registry) -> None:
+    def __init__(self, assoc: Association, client_socket: socket.socket, registry: Doorkeeper) -> None:
         prompt(client_socket)
         client_socket.settimeout(PDU_TIMEOUT_S)
         super().__init__(assoc, client_socket=client_socket)
         self._registry = registry
         self._opened = time.monotonic()
-        self._body_expected = False
+        self._body_expected = self._asks = False
 
     def recv(self, nr_bytes: int) -> bytearray:
         """Called by pynetdicom for the six header bytes of a PDU, then for its body.
@@ -56,12 +74,16 @@ class GuardedSocket(PromptSocket):
         """
         if self._body_expected:
             self._body_expected = False
-            return self._read(nr_bytes)
+            body = self._read(nr_bytes)
+            if self._asks and len(body) == nr_bytes:
+                self._require_bounded(body)
+            return body
         header = self._read(nr_bytes)
         if len(header) == 6:
             pdu_type, _, length = struct.unpack(">BBL", header)
             self._check(pdu_type, length)
             self._body_expected = pdu_type in _PDU_TYPES
+            self._asks = pdu_type == _ASSOCIATE_RQ
         return header
 
     def _read(self, size: int) -> bytearray:
@@ -109,6 +131,19 @@ class GuardedSocket(PromptSocket):
         if int(message.data_set.tell()) + length > self._registry.rules.max_object_bytes + MAX_PDU_BYTES:
             self._cut("object_too_large")
 
+    def _require_bounded(self, body: bytearray) -> None:
+        """Nothing happens where the request asks for no more than a peer could use.
+
+        Raises:
+            ConnectionAbortedError: it asks for more.
+        """
+        try:
+            require_bounded(body)
+        except TooLarge:
+            self._cut("request_too_large")
+        except NotDicom:
+            self._cut("malformed_request")
+
     def _cut(self, reason: str) -> None:
         self._registry.cut(reason, _address_of(self.assoc), None)
         connection = cast(socket.socket, self.socket)
@@ -146,11 +181,17 @@ class GatedServer(ThreadedAssociationServer):
         ssl_context: SSLContext | None = None,
         evt_handlers: list[Any] | None = None,
         *,
-        registry: Registry,
+        registry: Doorkeeper,
     ) -> None:
         """As the parent; the rules of `registry` decide whom it talks to."""
         self.registry = registry
+        self.turned_s = time.monotonic()
+        """When its loop turned last."""
         cast(Any, super()).__init__(ae, address, ae_title, contexts, ssl_context, evt_handlers, _GuardedHandler)
+
+    def service_actions(self) -> None:
+        """Called by socketserver's loop at each of its turns."""
+        self.turned_s = time.monotonic()
 
     def verify_request(self, request: object, client_address: object) -> bool:
         """True where the connection may stay open."""

@@ -46,8 +46,7 @@ def harden(
         lost = [row for row in rows if row.blob_sha256 in missing]
         with database.write() as session:
             mark_durable(session, [row.id for row in rows if row.blob_sha256 not in missing])
-            if lost:
-                take_back(session, lost, now=now, actor=actor)
+            take_back(session, lost, blobs.exists, now=now, actor=actor)
         left |= {row.study_id for row in lost}
     return frozenset(study_ids) - left
 
@@ -96,16 +95,15 @@ def take_back_lost(database: Database, blobs: BlobStore, quarantine: Path, now: 
         gone = {row.id for row in lost}
         whole = [row for row in rows if row.id not in gone]
         blobs.harden(Sha256(row.blob_sha256) for row in whole)
-        # Of every row one or the other becomes true, so that the next turn finds others.
+        # Of every row one or the other becomes true, so that the next turn finds others, and what came again meanwhile.
         with database.write() as session:
             mark_durable(session, [row.id for row in whole])
-            if lost:
-                take_back(session, lost, now=now, actor=actor)
-        n_lost += len(lost)
+            n_gone = take_back(session, lost, blobs.exists, now=now, actor=actor)
+        n_lost += n_gone
         logger.log(
-            logging.ERROR if lost else logging.INFO,
+            logging.ERROR if n_gone else logging.INFO,
             "intake.looked_for_losses",
-            extra={"images": len(rows), "lost": len(lost)},
+            extra={"images": len(rows), "lost": n_gone},
         )
     raise StorageFailed("more images came while those of before the power cut were looked at")
 

@@ -18,6 +18,7 @@ from sqlmodel import Session, col, func, select
 from heimdallr_ray.catalog import ahead
 from heimdallr_ray.catalog.associations import LastSeen, last_seen, last_sender
 from heimdallr_ray.catalog.commitments import CommitmentOutbox, outbox
+from heimdallr_ray.catalog.conflicts import Contested, contested
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.recording import OPEN
 from heimdallr_ray.catalog.tables import StudyRow
@@ -29,6 +30,7 @@ from heimdallr_ray.security import audit_entries
 
 MAX_STUDIES: Final = 100
 MAX_SENDERS: Final = 100
+MAX_CONTESTED: Final = 20
 SENDERS_DAYS: Final = 30
 MAX_FILES: Final = 100_000
 """Files of a spool folder that are looked at; a spool that deep is told as at least this."""
@@ -89,6 +91,7 @@ class IntakeOverview:
     room: Room
     level: RoomLevel
     marks: Watermarks
+    contested: Contested
 
     @property
     def refusals(self) -> dict[str, int]:
@@ -107,6 +110,7 @@ def overview(settings: Settings, database: Database, now: datetime) -> IntakeOve
         studies = tuple(open_studies(session, MAX_STUDIES))
         senders = tuple(last_seen(session, MAX_SENDERS, since=now - timedelta(days=SENDERS_DAYS)))
         counts = count(session)
+        shared = contested(session, MAX_CONTESTED)
     marks = watermarks(settings)
     room = measure(existing(settings.data_dir))
     return IntakeOverview(
@@ -119,6 +123,7 @@ def overview(settings: Settings, database: Database, now: datetime) -> IntakeOve
         room,
         room.level(marks),
         marks,
+        shared,
     )
 
 

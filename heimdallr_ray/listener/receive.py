@@ -6,6 +6,7 @@ Crash points and what the next start finds:
     before the blob is linked       a ready file; replayed
     before the rows are committed   a ready file whose blob exists; linking again changes nothing; replayed
     before the ready file is gone   a ready file whose spool name has a row; linked again, recorded again: no change
+                                    (a duplicate has no row, so one that is replayed is counted nowhere)
 
 A ready file goes only after the blob's name is durable too. That is done for many files at once, some time later.
 """
@@ -217,7 +218,9 @@ class Receiver:
             return known + self._record(last, notes, staged=True).duplicates
 
     def _record(self, group: Sequence[Accepted], notes: Sequence[Note], *, staged: bool = False) -> RecordOutcome:
-        received = [to_received(item.entry, item.identity, durable=item.durable) for item in group]
+        received = [
+            to_received(item.entry, item.identity, durable=item.durable, replayed=item.replayed) for item in group
+        ]
         with self._database.write() as session:
             for note in notes:
                 note(session)
@@ -246,12 +249,21 @@ class Receiver:
         return self._committer.alive
 
     def flush(self, timeout_s: float) -> bool:
-        """True once all that was enqueued is committed or set aside; False where that took longer than `timeout_s`."""
+        """True once all that was enqueued before is committed or set aside; False where that took too long."""
         return self._committer.flush(timeout_s)
 
     def pending_study_uids(self) -> frozenset[str]:
         """Studies of which an object is durable but not yet a row."""
-        return frozenset(item.identity.study_uid for item in self._committer.in_hand())
+        return self._committer.study_uids()
+
+    @property
+    def blind(self) -> bool:
+        """True while there may be acknowledged files on the disk of which nobody knows the study."""
+        return self._committer.blind
+
+    def tell_of_dropped_notes(self, make: Callable[[int], Note]) -> None:
+        """`make` makes the note that so many were dropped while the database did not answer."""
+        self._committer.on_dropped = make
 
     def counts(self) -> ReceiverCounts:
         """What has happened since start."""
@@ -276,7 +288,7 @@ class Receiver:
         Raises:
             Retryable: not now.
         """
-        self._look_for_losses()
+        self.look_for_losses()
         return hardening.harden(self._database, self._blobs, study_ids, self.clock.now(), ACTOR)
 
     def close_hard(self, study_uid: str, close: Callable[[Session], T]) -> T:
@@ -292,7 +304,7 @@ class Receiver:
             if known is not None:
                 self.harden([known.id])
             with self._database.write() as session:
-                lock_study_uid(session, study_uid)
+                lock_study_uid(session, study_uid if known is None else known.study_uid)
                 if known is None or not undurable(session, [known.id], 1):
                     return close(session)
         raise StorageFailed("images of the study come faster than the disk takes them")
@@ -300,7 +312,7 @@ class Receiver:
     def settled(self, timeout_s: float) -> bool:
         """True once all that was accepted is a row, and no row names bytes that a power cut took; else not now."""
         try:
-            self._look_for_losses()
+            self.look_for_losses()
         except Retryable as error:
             logger.warning("intake.losses_not_looked_for", extra={"code": error.code})
             return False
@@ -310,7 +322,7 @@ class Receiver:
         """Files are ready of which nobody will tell: the committer looks for them itself."""
         self._committer.look_again()
 
-    def _look_for_losses(self) -> None:
+    def look_for_losses(self) -> None:
         """What the last power cut took of rows has been looked for, once since the machine was started.
 
         Raises:
@@ -337,7 +349,7 @@ class Receiver:
             Retryable: the database or the disk does not answer now; nothing is lost.
         """
         swept = self.spool.sweep()
-        self._look_for_losses()
+        self.look_for_losses()
         found = self.replay_ready(min_age_s=0.0)
         if swept or found:
             logger.info("spool.replayed", extra={"swept": swept, "ready": found})
@@ -349,7 +361,7 @@ class Receiver:
         Raises:
             Retryable: not now.
         """
-        self._look_for_losses()
+        self.look_for_losses()
         self.spool.tidy(self.clock.now().timestamp())
         return self.replay_ready(min_age_s)
 
@@ -375,7 +387,7 @@ class Receiver:
         try:
             entry = self.spool.entry(file)
             header = read_header(entry.path)
-            return Accepted(entry, identify_instance(header, entry.arrival, entry.sha256))
+            return Accepted(entry, identify_instance(header, entry.arrival, entry.sha256), replayed=True)
         except FileNotFoundError:
             return None
         except Retryable:

@@ -33,20 +33,29 @@ class Reception:
             self._looked = True
             self._found = read_quickly(writer.head, writer.dataset_offset, self._arrival.transfer_syntax_uid)
 
-    def identify(self) -> None:
-        """What the object is has been read from the bytes in memory; only a very long header is read back.
+    def identify(self) -> bool:
+        """True where what the object is could be read from the bytes in memory; a very long header is to be read back.
 
         Raises:
             NotDicom, TruncatedObject, TooLarge: its header cannot be read.
-            StorageFailed: the file cannot be read back.
         """
         writer, arrival = self._writer, self._arrival
         found = self._found or read_identity(
             writer.head, writer.file_size, writer.dataset_offset, arrival.transfer_syntax_uid
         )
-        if found is not None:
-            self._identity = identify(found, arrival, lambda: writer.sha256)
-            return
+        if found is None:
+            return False
+        self._identity = identify(found, arrival, lambda: writer.sha256)
+        return True
+
+    def read_back(self) -> None:
+        """What the object is has been read from its file.
+
+        Raises:
+            NotDicom, TruncatedObject, TooLarge: its header cannot be read.
+            StorageFull, StorageFailed: the file cannot be written or read back.
+        """
+        writer, arrival = self._writer, self._arrival
         try:
             writer.let_go()
             self._identity = identify_instance(read_header(writer.path), arrival, writer.sha256)
@@ -60,8 +69,8 @@ class Reception:
             NotDicom, TruncatedObject, TooLarge: its header cannot be read; nothing is kept.
             StorageFull, StorageFailed: it could not be made durable; nothing is kept.
         """
-        if self._identity is None:
-            self.identify()
+        if self._identity is None and not self.identify():
+            self.read_back()
         self._writer.commit()
 
     def accepted(self) -> Accepted:

@@ -120,8 +120,10 @@ class Registry:
             self.clock.monotonic(),
             implementation[:64],
         )
+        # Asked outside the lock: a file system that hangs keeps no other process's associations out.
+        has_room = self._has_room()
         with self._lock:
-            refusal = self.rules.refusal(called_ae, calling_ae, len(self._open), has_room=self._has_room())
+            refusal = self.rules.refusal(called_ae, calling_ae, len(self._open), has_room=has_room)
             if refusal is None:
                 self._open[candidate.id] = candidate
         if refusal is not None:

@@ -41,6 +41,8 @@ logger = logging.getLogger(__name__)
 SUCCESS = 0x0000
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 BIND_RETRY_S = 0.5
+TURN_S = 20.0
+"""A server whose loop has not turned for so long is stuck."""
 _CHUNK_BYTES = 1 << 20
 
 
@@ -128,7 +130,16 @@ class StoreScp:
     @property
     def alive(self) -> bool:
         """True while connections are accepted."""
-        return self._thread is not None and self._thread.is_alive()
+        return not self.trouble
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong, in words; empty where nothing is."""
+        server = self._server
+        if server is None or self._thread is None or not self._thread.is_alive():
+            return "the thread that accepts connections has ended"
+        silent_s = time.monotonic() - server.turned_s
+        return f"no connection could be accepted for {silent_s:.0f} s" if silent_s > TURN_S else ""
 
     def sync(self, timeout_s: float) -> bool:
         """True: the registry is in this process."""

@@ -44,6 +44,7 @@ class ListenerStatus:
 
     port: int
     healthy: bool
+    """False: a part of it has ended or is stuck, and a new process may help."""
     open_associations: int
     spool_depth: int
     quarantined: int
@@ -51,6 +52,8 @@ class ListenerStatus:
     uptime_s: float
     draining: bool = False
     """The port is closed on purpose; what came in before is still committed and closed."""
+    trouble: str = ""
+    """What is wrong, in words, also where it may pass by itself; empty where nothing is."""
 
 
 def backend_of(
@@ -93,12 +96,14 @@ class ListenerService:
             settings.peers,
             ReportSender.of(settings),
             self.receiver.settled,
+            self.receiver.look_for_losses,
             max_age_s=settings.commitment_days * 86400,
             audit=audit,
         )
         desk = CommitmentDesk(database, clock, settings.peers, self.commitments.wake, audit)
         figures, intake_audit = IntakeFigures(clock), IntakeAudit(audit, clock)
         self.receiver.spool.on_durable = figures.synced
+        self.receiver.tell_of_dropped_notes(intake_audit.dropped)
         self.registry = Registry(
             GateRules.of(settings), self.receiver, clock, figures=figures, audit=intake_audit.association
         )
@@ -193,12 +198,24 @@ class ListenerService:
             (self._draining or self.scp.alive) and self.receiver.alive and self.watcher.alive and self.commitments.alive
         )
 
+    @property
+    def trouble(self) -> str:
+        """What is wrong, in words, also where it may pass by itself; empty where nothing is."""
+        if not self.receiver.alive:
+            return "the thread that writes the catalog has ended"
+        if not self.watcher.alive:
+            return "the thread that closes studies has ended"
+        if not self.commitments.alive:
+            return "the thread of storage commitment has ended"
+        return "" if self._draining else self.scp.trouble
+
     def _state(self) -> ProcessState:
         self._disk.look()
         counts = self.receiver.counts()
         return ProcessState(
             port=self.scp.port,
             healthy=self.healthy,
+            trouble=self.trouble,
             draining=self._draining,
             open=tuple(
                 OpenNow(one.id, one.calling_ae, one.address, one.opened_at, one.stored, one.refused)
@@ -209,6 +226,7 @@ class ListenerService:
             duplicates=counts.duplicates,
             conflicts=counts.conflicts,
             commit_failures=counts.commit_failures,
+            notes_dropped=counts.dropped_notes,
         )
 
     def status(self) -> ListenerStatus:
@@ -230,4 +248,5 @@ class ListenerService:
             },
             uptime_s=round(self._clock.monotonic() - self._started, 1),
             draining=self._draining,
+            trouble=self.trouble,
         )

@@ -53,6 +53,8 @@ class ProcessState:
 
     port: int = 0
     healthy: bool = True
+    trouble: str = ""
+    """What is wrong with it, in words of ours; empty where nothing is."""
     draining: bool = False
     open: tuple[OpenNow, ...] = ()
     waiting: int = 0
@@ -65,6 +67,8 @@ class ProcessState:
     """Objects that came under a known SOP Instance UID with other bytes; both are kept."""
     commit_failures: int = 0
     """Groups of objects that could not become rows at once, and were tried again."""
+    notes_dropped: int = 0
+    """Of associations and for the audit chain, because the database did not answer for long."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,6 @@ With `durable=False` (the setting durability = study) nothing waits for the disk
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import itertools
 import json
@@ -31,27 +29,25 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import BlobMissing, HeimdallrError, NotDicom
 from heimdallr_ray.ids import NewId, Sha256, new_id
 from heimdallr_ray.listener import part10
-from heimdallr_ray.listener.arrival import MAX_RECORD_BYTES, Arrival, encode_record, parse_record, with_file_start
+from heimdallr_ray.listener.arrival import Arrival, with_file_start
 from heimdallr_ray.listener.boot import boot_id
+from heimdallr_ray.listener.folders import locked_folder, remove_unlocked, sync_folder
+from heimdallr_ray.listener.records import IntakeRecords
 from heimdallr_ray.listener.room import RoomLevel, Watermarks, measure, require_room, storage_error
 from heimdallr_ray.listener.writer import UNSYNCED, SpoolEntry, SpoolWriter
 
 __all__ = ["ReadyFile", "Spool", "SpoolEntry", "SpoolWriter", "Staging", "require_room", "storage_error"]
 
 _READ_BYTES = 1 << 20
-_OPEN_ATTEMPTS = 8
 _INTAKE_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")
 _READY_NAME = re.compile(
     r"((?:([0-9A-Za-z_-]{1,40})\.)?[0-9A-Za-z_-]{1,40})(?:\.([0-9a-f]{64}|unsynced-[0-9a-f]{8}))?\.dcm"
 )
 ROOM_FRESH_S = 0.25
 """How long the knowledge that there is room stands, for objects whose size is not known beforehand."""
-RECORD_AGE_S = 60.0
-"""A record that no file and no open association needs is removed once it is this old."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +68,6 @@ class Staging:
     """
 
     folder: Path
-
-
-def _sync_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 class Spool:
@@ -112,7 +100,7 @@ class Spool:
         """Hears of every object how many seconds the disk took."""
         self._make_name = make_name
         self._lock = threading.Lock()
-        self._records: dict[str, int] = {}
+        self._records = IntakeRecords(self.intakes, durable=durable)
         self._own: tuple[Path, int] | None = None
         self._nonce = make_name()[:8]
         self._unsynced = f"{UNSYNCED}-{hashlib.sha256(boot_id().encode()).hexdigest()[:8]}"
@@ -123,7 +111,7 @@ class Spool:
             for folder in (self.incoming, self.intakes, self.ready, self.quarantined):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             for folder in (root, root.parent):
-                _sync_folder(folder)
+                sync_folder(folder)
             self._ready_fd = os.open(self.ready, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise storage_error(error) from error
@@ -134,13 +122,11 @@ class Spool:
         if fd >= 0:
             os.close(fd)
         with self._lock:
-            records, self._records = self._records, {}
             own, self._own = self._own, None
         if own is not None:
             shutil.rmtree(own[0], ignore_errors=True)
             os.close(own[1])
-        for record in records.values():
-            os.close(record)
+        self._records.close()
 
     def require_room(self, size: int = 0) -> None:
         """Nothing happens while `size` more bytes keep to the watermarks.
@@ -202,8 +188,9 @@ class Spool:
             name,
             staging.folder if staging else self.ready,
             self.max_object_bytes,
-            (lambda: None) if staging else (lambda: self._keep_record(arrival)),
+            (lambda: None) if staging else (lambda: self._records.keep(arrival)),
             (lambda: None) if staging or not self.durable else (lambda: os.fsync(self._ready_fd)),
+            self.require_room,
             mark="" if self.durable or staging else f".{self._unsynced}",
             durable=self.durable or staging is not None,
             told=self.on_durable,
@@ -228,66 +215,20 @@ class Spool:
         """
         with self._lock:
             if self._own is None:
-                self._own = _locked_folder(self.incoming / f"{self._make_name()}.open")
+                self._own = locked_folder(self.incoming / f"{self._make_name()}.open")
             return self._own[0]
-
-    # Records of intakes ----------------------------------------------------------------------------------------------
-
-    def _keep_record(self, arrival: Arrival) -> None:
-        """The record of the association is as durable as its files are. Made with the first of them."""
-        intake_id = arrival.intake_id
-        with self._lock:
-            if intake_id in self._records:
-                return
-        fd = self._open_record(self.intakes / f"{intake_id}.json")
-        try:
-            os.pwrite(fd, encode_record(arrival), 0)
-            if self.durable:
-                os.fsync(fd)
-                _sync_folder(self.intakes)
-        except BaseException:
-            os.close(fd)
-            raise
-        with self._lock:
-            other = self._records.setdefault(intake_id, fd)
-        if other != fd:
-            os.close(fd)
-
-    def _open_record(self, path: Path) -> int:
-        """The record's file, held so that nobody tidies it away."""
-        for _ in range(_OPEN_ATTEMPTS):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                # As with a new file: it may have been removed before it was locked.
-                if os.fstat(fd).st_nlink == 1:
-                    return fd
-            except BlockingIOError:
-                pass
-            except BaseException:
-                os.close(fd)
-                raise
-            os.close(fd)
-        raise OSError(errno.EAGAIN, "the record of the association cannot be locked")
 
     def end_intake(self, intake_id: str) -> None:
         """The association has ended; its record goes with its last file."""
-        with self._lock:
-            fd = self._records.pop(intake_id, -1)
-        if fd >= 0:
-            os.close(fd)
+        self._records.end(intake_id)
 
     def tidy(self, now_s: float) -> int:
-        """Records that no ready file and no open association needs are gone; returns how many."""
-        try:
-            old = [path for path in self.intakes.iterdir() if path.stat().st_mtime < now_s - RECORD_AGE_S]
-            needed = {file.name.partition(".")[0] for file in self.ready_files()} if old else set[str]()
-        except FileNotFoundError:
-            # Another process tidies at the same time.
-            return 0
-        except OSError as error:
-            raise storage_error(error) from error
-        return sum(_remove_unlocked(path) for path in old if path.stem not in needed)
+        """Records that no ready file and no open association needs are gone; returns how many.
+
+        Raises:
+            StorageFull, StorageFailed: the folders cannot be read.
+        """
+        return self._records.tidy(now_s, lambda: {file.name.partition(".")[0] for file in self.ready_files()})
 
     # Reading back ----------------------------------------------------------------------------------------------------
 
@@ -299,7 +240,7 @@ class Spool:
             StorageFull: no room to create it.
             StorageFailed: the operating system refused.
         """
-        folder, fd = _locked_folder(self.incoming / f"{self._make_name()}.staging")
+        folder, fd = locked_folder(self.incoming / f"{self._make_name()}.staging")
         try:
             yield Staging(folder)
         finally:
@@ -337,7 +278,7 @@ class Spool:
                 while chunk := stream.read(_READ_BYTES):
                     digest.update(chunk)
                     size += len(chunk)
-            known = self._record_of(match[2], datetime.fromtimestamp(file.written_at, UTC))
+            known = self._records.find(match[2], datetime.fromtimestamp(file.written_at, UTC))
         except FileNotFoundError:
             raise
         except OSError as error:
@@ -351,17 +292,6 @@ class Spool:
         arrival, offset = with_file_start(known, head)
         return SpoolEntry(file.name, self.ready, file.file_name, arrival, sha256, size - offset)
 
-    def _record_of(self, intake_id: str | None, received_at: datetime) -> Arrival:
-        """What is known of the sender; nothing but the door where the record is lost, for the image is not."""
-        unknown = Arrival(intake_id or "unknown", Door.DICOM, received_at, "")
-        if intake_id is None:
-            return unknown
-        try:
-            with (self.intakes / f"{intake_id}.json").open("rb") as stream:
-                return parse_record(stream.read(MAX_RECORD_BYTES), received_at)
-        except (FileNotFoundError, NotDicom):
-            return unknown
-
     def remove(self, entry: SpoolEntry) -> None:
         """The file of `entry` is gone. Not made durable: a file that comes back is recognised by its name."""
         with suppress(FileNotFoundError):
@@ -369,7 +299,7 @@ class Spool:
 
     def sweep(self) -> int:
         """Remove what writers left in `incoming/` when they died; returns how many. Live writers hold a lock."""
-        return sum(_remove_unlocked(path) for path in sorted(self.incoming.iterdir()))
+        return sum(remove_unlocked(path) for path in sorted(self.incoming.iterdir()))
 
     def quarantine(self, file: ReadyFile, error: HeimdallrError, at: datetime) -> None:
         """Set the ready file aside, durably, with its reason beside it. Nothing acknowledged is ever deleted.
@@ -385,7 +315,7 @@ class Spool:
             os.fsync(stream.fileno())
         (self.ready / file.file_name).rename(self.quarantined / f"{file.name}.dcm")
         for folder in (self.quarantined, self.ready):
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def depth(self) -> int:
         """Files in `ready/`."""
@@ -394,38 +324,3 @@ class Spool:
     def quarantine_depth(self) -> int:
         """Files in `quarantine/`."""
         return sum(1 for path in self.quarantined.iterdir() if path.suffix == ".dcm")
-
-
-def _locked_folder(folder: Path) -> tuple[Path, int]:
-    """A new folder, and the descriptor that holds its lock.
-
-    Raises:
-        StorageFull: no room to create it.
-        StorageFailed: the operating system refused.
-    """
-    try:
-        folder.mkdir(mode=0o700)
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise storage_error(error) from error
-    return folder, fd
-
-
-def _remove_unlocked(path: Path) -> bool:
-    """True where `path`, a file or a folder of files, was held by nobody and is gone."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True

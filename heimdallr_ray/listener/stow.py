@@ -26,9 +26,6 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-ROOM_EVERY_BYTES = 8 << 20
-"""How often the free space is asked for while an object comes in."""
-
 
 @dataclass(frozen=True)
 class StowStored:
@@ -163,8 +160,7 @@ def _store_one(
             address=address,
             source_implementation=meta.implementation_class_uid,
         )
-        data = chain([head[meta.dataset_offset :]], body)
-        one = receiver.accept(arrival, _with_room(data, receiver), staging=staging)
+        one = receiver.accept(arrival, chain([head[meta.dataset_offset :]], body), staging=staging)
         identity = one.identity
         if study_uid is not None and (identity.study_uid_generated or identity.study_uid != study_uid):
             receiver.spool.remove(one.entry)
@@ -189,14 +185,3 @@ def _head(body: Iterator[bytes]) -> bytes:
             break
         head += piece
     return bytes(head)
-
-
-def _with_room(pieces: Iterable[bytes], receiver: Receiver) -> Iterator[bytes]:
-    """`pieces`; StorageFull while they come in, not only before."""
-    since = 0
-    for piece in pieces:
-        since += len(piece)
-        if since >= ROOM_EVERY_BYTES:
-            receiver.spool.require_room(len(piece))
-            since = 0
-        yield piece

@@ -16,6 +16,8 @@ from heimdallr_ray.listener.arrival import Arrival, encode_file_start
 from heimdallr_ray.listener.room import storage_error
 from heimdallr_ray.listener.writeback import start_writeback
 
+ROOM_BYTES = 8 << 20
+"""Of an object are written before the disk is asked whether there is room for as much again."""
 WRITEBACK_BYTES = 128 << 10
 """Received and not yet on the way to the disk; smaller objects are left to their fsync."""
 UNSYNCED = "unsynced"
@@ -56,6 +58,7 @@ class SpoolWriter:
         max_bytes: int,
         make_findable: Callable[[], None],
         sync: Callable[[], None],
+        require_room: Callable[[int], None],
         *,
         mark: str,
         durable: bool,
@@ -72,6 +75,7 @@ class SpoolWriter:
             max_bytes: of the data set.
             make_findable: runs before the file gets its name; may raise OSError.
             sync: runs after it; may raise OSError.
+            require_room: raises StorageFull where there is no room for so many bytes more.
             mark: in the finished file's name until its digest takes the place.
             durable: whether to wait for the disk.
             told: hears how many seconds the disk took for all of it, where the writer waits for the disk.
@@ -82,6 +86,8 @@ class SpoolWriter:
         self._max_bytes = max_bytes
         self._make_findable = make_findable
         self._sync = sync
+        self._require_room = require_room
+        self._room_for = ROOM_BYTES
         self._told = told
         self._mark = mark
         self.durable = durable
@@ -146,7 +152,7 @@ class SpoolWriter:
 
         Raises:
             TooLarge: the object exceeds the spool's limit.
-            StorageFull: no room left on the device.
+            StorageFull: no room left on the device, or less than the watermarks ask for.
             StorageFailed: any other refusal of the operating system.
         """
         self._size += len(chunk)
@@ -174,6 +180,8 @@ class SpoolWriter:
 
         The disk begins early where it will be waited for; else one call for all of it is less work.
         """
+        if self._size > self._room_for:
+            return True
         return (self.durable and self._pending >= WRITEBACK_BYTES) or len(self._undigested) >= MAX_CHUNKS
 
     def flush(self) -> None:
@@ -184,6 +192,9 @@ class SpoolWriter:
         """
         if len(self._undigested) >= MAX_CHUNKS:
             self._catch_up()
+        if self._size > self._room_for:
+            self._require_room(ROOM_BYTES)
+            self._room_for = self._size + ROOM_BYTES
         chunks, self._unwritten, self._pending = self._unwritten, [], 0
         try:
             _write_all(self._fd, chunks)

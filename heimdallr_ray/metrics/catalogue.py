@@ -90,7 +90,7 @@ def measure_all(context: MetricContext, catalogue: tuple[Metric, ...] = CATALOGU
         except Exception as error:  # A defect in one measurement must not take the others' numbers from the reader.
             code = error.code if isinstance(error, HeimdallrError) else "measurement_failed"
             reason = getattr(error, "reason", code)
-            _log.exception("measurement failed", extra={"metric": metric.quantities[0].id, "code": code})
+            _log.exception("measurement.failed", extra={"metric": metric.quantities[0].id, "code": code})
             measurements.extend(
                 Measurement(
                     quantity.id,

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 import httpx
 
+from heimdallr_ray import logs
 from heimdallr_ray.catalog.states import TERMINAL
 from heimdallr_ray.clients.send import send_folder
 from heimdallr_ray.clock import Clock
@@ -194,6 +195,7 @@ def run(clock: Clock, progress: Progress, *, once: bool, keep: Path | None = Non
     """
     with _folder(keep) as root:
         supervisor = Supervisor(demo_settings(root / "data"), clock, progress)
+        logs.configure(supervisor.settings, "supervisor", console=True)
         try:
             supervisor.start()
             document = _studies(supervisor, root / "dicom", clock, progress)
@@ -209,6 +211,8 @@ def run(clock: Clock, progress: Progress, *, once: bool, keep: Path | None = Non
             left = supervisor.stop()
             if left:
                 progress(f"processes that did not end: {left}")
+            # The folder may go now.
+            logs.close()
         return (0 if good else 1), document
 
 

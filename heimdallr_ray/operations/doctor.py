@@ -6,7 +6,8 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,24 @@ from typing import Any
 import psutil
 
 import heimdallr_ray
+from heimdallr_ray import logs
 from heimdallr_ray.config import Settings, is_loopback, load_effective
 from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.listener import room as disk_room
 from heimdallr_ray.listener.overview import watermarks
 from heimdallr_ray.listener.room import RoomLevel
-from heimdallr_ray.operations import accelerator, lock, mending, neighbours, ports, processes, rayhead
+from heimdallr_ray.operations import accelerator, doors, lock, mending, neighbours, ports, processes, rayhead
 from heimdallr_ray.segmentation.notes import HOMES, read_notes, read_refusal
 
 RAY_SERIES = "2.60."
+RAY = "Ray port"
+FIRST_STEP = "ports and weights"
+"""What a supervisor looks at before the first step that it tells."""
 PACKAGES = ("ray", "torch", "totalsegmentator", "nnunetv2", "pydicom", "pynetdicom", "nibabel", "sqlmodel", "fastapi")
+
+
+MOST_NAMED = 8
+"""Settings that are named; more are counted."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +66,12 @@ def _existing(path: Path) -> Path:
 def check_ports(settings: Settings) -> Iterator[Check]:
     """The ports are ours, or free."""
     held = lock.is_held(settings.run_dir)
+    holder = lock.read_holder(settings.run_dir) if held else None
+    silent = _closed_on_purpose(holder) if holder is not None else {}
     for name, host, port, variable in (
         (neighbours.HTTP, settings.server_host, settings.server_port, "HEIMDALLR_SERVER_PORT"),
         (neighbours.DICOM, settings.dicom_host, settings.dicom_port, "HEIMDALLR_DICOM_PORT"),
-        ("Ray port", "127.0.0.1", settings.ray_port, "HEIMDALLR_RAY_PORT"),
+        (RAY, "127.0.0.1", settings.ray_port, "HEIMDALLR_RAY_PORT"),
     ):
         if port == 0:
             yield Check(name, True, "any free port")
@@ -68,12 +79,28 @@ def check_ports(settings: Settings) -> Iterator[Check]:
         if held:
             at = ports.listeners({port})
             who = ", ".join(f"{one.process or 'unknown'} (pid {one.pid or '?'}) on {one.address}" for one in at)
-            yield Check(name, bool(at), f"{port}: {who or 'nobody listens though a supervisor runs'}",
-                        "" if at else "heimdallr down, then heimdallr up; the logs say why")  # fmt: skip
+            why = silent.get(name, "")
+            absent = f"nobody listens{why or ' though a supervisor runs'}"
+            yield Check(name, bool(at or why), f"{port}: {who or absent}",
+                        "" if at or why else "heimdallr down, then heimdallr up; the logs say why")  # fmt: skip
         else:
             other = neighbours.holder_of(settings, name, host, port)
             yield Check(name, other is None, f"{port} is taken by {other.words}" if other else f"{port} is free",
                         f"{other.mend}, or set another port: {variable}" if other else "")  # fmt: skip
+
+
+def _closed_on_purpose(holder: lock.Holder) -> dict[str, str]:
+    """Why nobody may listen on a port by what the supervisor is doing, by the port's name."""
+    every = (neighbours.HTTP, neighbours.DICOM, RAY)
+    if holder.state == "starting":
+        return dict.fromkeys(every, f" yet, {_starting(holder)}")
+    if holder.state == "stopping":
+        return dict.fromkeys(every, " any more, the stack is stopping")
+    return {neighbours.DICOM: " any more, the stack is draining"} if holder.state == "draining" else {}
+
+
+def _starting(holder: lock.Holder) -> str:
+    return f"the stack is starting since {holder.started_at}, at the step: {holder.step or FIRST_STEP}"
 
 
 def check_listeners(settings: Settings) -> Iterator[Check]:
@@ -118,6 +145,22 @@ def check_disk(settings: Settings) -> Iterator[Check]:
     writable = os.access(folder, os.W_OK)
     yield Check("data folder", writable, str(settings.data_dir),
                 "" if writable else f"give this user write access: chown -R $(id -u) {folder}")  # fmt: skip
+
+
+def check_log(settings: Settings) -> Iterator[Check]:
+    """The log has a folder that takes it."""
+    folder = settings.log_dir
+    where = _existing(folder)
+    if not where.is_dir():
+        yield Check("log", False, f"{where} is no folder", f"move it away: mv {where} {where}.old")
+        return
+    unfit = [path for path in folder.glob(f"*{logs.SUFFIX}") if not path.is_file() or not os.access(path, os.W_OK)]
+    at_fault = unfit[0] if unfit else where
+    good = not unfit and os.access(where, os.W_OK | os.X_OK)
+    kept_mib = settings.log_file_mib * settings.log_files
+    yield Check("log", good, f"{folder}, {settings.log_level} and above, at most {kept_mib} MiB for each part" if good
+                else f"{at_fault} cannot be written",
+                "" if good else f"give this user write access: chown $(id -u) {at_fault}")  # fmt: skip
 
 
 def check_database(settings: Settings) -> Iterator[Check]:
@@ -223,6 +266,12 @@ def check_completion(settings: Settings) -> Iterator[Check]:
         yield Check(name, True, words)
 
 
+def check_doors(settings: Settings) -> Iterator[Check]:
+    """Who may send over DICOM, whether others can listen, and what Success promises."""
+    for rule in doors.rules(settings):
+        yield Check(rule.name, rule.ok, rule.words, rule.mend)
+
+
 def check_asked(settings: Settings) -> Iterator[Check]:
     """The measurements and segmentations that the site names exist."""
     from heimdallr_ray.pipelines.steps import ever_wanted
@@ -313,10 +362,12 @@ def check_audit_key(settings: Settings) -> Iterator[Check]:
 CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
     check_versions,
     check_disk,
+    check_log,
     check_database,
     check_profile,
     check_weights,
     check_series_rules,
+    check_doors,
     check_completion,
     check_asked,
     check_device,
@@ -330,7 +381,51 @@ CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
 
 def examine(settings: Settings) -> list[Check]:
     """All findings, in reading order; a running stack is held against the settings that it was started with."""
+    judged, whose = _in_force(settings)
+    return [*whose, *(finding for check in CHECKS for finding in check(judged))]
+
+
+def _in_force(settings: Settings) -> tuple[Settings, list[Check]]:
+    """The settings that are judged, and whose they are; `settings` are those of this call."""
     effective = settings.run_dir / "settings.json"
-    if lock.is_held(settings.run_dir) and effective.exists():
-        settings = load_effective(effective)
-    return [finding for check in CHECKS for finding in check(settings)]
+    if not lock.is_held(settings.run_dir):
+        return settings, []
+    name = "settings"
+    holder = lock.read_holder(settings.run_dir)
+    starting = holder is not None and holder.state == "starting"
+    if holder is not None and starting:
+        # Until the database is looked after, the file holds the settings of the stack that ran before.
+        begun = datetime.fromisoformat(holder.started_at).timestamp()
+        if not effective.exists() or effective.stat().st_mtime < begun:
+            return settings, [Check(name, True, f"those of this call are looked at; {_starting(holder)}")]
+    try:
+        running = load_effective(effective)
+    except HeimdallrError as error:
+        return settings, [
+            Check(name, True, f"those of this call are looked at; those of the running stack: {error.detail}")
+        ]
+    found = [Check(name, True, "those of the running stack are looked at, not those of this call")]
+    if holder is not None and starting:
+        found.append(Check("stack", True, _starting(holder)))
+    if other := differing(settings, running):
+        listed = ", ".join(other[:MOST_NAMED]) + (f" and {len(other) - MOST_NAMED} more" if other[MOST_NAMED:] else "")
+        found[0] = replace(
+            found[0],
+            detail=f"{found[0].detail}; they differ in {listed}",
+            mend="those of this call hold from the next start on: heimdallr down, then heimdallr up with them",
+        )
+    return running, found
+
+
+def differing(settings: Settings, running: Settings) -> list[str]:
+    """The settings in which those of this call are other ones than those that a stack runs with.
+
+    Not the folder by which it was found, nor those that a start fills in: a port that was left to it, the device.
+    """
+    filled = {"device": "auto", "server_port": 0, "dicom_port": 0, "data_dir": settings.data_dir}
+    return [
+        name
+        for name in Settings.model_fields
+        if getattr(settings, name) != getattr(running, name)
+        and (name not in filled or getattr(settings, name) != filled[name])
+    ]

@@ -56,7 +56,7 @@ class ListenerActor:
         """The actor is made, or the one that is there is taken; `wait_ready` says when it answers."""
         self._arguments = (str(settings_file), build)
         self.answers = False
-        """Whether `trouble` was last told by itself: then a restart may help, and Ray does not see that it must."""
+        """Whether it said itself that it does not work: then a restart may help, and Ray does not see that it must."""
         self._take()
 
     def _take(self) -> None:
@@ -89,17 +89,17 @@ class ListenerActor:
             return "it is being restarted"
         except (RayError, ConnectionError) as error:
             return self._remake(error)
-        self.answers = True
-        return "" if status["healthy"] else "one of its threads has ended"
+        self.answers = not status["healthy"]
+        return str(status["trouble"])
 
     def _remake(self, error: Exception) -> str:
         reason = f"it has ended: {_last_line(error)}"
         if time.monotonic() - self._made_at >= REMAKE_S:
-            log.warning("listener made anew", extra={"reason": reason})
+            log.warning("listener.made_anew", extra={"reason": reason})
             try:
                 self._take()
             except (RayError, OSError, ValueError) as failure:
-                log.warning("listener not made", extra={"code": type(failure).__name__, "detail": _last_line(failure)})
+                log.warning("listener.not_made", extra={"code": type(failure).__name__, "detail": _last_line(failure)})
         return reason
 
     def restart(self) -> None:
@@ -107,7 +107,7 @@ class ListenerActor:
         try:
             cast(Any, ray).kill(self._handle, no_restart=False)
         except (RayError, ValueError) as error:
-            log.warning("listener not restarted", extra={"code": type(error).__name__, "detail": _last_line(error)})
+            log.warning("listener.not_restarted", extra={"code": type(error).__name__, "detail": _last_line(error)})
 
     def drained(self) -> bool:
         """True where its port is closed and what it acknowledged has become rows. Closes the port where it is open."""

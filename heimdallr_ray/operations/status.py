@@ -1,43 +1,89 @@
-"""`heimdallr status`: who holds the data folder, what the API says, whether the listener echoes."""
+"""`heimdallr status`: who holds the data folder, what the listener and the API say of themselves."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any, cast
 
 import httpx
-from pynetdicom import AE  # pyright: ignore[reportUnknownVariableType]
 
+from heimdallr_ray.api.services import DRAINING, READY
+from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.config import Settings, load_effective
+from heimdallr_ray.deployments.readiness import LISTENER, SILENT
 from heimdallr_ray.errors import HeimdallrError
-from heimdallr_ray.listener.reactor import at_rest
-from heimdallr_ray.operations import application, lock, neighbours, supervisor
-from heimdallr_ray.operations.doctor import ran_as, weights_dir_of
+from heimdallr_ray.listener.overview import existing, watermarks
+from heimdallr_ray.listener.room import RoomLevel, measure
+from heimdallr_ray.listener.snapshots import FOLDER, Snapshot, read_snapshots
+from heimdallr_ray.listener.snapshots import LISTENER as LISTENER_KIND
+from heimdallr_ray.operations import application, doors, lock, neighbours, supervisor
+from heimdallr_ray.operations.doctor import FIRST_STEP, ran_as, weights_dir_of
 from heimdallr_ray.segmentation.engine import EXACT
 from heimdallr_ray.segmentation.notes import HOMES, read_notes, read_refusal
 
-VERIFICATION = "1.2.840.10008.1.1"
-ANSWER_S = 5.0
-ECHO_OK = "answers C-ECHO"
-FIRST_STEP = "ports and weights"
-"""What a supervisor looks at before the first step that it tells."""
+WELL = "well"
+"""First word of what is said of a listener that works."""
+FRESH_S = 10.0
+"""A listener tells of itself every second. One whose word is older may be stuck, or have no room to write it."""
+REFUSED = "refuse"
 
 
-def _echo(settings: Settings, dicom: str) -> str:
-    # A listener that knows its callers knows us by the name of the first of them.
-    entity = cast(Any, AE)(ae_title=(*settings.allowed_calling_aes, "HEIMDALLR_STAT")[0])
-    entity.add_requested_context(VERIFICATION)
-    entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = ANSWER_S
-    address = dicom.partition("@")[2]
-    host, _, port = address.rpartition(":")
-    association = entity.associate(host, int(port), ae_title=settings.ae_title)
-    if not association.is_established:
-        return "does not accept an association"
-    with at_rest(association, ANSWER_S) as resting:
-        answer = association.send_c_echo() if resting else None
-    association.release()
-    return ECHO_OK if answer and answer.Status == 0 else "association without an answer to C-ECHO"
+def listener_words(told: Snapshot | None, answered: str, now: datetime) -> str:
+    """What the listener says of itself. Nobody calls at its port: whoever does is a peer, with all that it leaves.
+
+    Args:
+        told: what it wrote last; None where it wrote nothing, or has ended.
+        answered: what it answers when it is asked, a word of `/api/v1/ready`.
+        now: the time.
+    """
+    fresh = told is not None and abs((now - told.written_at).total_seconds()) <= FRESH_S
+    if told is None or not fresh:
+        if answered == DRAINING:
+            return "draining: the port is closed"
+        return (
+            f"{WELL}, by its answer; it cannot write of itself" if answered == READY else f"does not work: {answered}"
+        )
+    state = told.state
+    if not state.healthy:
+        return f"does not work: {state.trouble or 'one of its parts has ended'}"
+    if state.trouble:
+        return f"works in part: {state.trouble}"
+    if state.draining:
+        return "draining: the port is closed"
+    return f"{WELL}: port {state.port}, {len(state.open)} open"
+
+
+def _answered(settings: Settings) -> str:
+    """What the application heard of the listener when it asked."""
+    try:
+        body = application.get(settings, "/api/v1/ready").json()
+        return str(body["components"][LISTENER])
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return SILENT
+
+
+def _listener(settings: Settings, now: datetime) -> str:
+    told = [one for one in read_snapshots(settings.run_dir / FOLDER, now) if one.kind == LISTENER_KIND]
+    newest = max(told, key=lambda one: one.written_at, default=None)
+    return listener_words(newest, _answered(settings), now)
+
+
+def disk_words(settings: Settings) -> dict[str, Any]:
+    """What the room on the disk means for the doors; nothing where there is enough."""
+    marks = watermarks(settings)
+    try:
+        room = measure(existing(settings.data_dir))
+    except HeimdallrError as error:
+        return {"disk": f"{error.code}: {error.detail}"}
+    level = room.level(marks)
+    if level is RoomLevel.WELL:
+        return {}
+    said = f"{room.used_percent:.0f} % used, {room.free_bytes >> 20} MiB free"
+    if level is RoomLevel.WARN:
+        return {"disk": f"warn: {said}; images are refused from {marks.refuse_percent:g} % on"}
+    return {"disk": f"{REFUSED}: {said}; images are refused until there is room"}
 
 
 def models_lacking(settings: Settings) -> str:
@@ -96,7 +142,9 @@ def collect(settings: Settings) -> dict[str, Any]:
         # Listener and API are not there yet.
         lacking = models_lacking(settings)
         return {**report, "models": lacking} if lacking else report
-    report["listener"] = _echo(settings, holder.dicom)
+    report["listener"] = _listener(settings, SystemClock().now())
+    report["dicom"] = doors.summary(settings)
+    report.update(disk_words(settings))
     try:
         answer = application.get(settings, "/api/v1/status")
         report["api"] = answer.json() if answer.status_code == 200 else f"answers {answer.status_code}"
@@ -121,8 +169,9 @@ def flatten(report: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, str
 
 
 def exit_status(report: dict[str, Any]) -> int:
-    """0 ready, 3 nothing runs, 1 something else."""
+    """0 ready, 3 nothing runs, 1 something else; a disk without room for images is something else."""
     if report["state"] == "down":
         return 3
-    well = report["state"] == "ready" and report.get("listener") == ECHO_OK and isinstance(report.get("api"), dict)
-    return 0 if well else 1
+    works = str(report.get("listener", "")).startswith(WELL) and isinstance(report.get("api"), dict)
+    has_room = not str(report.get("disk", "")).startswith(REFUSED)
+    return 0 if report["state"] == "ready" and works and has_room else 1

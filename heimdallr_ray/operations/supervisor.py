@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from heimdallr_ray import logs
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings, is_loopback, save_effective
@@ -90,14 +91,18 @@ class Supervisor:
 
         Raises:
             AlreadyRunning: another supervisor holds the data folder.
+            NotReady: the log cannot be written.
             WeightsMissing, WeightsTampered: there is no readable registry with the models that a CT study needs.
-            NotReady: it was not ready within `start_seconds` (twice that on the first start); says what was missing.
+            NotReady: it was not ready within `start_seconds` (twice that on the first start); says what was missing,
+                and where the time is set.
         """
         self.settings.data_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = DataFolderLock(self.settings.run_dir)
         self._started = True
+        logs.require_writable(self.settings)
         first = not (self.settings.run_dir / "started_before").exists()
-        last = time.monotonic() + self.settings.start_seconds * (FIRST_START_TIMES if first else 1)
+        given_s = self.settings.start_seconds * (FIRST_START_TIMES if first else 1)
+        last = time.monotonic() + given_s
         deadline = last - GRACE_S
         self._holder = Holder(
             pid=os.getpid(),
@@ -111,6 +116,17 @@ class Supervisor:
         self._install_signals()
         self._mark.clear()
         self._require_ports()
+        try:
+            self._start_parts(deadline, last)
+        except NotReady as error:
+            if self._stop.is_set() or time.monotonic() < deadline:
+                raise
+            raise NotReady(
+                f"{error.detail}; this start had {given_s:g} s: set start_seconds (HEIMDALLR_START_SECONDS, now "
+                f"{self.settings.start_seconds:g}) higher where the machine is busy, models are large or the disk slow"
+            ) from error
+
+    def _start_parts(self, deadline: float, last: float) -> None:
         within("the weights' manifest", last, self._require_weights)
         within("the look for an accelerator", last, self._resolve_device)
         self._progress("database")
@@ -192,7 +208,7 @@ class Supervisor:
         except Exception as error:
             code = error.code if isinstance(error, HeimdallrError) else type(error).__name__
             detail = first_line(str(error))
-            log.warning("%s failed: %s: %s", what, code, detail, extra={"code": code, "detail": detail})
+            log.warning("stack.stop_failed", extra={"what": what, "code": code, "detail": detail})
             self._progress(f"{what} failed: {code}: {detail}")
 
     def _release_leases(self) -> None:
@@ -202,7 +218,7 @@ class Supervisor:
             release_leases_of_the_dead(self.settings, database, self._clock, orderly=True)
         except HeimdallrError as error:
             # The leases run out by themselves.
-            log.warning("leases not released", extra={"code": error.code})
+            log.warning("lease.not_released", extra={"code": error.code})
         finally:
             database.close()
 
@@ -225,7 +241,7 @@ class Supervisor:
         found = accelerator.Accelerators(0, 0) if wanted == "cpu" else accelerator.look()
         device = accelerator.resolve(wanted, found)
         if found.present and device == "cpu":
-            log.warning("models run on the CPU: %s", accelerator.unusable(found))
+            log.warning("device.unusable", extra={"detail": accelerator.unusable(found)})
             self._progress(f"models run on the CPU: {accelerator.unusable(found)}")
         self._gpus = found.usable if device == "cuda" else 0
         self.settings = self.settings.model_copy(update={"device": device})
@@ -256,10 +272,7 @@ class Supervisor:
             if not missing:
                 return
             time.sleep(0.3)
-        raise NotReady(
-            f"not ready in time: {missing}; logs are in {self.settings.log_dir}; "
-            "large models on a slow disk may need more than the start_seconds that are set"
-        )
+        raise NotReady(f"not ready in time: {missing}; logs are in {self.settings.log_dir}")
 
     # Signals and state -----------------------------------------------------------------------------------------------
 
@@ -297,6 +310,7 @@ class Supervisor:
         changed = replace(self._holder, state=state, detail=detail)
         if changed != self._holder:
             self._holder = changed
+            log.info("stack.state", extra={"state": state, "detail": detail, "build": self.build})
             self._lock.note(changed)
 
     # Stop ------------------------------------------------------------------------------------------------------------
@@ -317,7 +331,7 @@ class Supervisor:
                 return False
         except HeimdallrError as error:
             # The disk refuses the mark: the next round tries again, `down` without --drain ends it.
-            log.warning("not drained yet", extra={"code": error.code, "detail": error.detail})
+            log.warning("stack.not_drained_yet", extra={"code": error.code, "detail": error.detail})
             return False
         return application.unfinished(self.settings) == 0
 
@@ -354,12 +368,14 @@ def stack_memory_mib(supervisor_pid: int) -> float:
 def run(settings: Settings, clock: Clock, progress: Progress) -> int:
     """`heimdallr up`: start, wait, stop. The exit status: 0 after an orderly stop, 1 with the reason said."""
     supervisor = Supervisor(settings, clock, progress)
+    logs.configure(supervisor.settings, "supervisor", console=True)
     try:
         supervisor.start()
         if told := exposure(os.getpid()):
             progress(told)
         supervisor.wait()
     except HeimdallrError as error:
+        log.error("stack.failed", extra={"code": error.code, "detail": error.detail})  # noqa: TRY400
         progress(f"failed: {error.code}: {error.detail}")
         return 1
     finally:

@@ -160,10 +160,10 @@ class Watch:
     def _tell(self, change: Change) -> None:
         fields = {"part": change.part, "reason": change.reason, "seconds": round(change.seconds, 1)}
         if not change.reason:
-            log.warning("%s works again", change.part, extra=fields)
+            log.warning("part.works_again", extra=fields)
             self._progress(f"{change.part} works again after {change.seconds:.0f} s")
             return
-        log.error("%s does not work: %s", change.part, change.reason, extra=fields)
+        log.error("part.does_not_work", extra=fields)
         self._progress(f"degraded: {change.part} does not work since {change.seconds:.0f} s: {change.reason}")
         if change.part == LISTENER and self._listener.answers:
             self._listener.restart()

@@ -17,7 +17,6 @@ from heimdallr_ray.pipelines.steps import Prepared
 from heimdallr_ray.queue.lease import Lease, LeaseQueue
 from heimdallr_ray.segmentation.engine import SegmentationRun
 from heimdallr_ray.storage.blobs import LocalBlobStore
-from heimdallr_ray.storage.removal import remove_blobs
 from heimdallr_ray.volume import require_same_grid
 
 log = logging.getLogger(__name__)
@@ -79,9 +78,9 @@ class LabelsAhead:
     def discard(self, document: Mapping[str, Any]) -> None:
         """What `keep` stored is gone as far as the disk allows; no row names it."""
         try:
-            remove_blobs(self._blobs, blobs_in(document))
+            self._blobs.remove(blobs_in(document))
         except HeimdallrError as error:
-            log.warning("labels ahead not removed", extra={"code": error.code})
+            log.warning("ahead.not_removed", extra={"code": error.code})
 
     def find(self, study_id: str, inputs_sha256: str | None, image: Prepared) -> MadeAhead | None:
         """What was made of exactly these inputs, on the grid of `image`; None where there is nothing.
@@ -100,7 +99,7 @@ class LabelsAhead:
             for made in run.segmentations.values():
                 require_same_grid(image.volume, made.label_map)
         except HeimdallrError as error:
-            log.warning("labels ahead not usable", extra={"study_id": study_id, "code": error.code})
+            log.warning("ahead.not_usable", extra={"study_id": study_id, "code": error.code})
             return None
         return MadeAhead(row.id, run, row.made_at, row.job_id, inputs_sha256, row.seconds, document.forward_s)
 
@@ -118,7 +117,7 @@ class LabelsAhead:
             raise
         except HeimdallrError as error:
             # The labels are right all the same; the result names their job.
-            log.warning("labels ahead not marked", extra={"job": lease.job_id, "code": error.code})
+            log.warning("ahead.not_marked", extra={"job": lease.job_id, "code": error.code})
 
     def forget_all(self) -> None:
         """No labels are kept, for a site that makes none ahead; what cannot be removed now is at the next start."""
@@ -127,7 +126,7 @@ class LabelsAhead:
                 if not self.remove_outdated(kept_s=0.0):
                     return
         except HeimdallrError as error:
-            log.warning("labels ahead not removed", extra={"code": error.code})
+            log.warning("ahead.not_removed", extra={"code": error.code})
 
     def remove_outdated(self, kept_s: float = KEPT_S) -> int:
         """Labels of the age of `kept_s` are gone, at most `MAX_REMOVED` of them; returns how many.
@@ -139,7 +138,7 @@ class LabelsAhead:
             rows = outdated(session, self._clock.now(), kept_s)
         for row in rows:
             # Blobs first: a row without them is found to be of no use, blobs without a row would stay for ever.
-            remove_blobs(self._blobs, blobs_in(row.document))
+            self._blobs.remove(blobs_in(row.document))
             with self._database.write() as session:
                 remove(session, row.id)
         return len(rows)

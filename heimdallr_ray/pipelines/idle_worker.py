@@ -89,11 +89,11 @@ class IdleWorker:
                 if self.work_once():
                     continue
             except HeimdallrError as error:
-                log.warning("idle worker waits", extra={"code": error.code})
+                log.warning("ahead.waits", extra={"code": error.code})
                 pause_s = BACKOFF_S
             except Exception:
                 # A process loop: nothing that happens here may take the studies' worker along.
-                log.exception("idle worker broke")
+                log.exception("ahead.worker_broke")
                 pause_s = BACKOFF_S
             self._chores_in_s -= pause_s
             self._stop.wait(pause_s)
@@ -113,7 +113,7 @@ class IdleWorker:
             except HeimdallrError as error:
                 self._fail(lease, error.code, error.detail, retry=isinstance(error, Retryable))
             except Exception as error:  # recorded, and not tried again
-                log.exception("labels ahead broke", extra={"job": lease.job_id})
+                log.exception("ahead.broke", extra={"job": lease.job_id})
                 self._fail(lease, "broken", type(error).__name__, retry=False)
 
     @contextmanager
@@ -139,18 +139,18 @@ class IdleWorker:
 
     def _give_way(self, lease: Lease, renewer: Renewer, error: HeimdallrError) -> None:
         if renewer.lost.is_set():
-            log.warning("lease lost, labels thrown away", extra={"job": lease.job_id, "fence": lease.fence})
+            log.warning("ahead.lease_lost", extra={"job": lease.job_id, "fence": lease.fence})
             return
         try:
             state = self._idle.give_way(lease)
         except HeimdallrError as broken:
-            log.warning("lease not given back", extra={"job": lease.job_id, "code": broken.code})
+            log.warning("lease.not_given_back", extra={"job": lease.job_id, "code": broken.code})
             return
-        log.info("labels ahead gave way", extra={"job": lease.job_id, "code": error.code, "state": state.value})
+        log.info("ahead.gave_way", extra={"job": lease.job_id, "code": error.code, "state": state.value})
 
     def _fail(self, lease: Lease, code: str, detail: str, *, retry: bool) -> None:
-        log.warning("labels not made ahead", extra={"job": lease.job_id, "code": code, "detail": detail})
+        log.warning("ahead.failed", extra={"job": lease.job_id, "code": code, "detail": detail})
         try:
             self._idle.failed(lease, code, detail, retry=retry, delay_s=RETRY_DELAY_S)
         except HeimdallrError as error:
-            log.warning("failure not recorded", extra={"job": lease.job_id, "code": error.code})
+            log.warning("job.failure_not_recorded", extra={"job": lease.job_id, "code": error.code})

@@ -87,7 +87,7 @@ class Speculator:
         except HeimdallrError:
             self._ahead.discard(document)
             raise
-        log.info("labels made ahead", extra={"study_id": wish.study_id, "job": lease.job_id, "seconds": seconds})
+        log.info("ahead.made", extra={"study_id": wish.study_id, "job": lease.job_id, "seconds": seconds})
         return Outcome.MADE
 
     def _count(self, outcome: Outcome) -> None:
@@ -98,7 +98,7 @@ class Speculator:
         with self._database.write() as session:
             self._queue.finish(session, lease)
             count(session, Outcome.DROPPED)
-        log.info("labels not made ahead", extra={"job": lease.job_id, "why": why})
+        log.info("ahead.not_needed", extra={"job": lease.job_id, "why": why})
         return Outcome.DROPPED
 
 

@@ -15,6 +15,7 @@ from typing import Protocol
 
 from heimdallr_ray.dicom import regions
 from heimdallr_ray.dicom.assemble import assemble
+from heimdallr_ray.dicom.copies import without_cut_copies
 from heimdallr_ray.dicom.deskew import Deskew, deskew
 from heimdallr_ray.dicom.fallback import convert, convert_first, fallback_can_read
 from heimdallr_ray.dicom.phase import Phase
@@ -117,7 +118,9 @@ def choose_series(
     rules: SeriesRules | None = None,
     override: Override | None = None,
 ) -> Selection:
-    """The series to measure and the written reason for each other one; headers only, no pixel is read.
+    """The series to measure and the written reason for each other one; headers only, no pixel is decoded.
+
+    Of several objects under one SOP Instance UID those that were cut off are left out where a whole one is there.
 
     Args:
         instances: of one study.
@@ -136,7 +139,8 @@ def choose_series(
         # Blank identifiers were derived once, at the door; the catalog's are the ones that count.
         header = replace(header, study_uid=instance.study_uid, series_uid=instance.series_uid, sop_uid=instance.sop_uid)
         indexed.append(IndexedInstance(header, instance.locator, path.stat().st_size, instance.sha256))
-    return select(group(indexed), purpose, rules=rules, override=override, fallback=fallback_can_read)
+    whole = without_cut_copies(indexed, lambda locator: path_of(locator).read_bytes())
+    return select(group(whole), purpose, rules=rules, override=override, fallback=fallback_can_read)
 
 
 def require_readable(selection: Selection, modalities: Collection[str], readable: Collection[str] | None) -> None:
@@ -304,12 +308,12 @@ def _phase_of(
     except (Retryable, EngineKilled):
         raise
     except HeimdallrError as error:
-        _log.warning("contrast phase not read", extra={"code": error.code})
+        _log.warning("phase.not_read", extra={"code": error.code})
         return None, image
     decided = None if reading is None else reading.decided
     if reading is not None:
         extra = {"seconds": reading.seconds, "phase": str(reading.phase), "decided": decided is not None}
-        _log.info("contrast phase read", extra=extra)
+        _log.info("phase.read", extra=extra)
     return (None if decided is None else Phase(decided.family)), image
 
 

@@ -85,7 +85,7 @@ class StudyWorker:
             try:
                 lease = self._queue.claim(owner, KINDS)
             except HeimdallrError as error:
-                log.warning("claim failed", extra={"code": error.code})
+                log.warning("job.claim_failed", extra={"code": error.code})
                 self._stop.wait(CLAIM_BACKOFF_S)
                 continue
             if lease is None:
@@ -102,7 +102,7 @@ class StudyWorker:
                 self._queue.release(session, lease)
         except HeimdallrError as error:
             # It has just ended, or the database does not answer: then the lease runs out by itself.
-            log.warning("lease not given back", extra={"job": lease.job_id, "code": error.code})
+            log.warning("lease.not_given_back", extra={"job": lease.job_id, "code": error.code})
             return False
         lost.set()
         return True
@@ -112,12 +112,12 @@ class StudyWorker:
             try:
                 self._run(lease, renewer.lost)
             except StaleLease:
-                log.warning("lease lost, work thrown away", extra={"job": lease.job_id, "fence": lease.fence})
+                log.warning("study.lease_lost", extra={"job": lease.job_id, "fence": lease.fence})
             except HeimdallrError as error:
-                log.warning("study failed", extra={"job": lease.job_id, "code": error.code, "detail": error.detail})
+                log.warning("study.failed", extra={"job": lease.job_id, "code": error.code, "detail": error.detail})
                 self._fail(lease, error.code, failure_words(error), retry=isinstance(error, Retryable))
             except Exception as error:  # the process loop: recorded, retried a bounded number of times
-                log.exception("study broke", extra={"job": lease.job_id})
+                log.exception("study.broke", extra={"job": lease.job_id})
                 self._fail(lease, "broken", type(error).__name__, retry=True)
 
     @contextmanager
@@ -136,4 +136,4 @@ class StudyWorker:
                 self._queue.fail(session, lease, code, detail, retry=retry, delay_s=RETRY_DELAY_S)
         except HeimdallrError as error:
             # The lease runs out by itself and the job is claimed anew.
-            log.warning("failure not recorded", extra={"job": lease.job_id, "code": error.code})
+            log.warning("job.failure_not_recorded", extra={"job": lease.job_id, "code": error.code})

@@ -67,7 +67,7 @@ class IdleQueue:
                 reason = "its worker vanished"
                 record_event(session, "job.dead", now=now, actor=_ACTOR, job_id=row["id"], reason=reason)
                 count(session, Outcome.FAILED)
-                log.warning("labels not made ahead", extra={"job": row["id"], "code": "worker_lost"})
+                log.warning("ahead.failed", extra={"job": row["id"], "code": "worker_lost"})
             claim = {
                 **values,
                 "owner": owner[:64],
@@ -124,6 +124,6 @@ class GivesWay:
             try:
                 self._answer = self._others()
             except HeimdallrError as error:
-                log.warning("not known whether other work waits", extra={"code": error.code})
+                log.warning("ahead.other_work_unknown", extra={"code": error.code})
                 self._answer = True
         return self._answer

@@ -206,7 +206,8 @@ class LeaseQueue:
         if lease.study_id is not None:
             exhausted = retry and not again
             what = f"{code}: {detail}" if exhausted else detail
-            reason = f"{what} (attempt {lease.attempt} of {lease.max_attempts})"
+            # Where no other attempt follows, their number says nothing of the reason.
+            reason = f"{what} (attempt {lease.attempt} of {lease.max_attempts})" if retry else detail
             reason_code = ATTEMPTS_EXHAUSTED if exhausted else code[:64]
             study_state = StudyState.QUEUED if again else StudyState.FAILED
             self._move_study(session, lease.study_id, lease.epoch, study_state, now, lease.owner, reason_code, reason)

@@ -83,10 +83,10 @@ class Renewer:
                 self.lost.set()
                 return
             except Retryable as error:
-                _log.warning("lease not renewed", extra={"job": self._lease.job_id, "code": error.code})
+                _log.warning("lease.not_renewed", extra={"job": self._lease.job_id, "code": error.code})
                 continue
             except Exception:
-                _log.exception("lease renewal broke", extra={"job": self._lease.job_id})
+                _log.exception("lease.renewal_broke", extra={"job": self._lease.job_id})
                 self.lost.set()
                 raise
             self._deadline = started + self._queue.lease_s

@@ -54,6 +54,7 @@ class Action(StrEnum):
     TOKEN_CREATED = "token.created"  # noqa: S105 - a word, not a secret
     TOKEN_REVOKED = "token.revoked"  # noqa: S105 - a word, not a secret
     KEY_CREATED = "audit.key_created"
+    ENTRIES_DROPPED = "audit.entries_dropped"
     HEAD_MISMATCH = "audit.head_mismatch"
 
 

@@ -48,5 +48,5 @@ def study_completed(log: AuditLog, session: Session, study_id: str, named: str, 
     study = session.get(StudyRow, study_id)
     facts: dict[str, Fact] = {"named": named.strip()}
     if study is not None:
-        facts |= {"epoch": study.epoch, "instances": study.n_instances}
+        facts |= {"epoch": study.epoch, "instances": study.n_instances, "transfer": study.last_transfer}
     log.append(session, Action.STUDY_COMPLETED, actor, now=now, study_id=study_id, detail=facts)

@@ -139,7 +139,7 @@ def download(
                 idle = 0 if part.size > before else idle + 1
                 pause = limits.pause_s if part.size > before else min(pause * 2, limits.max_pause_s)
                 reason = str(error) or type(error).__name__
-                logger.info("download interrupted", extra={"attempt": attempt, "bytes": part.size, "why": reason})
+                logger.info("download.interrupted", extra={"attempt": attempt, "bytes": part.size, "why": reason})
                 if idle >= limits.idle_attempts:
                     raise DownloadFailed(f"{_host(request)}: {reason}; tried {attempt} times, run it again") from error
                 say(f"{_host(request)}: {reason}; again in {pause:.0f} s")

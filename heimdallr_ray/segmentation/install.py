@@ -110,7 +110,7 @@ class OpenRegistry:
                 (self._previous / name).rename(self.folder / name)
             fsync_folder(self.folder)
             store_document(self.folder, before)
-            logger.warning("an interrupted replacement was undone", extra={"folders": aside})
+            logger.warning("model.replacement_undone", extra={"folders": aside})
         shutil.rmtree(self._previous, ignore_errors=True)
 
     def is_whole(self, folder: str) -> bool:
@@ -219,7 +219,7 @@ class OpenRegistry:
         changed[PINS_KEY][archive.folder] = pin
         self._swap(archive.folder, document, changed)
         size = sum(size for _, size in listed.values())
-        logger.info("model installed", extra={"folder": archive.folder, "bytes": size, "rewritten": rewritten})
+        logger.info("model.installed", extra={"folder": archive.folder, "bytes": size, "rewritten": rewritten})
         return Installed(archive.folder, len(places), size, rewritten, False)
 
     def _has_same(self, document: dict[str, Any], folder: str, originals: dict[str, tuple[str, int]]) -> bool:

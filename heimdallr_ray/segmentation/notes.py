@@ -65,7 +65,7 @@ def write_notes(home: Path, info: EngineInfo) -> None:
         temporary.write_text(json.dumps(told), encoding="utf-8")
         temporary.replace(home / NAME)
     except OSError as error:
-        logger.warning("no note for status and doctor", extra={"reason": error.strerror})
+        logger.warning("segmenter.note_not_kept", extra={"reason": error.strerror})
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def refusal_told(run_dir: Path) -> Generator[None]:
             temporary.write_text(json.dumps({"code": error.code, "detail": error.detail}), encoding="utf-8")
             temporary.replace(file)
         except OSError as failed:
-            logger.warning("no note for status and doctor", extra={"reason": failed.strerror})
+            logger.warning("segmenter.note_not_kept", extra={"reason": failed.strerror})
         raise
     file.unlink(missing_ok=True)
 

@@ -311,7 +311,7 @@ def _pins_or_aside(folder: Path) -> dict[str, Any] | None:
     if is_damaged(folder):
         (folder / MANIFEST_NAME).replace(folder / DAMAGED_NAME)
         fsync_folder(folder)
-        logger.warning("damaged manifest set aside", extra={"kept_as": DAMAGED_NAME})
+        logger.warning("manifest.set_aside", extra={"kept_as": DAMAGED_NAME})
         return None
     return cast("dict[str, Any]", read_document(folder)[PINS_KEY])
 

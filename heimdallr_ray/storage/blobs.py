@@ -262,6 +262,24 @@ class LocalBlobStore:
             raise BlobMissing(f"blob {sha256[:12]}: its bytes differ from its name")
         return BlobRef(Sha256(sha256), size)
 
+    def remove(self, digests: Iterable[str]) -> int:
+        """The blobs are gone; returns how many were there.
+
+        For bytes that nothing else can hold, because what they belong to stands in them: a blob whose bytes somebody
+        else may put at the same moment must never be removed. A power cut may bring one back, named by nothing.
+
+        Raises:
+            BadIdentifier: not a digest.
+            StorageFailed: the operating system refused; those before it are gone.
+        """
+        removed = 0
+        for sha256 in digests:
+            path = self.locate(sha256)
+            with _storage_errors(), suppress(FileNotFoundError):
+                path.unlink()
+                removed += 1
+        return removed
+
     def sweep(self) -> int:
         """Temporary files whose writer is dead are gone; returns how many there were.
 

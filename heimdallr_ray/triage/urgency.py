@@ -14,6 +14,10 @@ from heimdallr_ray.triage.rules import RULES, Rule, Urgency
 NO_RULE_FIRED = "no rule fired; an absent AI finding excludes nothing"
 NO_URGENCY = "No AI urgency"
 NOTHING_MEASURED = f"{NO_URGENCY}: AI ran, but no number came out of it. The ordered priority stands."
+ONLY_DESCRIBED = (
+    f"{NO_URGENCY}: AI told which body regions the scan shows, and no other number came out of it. "
+    "The ordered priority stands."
+)
 _NOT_CONCERNED = frozenset({"anatomy_absent", "brain_not_in_field", "modality", "not_ct"})
 """Reasons of `not_applicable` that say what the image shows. Every other one says what this installation lacks."""
 _DESCRIPTIVE = frozenset({"body_regions"})
@@ -183,5 +187,6 @@ def assess(measurements: Iterable[Measurement], rules: tuple[Rule, ...] = RULES)
     if silent:
         return Assessment(None, (), f"{NO_URGENCY}: {' '.join(silent)}")
     if all(measurement.value is None for measurement in all_of_them if measurement.id not in _DESCRIPTIVE):
-        return Assessment(None, (), NOTHING_MEASURED)
+        described = any(measurement.value is not None for measurement in all_of_them)
+        return Assessment(None, (), ONLY_DESCRIBED if described else NOTHING_MEASURED)
     return Assessment(Urgency.P3, (), NO_RULE_FIRED)

@@ -17,7 +17,8 @@ from sqlmodel import select
 
 from heimdallr_ray.api.app import create_app
 from heimdallr_ray.catalog.events import record_event
-from heimdallr_ray.catalog.tables import StudyRow
+from heimdallr_ray.catalog.studies import record_instances
+from heimdallr_ray.catalog.tables import JobRow, SeriesRow, StudyRow
 from heimdallr_ray.config import load
 from heimdallr_ray.ids import new_id
 from heimdallr_ray.listener.archive import ArchiveLimits, receive_zip
@@ -35,6 +36,7 @@ from tests.support.seeded import (
     services,
 )
 from tests.support.server import serving
+from tests.support.studies import received
 
 pytestmark = pytest.mark.peers("chromium")
 TOKEN = "the-api-token-of-a-test"
@@ -211,6 +213,56 @@ def test_while_images_come_in_it_says_when_analysis_starts(page: Page, site: Sit
     expect(page.get_by_test_id("state-words")).to_contain_text(f"Analysis starts {wait_s} s after the last image")
 
 
+@pytest.mark.parametrize("width", [1280, 1300, 1920])
+def test_the_worklist_fits_however_long_its_texts_are(chromium: Browser, tmp_path: Path, width: int):
+    made = services(tmp_path / "data")
+    now = made.clock.now()
+    long = {
+        "patient_name": f"{'Family' * 10}^With Some Middle Names^And More",
+        "patient_id": "MRN" + "1234567890" * 6,
+        "study_description": "CT_THORAX_ABDOMEN_PELVIS_WITH_CONTRAST_PORTAL_VENOUS_PHASE_1_MM",
+        "modalities": "CT,PR,SR",
+        "ordered_priority": "ROUTINE",
+    }
+    closing = {"close_code": "idle_after_abort", "close_reason": "why", "closes_at": now + timedelta(minutes=5)}
+    urgent = {"urgency": "P0", "urgency_reason": "intracranial_hemorrhage " * 12, "reason_code": "oom", "reason": "odd"}
+    with made.database.write() as session:
+        add_study(session, ABDOMEN_UID, now, state="settling", n_instances=123_456, **long, **closing)
+        failed = add_study(session, HEAD_UID, now - timedelta(days=3), **long)
+        add_result(session, made, failed, head=True)
+        for name, value in {"state": "failed", "epoch": 2, **urgent}.items():
+            setattr(failed, name, value)
+        session.add(failed)
+    page = chromium.new_page(viewport={"width": width, "height": 800})
+    with serving(create_app(made)) as url:
+        page.goto(url)
+        expect(page.locator(f'[data-study="{ABDOMEN_UID}"]')).to_contain_text("BROKEN OFF")
+        expect(page.locator(f'[data-study="{HEAD_UID}"]')).to_contain_text("OLDER RESULT")
+        assert page.evaluate("document.documentElement.scrollWidth - innerWidth") == 0
+        assert page.locator(".list").evaluate("list => list.scrollWidth - list.clientWidth") == 0
+        cut = "cells => cells.filter(cell => cell.scrollWidth > cell.clientWidth + 1).map(cell => cell.innerText)"
+        assert page.locator(".list th, .list td").evaluate_all(cut) == []
+        reason = page.locator(f'[data-study="{HEAD_UID}"] td').last.bounding_box()
+        assert reason is not None
+        assert reason["width"] >= 220 and reason["x"] + reason["width"] <= width
+        page.screenshot(path=tmp_path / "worklist.png")
+    page.close()
+
+
+def test_every_clock_of_a_page_bears_its_zone(chromium: Browser, site: Site):
+    page = chromium.new_page(timezone_id="Asia/Kolkata")
+    page.goto(site.url)
+    expect(page.get_by_role("columnheader", name="Received")).to_have_text("Received GMT+5:30")
+    page.goto(f"{site.url}/studies/{ABDOMEN_UID}")
+    expect(page.locator(".facts")).to_contain_text("10:15 scanner time")
+    page.get_by_text(re.compile(r"^History")).click()
+    clocks = page.locator("details tbody tr td:first-child")
+    expect(clocks).to_have_count(2)
+    for clock in clocks.all():
+        expect(clock).to_have_text(re.compile(r"^(\d{4}-\d\d-\d\d )?\d\d:\d\d GMT\+5:30$"))
+    page.close()
+
+
 def test_a_settling_study_says_when_it_closes_and_a_person_completes_it(chromium: Browser, tmp_path: Path):
     made = services(tmp_path / "data")
     now = made.clock.now()
@@ -221,16 +273,22 @@ def test_a_settling_study_says_when_it_closes_and_a_person_completes_it(chromium
     }
     with made.database.write() as session:
         add_study(session, ABDOMEN_UID, now, n_instances=7, state="settling", **plan)
-    page = chromium.new_page()
+    page = chromium.new_page(timezone_id="Etc/UTC")
     with serving(create_app(made)) as url:
         page.goto(url)
         row = page.locator(f'[data-study="{ABDOMEN_UID}"]')
-        expect(row).to_contain_text(re.compile(r"closes \d\d:\d\d:\d\d"))
+        expect(row).to_contain_text(re.compile(r"closes \d\d:\d\d:\d\d UTC"))
+        expect(row).to_contain_text("BROKEN OFF")
+        expect(row).not_to_contain_text("CUT OFF")
         row.get_by_role("link", name="complete now").click()
         words = page.get_by_test_id("state-words")
         expect(words).to_contain_text(
-            re.compile(r"Analysis starts at \d\d:\d\d:\d\d if nothing more comes: 5 minutes without")
+            re.compile(
+                r"broken off.* If nothing more comes until \d\d:\d\d:\d\d UTC, it is analysed .*: 5 minutes without"
+            )
         )
+        expect(page.locator("body")).not_to_contain_text("was closed")
+        expect(page.locator('[data-reason="idle_after_abort"]')).to_have_count(0)
         page.get_by_test_id("complete").click()
         page.get_by_label("Why").fill("the scanner was switched off")
         page.get_by_label("Your name").fill("Dr. Grey")
@@ -239,6 +297,73 @@ def test_a_settling_study_says_when_it_closes_and_a_person_completes_it(chromium
             "with 7 images: Dr. Grey said that it is complete: the scanner was switched off."
         )
         expect(page.get_by_test_id("complete")).to_have_count(0)
+    page.close()
+
+
+def test_the_legend_of_a_key_image_hides_nothing_of_it(page: Page, site: Site):
+    page.set_viewport_size({"width": 1400, "height": 860})
+    page.goto(f"{site.url}/studies/{ABDOMEN_UID}")
+    page.get_by_role("button", name="Liver").click()
+    legend = page.get_by_role("group", name="Structures")
+    expect(legend).to_contain_text("Liver")
+    below, stage = legend.bounding_box(), page.locator("#stage").bounding_box()
+    assert below is not None and stage is not None
+    assert below["y"] >= stage["y"] + stage["height"] - 1
+
+
+def test_an_open_upload_and_a_broken_transfer_and_a_contested_uid_are_shown(chromium: Browser, tmp_path: Path):
+    made = services(tmp_path / "data")
+    now = made.clock.now()
+    held = {"close_code": "upload_open", "close_reason": "its upload has not been ended", "closes_at": None}
+    ended = {
+        "close_code": "operator",
+        "close_reason": "Dr. Grey said that it is complete: why (the last association was broken off)",
+    }
+    with made.database.write() as session:
+        record_instances(session, [received(1, at=now), received(1, content="other", spool="b", at=now)], now)
+        add_study(session, ABDOMEN_UID, now, state="receiving", **held)
+        add_study(session, FAILED_UID, now, state="queued", closed_at=now, last_transfer="aborted", **ended)
+    page = chromium.new_page(viewport={"width": 1400, "height": 800})
+    with serving(create_app(made)) as url:
+        page.goto(url)
+        row = page.locator(f'[data-study="{ABDOMEN_UID}"]')
+        expect(row).to_contain_text("upload open")
+        expect(row.get_by_role("link", name="complete now")).to_be_visible()
+        expect(page.locator(f'[data-study="{FAILED_UID}"]')).to_contain_text("CUT OFF")
+        expect(page.locator('[data-study="1.2.1"]')).to_contain_text("UID CONFLICT")
+        page.goto(f"{url}/studies/{ABDOMEN_UID}")
+        expect(page.get_by_test_id("state-words")).to_contain_text("Now: its upload has not been ended.")
+        page.goto(f"{url}/studies/{FAILED_UID}")
+        expect(page.get_by_test_id("closed")).to_contain_text("(the last association was broken off)")
+        expect(page.locator('[data-reason="transfer_incomplete"]')).to_be_visible()
+        page.goto(f"{url}/studies/1.2.1")
+        conflicts = page.get_by_test_id("uid-conflicts")
+        expect(conflicts).to_contain_text("1 UID CONFLICT")
+        conflicts.get_by_text("Images (2)").click()
+        expect(conflicts.locator("tbody tr")).to_have_count(2)
+    page.close()
+
+
+@pytest.mark.parametrize(
+    ("marks", "words"),
+    [
+        ({"disk_warn_percent": 0.01, "disk_refuse_percent": 100.0}, "DISK NEARLY FULL"),
+        ({"min_free_mib": 1 << 40}, "DISK FULL: NO IMAGE IS TAKEN IN"),
+    ],
+)
+def test_a_full_disk_is_said_on_the_worklist_until_there_is_room(
+    chromium: Browser, tmp_path: Path, marks: dict[str, float], words: str
+):
+    made = services(tmp_path / "data", None, **marks)
+    page = chromium.new_page(viewport={"width": 1400, "height": 800})
+    with serving(create_app(made)) as url:
+        page.clock.install()
+        page.goto(url)
+        expect(page.get_by_test_id("disk")).to_contain_text(words)
+        for name, value in {"min_free_mib": 0, "disk_warn_percent": 99.99, "disk_refuse_percent": 100.0}.items():
+            object.__setattr__(made.settings, name, value)
+        page.clock.run_for(31_000)
+        expect(page.get_by_test_id("disk")).to_have_count(0)
     page.close()
 
 
@@ -266,7 +391,12 @@ def test_a_retry_that_changed_nothing_says_so(chromium: Browser, tmp_path: Path)
     with serving(create_app(made)) as url:
         page = chromium.new_page()
         page.goto(f"{url}/studies/{ABDOMEN_UID}")
-        expect(page.get_by_test_id("retried")).to_have_text(re.compile(r"Retried at \d\d:\d\d, same result\."))
+        expect(page.get_by_test_id("retried")).to_have_text(
+            re.compile(r"Retried at \d\d:\d\d [A-Z][\w+:-]*, same result\.")
+        )
+        # Another run on the same images cannot help.
+        expect(page.get_by_test_id("retry")).to_have_count(0)
+        expect(page.get_by_test_id("no-retry")).to_contain_text("Choose a series below")
         expect(page.locator(".identity")).to_contain_text("1 image")
         expect(page.locator(".identity")).not_to_contain_text("1 images")
         page.close()
@@ -302,19 +432,19 @@ def test_a_study_that_ended_without_a_result_promises_none_and_can_be_retried(
 ):
     made = services(tmp_path / "data")
     with made.database.write() as session:
-        add_study(session, ABDOMEN_UID, made.clock.now(), state=state, reason_code="no_usable_series", reason="odd")
+        add_study(session, ABDOMEN_UID, made.clock.now(), state=state, reason_code="oom", reason="odd")
     with serving(create_app(made)) as url:
         page = chromium.new_page(viewport={"width": 1440, "height": 860})
         page.goto(url)
-        reason = page.locator(f'[data-study="{ABDOMEN_UID}"] td.wide')
-        expect(reason).to_contain_text("No series of this study can be measured")
+        reason = page.locator(f'[data-study="{ABDOMEN_UID}"] td:last-child')
+        expect(reason).to_contain_text("odd")
         assert ("bad" in str(reason.get_attribute("class"))) is (state == "failed")
         page.goto(f"{url}/studies/{ABDOMEN_UID}")
         for what in ("key images", "finished step", "file", "measurement", "series"):
             expect(page.get_by_text(f"No {what}: {words}")).to_be_visible()
         expect(page.get_by_text(" yet.")).to_have_count(0)
         expect(page.get_by_test_id("overlay")).to_have_count(0)
-        expect(page.get_by_test_id("state-words").locator("code")).to_have_text("no_usable_series")
+        expect(page.get_by_test_id("state-words").locator("code")).to_have_text("oom")
         page.get_by_test_id("retry").click()
         expect(page.get_by_test_id("state-words")).to_have_text("Complete and waiting for a free worker.")
         expect(page.get_by_text("No key images yet.")).to_be_visible()
@@ -322,6 +452,37 @@ def test_a_study_that_ended_without_a_result_promises_none_and_can_be_retried(
         page.close()
     with made.database.read() as session:
         assert session.exec(select(StudyRow)).one().state == "queued"
+
+
+def test_a_failed_study_leads_with_its_own_reason_and_claims_no_measurement(chromium: Browser, tmp_path: Path):
+    made = services(tmp_path / "data")
+    now = made.clock.now()
+    reason = "engine_unavailable: no replica for 20 s (attempt 3 of 3)"
+    with made.database.write() as session:
+        study = add_study(session, ABDOMEN_UID, now, state="failed", reason_code="attempts_exhausted", reason=reason)
+        cut = "the object ends inside its compressed pixels"
+        other = add_study(session, HEAD_UID, now, state="failed", reason_code="truncated", reason=cut)
+        session.add(SeriesRow(study_id=study.id, series_uid="1.2.3", modality="CT", n_instances=3, chosen=True))
+        for row, code, attempt in ((study, "engine_unavailable", 3), (other, "truncated", 1)):
+            job = JobRow(kind="study", key=row.id, study_id=row.id, state="dead", run_at=now, created_at=now)
+            job.attempt, job.max_attempts, job.error_code = attempt, 3, code
+            session.add(job)
+    with serving(create_app(made)) as url:
+        page = chromium.new_page(viewport={"width": 1440, "height": 1200})
+        page.goto(f"{url}/studies/{ABDOMEN_UID}")
+        words = page.get_by_test_id("state-words")
+        first = words.locator(".why").first
+        expect(first).to_contain_text(re.compile(r"^no replica for 20 s \(attempt 3 of 3\) engine_unavailable"))
+        expect(words.locator('[data-reason="attempts_exhausted"]')).to_be_visible()
+        expect(page.get_by_text("All 3 attempts failed.")).to_be_visible()
+        expect(page.get_by_text("went wrong last")).to_have_count(0)
+        expect(page.locator('[data-series="1.2.3"]')).to_contain_text("chosen by the rules")
+        expect(page.locator('[data-series="1.2.3"]')).not_to_contain_text("measured")
+        page.goto(f"{url}/studies/{HEAD_UID}")
+        expect(words.locator(".why")).to_contain_text(re.compile(f"^{cut} truncated"))
+        expect(words.locator(".why .hint")).to_contain_text("Send the study again.")
+        expect(page.get_by_text("attempt")).to_have_count(0)
+        page.close()
 
 
 def test_a_retry_that_comes_too_late_is_explained(chromium: Browser, tmp_path: Path):

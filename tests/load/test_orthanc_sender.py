@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
+import os
+import signal
+import sqlite3
 import threading
+import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +27,12 @@ pytestmark = [pytest.mark.peers("Orthanc"), pytest.mark.data, pytest.mark.timeou
 
 STUDIES = ("dcm_qa_ct/GE", "dcm_qa_ct/Philips_S21570", "dcm_qa_nih/GE_mr_0004")
 IDLE_S = 8.0
+JOBS_REGISTRY = 5
+"""Orthanc's number of the global property in which it keeps its jobs."""
+SAVED_FIRST_S = 0.1
+"""When it does so after one was submitted."""
+SAVED_EVERY_S = 10.0
+"""Afterwards."""
 
 
 def objects(folder: Path) -> list[Path]:
@@ -69,6 +80,17 @@ class Route:
 
         return wait_for(ended, timeout_s, "Orthanc's job to succeed")
 
+    def goes_on(self, timeout_s: float) -> dict[str, Any]:
+        """The job has succeeded, and nobody has helped it."""
+
+        def ended() -> dict[str, Any] | None:
+            found = self.state()
+            assert found["State"] != "Failure", found
+            return found if found["State"] == "Success" else None
+
+        assert self.job in self.server.get("/jobs"), "Orthanc has forgotten it"
+        return wait_for(ended, timeout_s, "Orthanc's job to succeed")
+
     def asked_anew(self) -> str:
         """The transaction in which Orthanc asks for all of it once more; a killed Orthanc forgets those it had."""
         return self.server.post("/modalities/heimdallr/storage-commitment", {"Resources": self.ids})["ID"]
@@ -89,17 +111,26 @@ def transaction_of(job: dict[str, Any]) -> str:
 
 
 @contextmanager
-def route(tmp_path: Path, data: Path) -> Generator[tuple[Route, int, dict[str, object]]]:
-    """Orthanc with the studies; our port, and the settings of a listener that grants it commitment."""
+def route(
+    tmp_path: Path, data: Path, *, timeout_s: int = 10, **more: object
+) -> Generator[tuple[Route, int, dict[str, object]]]:
+    """Orthanc with the studies; our port, and the settings of a listener that grants it commitment.
+
+    Args:
+        tmp_path: for its files.
+        data: where the studies are.
+        timeout_s: how long it waits for an answer.
+        more: keys of its configuration.
+    """
     port = free_port()
     modality = {
         "AET": "HEIMDALLR",
         "Host": "127.0.0.1",
         "Port": port,
         "AllowStorageCommitment": True,
-        "Timeout": 10,
+        "Timeout": timeout_s,
     }
-    with orthanc(tmp_path / "orthanc", {"heimdallr": modality}) as server:
+    with orthanc(tmp_path / "orthanc", {"heimdallr": modality}, more=more) as server:
         settings: dict[str, object] = {"commitment_peers": [f"{server.aet}=127.0.0.1:{server.dicom_port}"]}
         yield Route(server, data), port, settings
 
@@ -118,6 +149,29 @@ def everything_is_there_once(intake: Intake, sent: dict[str, str]) -> None:
 def associations(intake: Intake) -> int:
     with intake.database.read() as session:
         return len(session.exec(select(AssociationRow).where(col(AssociationRow.calling_ae) == "ORTHANC")).all())
+
+
+def sent_last(intake: Intake) -> int:
+    """How many images Orthanc's last association with images has brought."""
+    with intake.database.read() as session:
+        statement = select(AssociationRow).where(
+            col(AssociationRow.calling_ae) == "ORTHANC", col(AssociationRow.stored) > 0
+        )
+        rows = session.exec(statement.order_by(col(AssociationRow.opened_at).desc())).all()
+    return rows[0].stored
+
+
+def saved_position(way: Route) -> int:
+    """How many images of the job are done, as Orthanc has saved it: what it will know when it is killed."""
+    with closing(sqlite3.connect(f"file:{way.server.index}?mode=ro", uri=True, timeout=10)) as database:
+        found = database.execute("SELECT value FROM GlobalProperties WHERE property = ?", (JOBS_REGISTRY,)).fetchone()
+    return int(json.loads(found[0])["Jobs"][way.job]["Job"]["Position"])
+
+
+def signalled(listener: ListenerProcess, what: signal.Signals) -> None:
+    """The listener and its receiving processes stand still, or go on."""
+    for pid in (listener.pid, *listener.receiving()):
+        os.kill(pid, what)
 
 
 def once_some_came(intake: Intake, count: int, act: Callable[[], None]) -> threading.Thread:
@@ -173,30 +227,84 @@ def replace(first: ListenerProcess, second: ListenerProcess) -> None:
     second.begin()
 
 
-def test_orthanc_is_killed_while_it_sends_and_goes_on(tmp_path: Path, data_folder: Path) -> None:
+def cut_short(way: Route, intake: Intake, listener: ListenerProcess, count: int = 20) -> int:
+    """Orthanc is killed once about `count` images have come; returns how many had.
+
+    It saves a job within 0.1 s after it was submitted, and nobody answers it before: none of the images is done then.
+    """
+    killer = once_some_came(intake, count, way.server.kill)
+    signalled(listener, signal.SIGSTOP)
+    way.start()
+    time.sleep(SAVED_FIRST_S + 1)
+    signalled(listener, signal.SIGCONT)
+    killer.join(120)
+    assert not killer.is_alive()
+    came = len(intake.instances())
+    assert came < len(way.sent), "it was killed too late"
+    return came
+
+
+def test_orthanc_is_killed_while_it_sends_and_its_job_goes_on(tmp_path: Path, data_folder: Path) -> None:
+    """It has saved that it has a job: it sends all of it again, and its own question for commitment is answered."""
     with (
         route(tmp_path, data_folder) as (way, port, settings),
         prepared(tmp_path / "data", port, IDLE_S, **settings) as listener,
     ):
         listener.begin()
         intake = Intake(tmp_path / "data")
-        killer = once_some_came(intake, 40, way.server.kill)
-        way.start()
-        killer.join(120)
-        assert not killer.is_alive()
-        cut = len(intake.instances())
-        assert cut < len(way.sent), "it was killed too late"
+        came = cut_short(way, intake, listener)
+        assert saved_position(way) == 0
         way.server.start()
-        # Orthanc keeps its jobs only as often as it saves them: where this one is gone, it is asked again.
-        kept = way.job in way.server.get("/jobs")
-        if not kept:
-            way.start()
-        way.drive(240)
-        report = way.committed(way.asked_anew())
-        assert (report["Status"], len(report["Success"])) == ("Success", len(way.sent))
+        report = way.committed(transaction_of(way.goes_on(240)))
+        assert (report["Status"], len(report["Success"]), report["Failures"]) == ("Success", len(way.sent), [])
         everything_is_there_once(intake, way.sent)
-        print(
-            f"Orthanc killed with {cut} of {len(way.sent)} images sent, its job "
-            f"{'went on' if kept else 'was gone'}; {associations(intake)} associations in all"
-        )
+        print(f"Orthanc killed with {came} of {len(way.sent)} images sent; {associations(intake)} associations in all")
+        assert listener.status()["errors"] == {}
+
+
+@pytest.mark.slow
+def test_orthanc_is_killed_late_and_its_job_goes_on_where_it_was(tmp_path: Path, data_folder: Path) -> None:
+    """It has saved how far the job was, and sends the rest only."""
+    with (
+        route(tmp_path, data_folder, timeout_s=60) as (way, port, settings),
+        prepared(tmp_path / "data", port, IDLE_S, **settings) as listener,
+    ):
+        listener.begin()
+        intake = Intake(tmp_path / "data")
+        stopper = once_some_came(intake, 40, lambda: signalled(listener, signal.SIGSTOP))
+        way.start()
+        stopper.join(120)
+        assert not stopper.is_alive()
+        # Orthanc waits for an answer, and nobody else can read its database while it lives.
+        time.sleep(SAVED_EVERY_S + 2)
+        way.server.kill()
+        signalled(listener, signal.SIGCONT)
+        position = saved_position(way)
+        assert 0 < position < len(way.sent)
+        way.server.start()
+        way.goes_on(240)
+        # A job that goes on asks for no commitment: Orthanc 1.10 does where it has sent all in one life only.
+        report = way.committed(way.asked_anew())
+        assert (report["Status"], len(report["Success"]), report["Failures"]) == ("Success", len(way.sent), [])
+        everything_is_there_once(intake, way.sent)
+        print(f"Orthanc killed with {position} of {len(way.sent)} images done")
+        assert sent_last(intake) == len(way.sent) - position
+        assert listener.status()["errors"] == {}
+
+
+@pytest.mark.slow
+def test_orthanc_is_killed_and_forgets_its_job_and_a_person_sends_again(tmp_path: Path, data_folder: Path) -> None:
+    with (
+        route(tmp_path, data_folder, SaveJobs=False) as (way, port, settings),
+        prepared(tmp_path / "data", port, IDLE_S, **settings) as listener,
+    ):
+        listener.begin()
+        intake = Intake(tmp_path / "data")
+        cut_short(way, intake, listener)
+        way.server.start()
+        assert way.server.get("/jobs") == []
+        way.start()
+        report = way.committed(transaction_of(way.goes_on(240)))
+        assert (report["Status"], len(report["Success"]), report["Failures"]) == ("Success", len(way.sent), [])
+        everything_is_there_once(intake, way.sent)
         assert listener.status()["errors"] == {}

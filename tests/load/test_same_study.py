@@ -12,11 +12,7 @@ from pydicom import dcmread
 from sqlmodel import select
 
 from heimdallr_ray.catalog.tables import ResultRow
-from heimdallr_ray.clock import SystemClock
-from heimdallr_ray.pipelines.study import StudyRunner
-from heimdallr_ray.queue.lease import LeaseQueue
-from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationRun, Timings
-from heimdallr_ray.segmentation.planner import Plan
+from tests.support.analysis import CountingEngine, work_off
 from tests.support.dicom import ct_study
 from tests.support.intake import Intake, dataset_bytes, sha256, wait_for
 from tests.support.listeners import running
@@ -24,17 +20,6 @@ from tests.support.wirepeer import WirePeer
 
 SENDERS, TIMES, IMAGES = 4, 5, 50
 IDLE_S = 3.0
-
-
-class FakeEngine:
-    """Labels nothing, and counts."""
-
-    def __init__(self) -> None:
-        self.runs = 0
-
-    def run(self, request: SegmentationRequest, *, lost: threading.Event | None = None) -> SegmentationRun:
-        self.runs += 1
-        return SegmentationRun({}, Plan((), ()), {}, Timings())
 
 
 class Sender(threading.Thread):
@@ -56,18 +41,6 @@ class Sender(threading.Thread):
         except BaseException as error:
             self.error = error
             self._start.abort()
-
-
-def work_off(intake: Intake, engine: FakeEngine) -> int:
-    """Every job that is there is done as a worker does it; returns how many there were."""
-    clock = SystemClock()
-    queue = LeaseQueue(intake.database, clock, 60.0)
-    runner = StudyRunner(intake.database, intake.blobs, queue, engine, clock, "test", engine=lambda: "weights 1")
-    done = 0
-    while (lease := queue.claim("worker", ["study"])) is not None:
-        runner.run(lease, threading.Event())
-        done += 1
-    return done
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -93,11 +66,11 @@ def test_four_senders_of_one_study_five_times_each_make_one_study(folder: Path, 
         intake = Intake(folder / "data")
         wait_for(intake.jobs, 60, "the study to be queued")
         wait_for(lambda: intake.spooled() == [], 60, "the spool to be empty")
-        engine = FakeEngine()
-        assert work_off(intake, engine) == 1
+        engine = CountingEngine()
+        assert work_off(intake.database, intake.blobs, engine) == 1
         # What was sent again may not make it settle again: longer than the idle time a second closing would show.
         assert not threading.Event().wait(IDLE_S + 1)
-        assert work_off(intake, engine) == 0
+        assert work_off(intake.database, intake.blobs, engine) == 0
         status = listener.status()
     answers = [answer for sender in senders for answer in sender.answers]
     assert (len(answers), set(answers)) == (SENDERS * TIMES * IMAGES, {0})

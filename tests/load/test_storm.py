@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import random
+import re
 import struct
 import threading
 import time
 from collections import defaultdict
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from heimdallr_ray.catalog.states import StudyState
+from tests.support.epochs import Image, Story, faults, stories, waits_s
 from tests.support.fsyncs import fsyncs_beside, percentile
 from tests.support.intake import Intake, sha256, wait_for
 from tests.support.listeners import running
@@ -21,6 +26,8 @@ from tests.support.wirepeer import Gone, NotAccepted, WirePeer, pdata
 ROOT = "1.2.826.0.1.3680043.9.9.20"
 HONEST, SHARED = 17, 4
 IDLE_S = 3.0
+LATEST_S = 8 * IDLE_S
+"""After which no study may be open any more, once images no longer come faster than they become rows."""
 
 
 class Storm:
@@ -165,8 +172,10 @@ def storm_for(folder: Path, seconds: float) -> None:
         assert not any(sender.is_alive() for sender in senders)
         intake = Intake(folder / "data")
         ended = time.monotonic()
-        wait_for(lambda: len(intake.jobs()) >= len(storm.acknowledged), 120, "all studies to be queued")
+        wait_for(lambda: all_queued(intake, len(storm.acknowledged)), 120, "all studies to be queued")
         queued_s = time.monotonic() - ended
+        late = late_image(storm)
+        wait_for(lambda: all_queued(intake, len(storm.acknowledged), late), 60, "the late image's epoch to be queued")
         # Longer than the idle time: a second closing would show.
         time.sleep(IDLE_S + 1)
         wait_for(lambda: intake.spooled() == [], 60, "the spool to be empty")
@@ -186,7 +195,7 @@ def storm_for(folder: Path, seconds: float) -> None:
     assert lost == []
     assert all(storm.sent.get(sop) == digest for sop, digest in stored.items())
     rows = {row.id: row for row in intake.studies()}
-    # Not split: each study is one row, closed once, with all its images; not merged: and with no others.
+    # Not split: each study is one row with all its images; not merged: and with no others.
     assert sorted(row.study_uid for row in rows.values()) == sorted(storm.acknowledged)
     assert {row.study_uid: row.n_instances for row in rows.values()} == {
         study: len(sops) for study, sops in storm.acknowledged.items()
@@ -195,11 +204,86 @@ def storm_for(folder: Path, seconds: float) -> None:
     for row in intake.instances():
         found[rows[row.study_id].study_uid].add(row.sop_uid)
     assert found == storm.acknowledged
-    # Those of one sender are closed once. One of several may come so late that its images are a second epoch.
-    again = [row.study_uid for row in rows.values() if row.epoch != 1]
-    print(f"{len(again)} studies of several senders had a second epoch")
+    # Each epoch is closed once, after the quiet, with all that came before; a further one begins with an image that
+    # really came after it. Who sends alone never pauses that long, but for the one that was told to.
+    with intake.database.read() as session:
+        told, ends = stories(session)
+    assert [fault for story in told for fault in faults(story, ends, IDLE_S, max(storm.took_s))] == []
+    waits = sorted(wait for story in told for wait in waits_s(story, ends))
+    print(
+        f"closed {percentile(waits, 0.5):.1f} s after a study was quiet, p99 {percentile(waits, 0.99):.1f} s, "
+        f"the last {waits[-1]:.1f} s; {IDLE_S:g} s were asked for"
+    )
+    # Images may come faster than they become rows; what is left of that is worked off, and no study waits for ever.
+    assert waits[-1] < LATEST_S + seconds
+    again = {story.study_uid: story.epoch for story in told if story.epoch != 1}
+    print(f"{len(again) - 1} studies of several senders had late images")
+    assert again.pop(late) == 2
     assert all(study.startswith(f"{ROOT}.9.") for study in again), again
-    assert len({job.study_id for job in intake.jobs()}) == len(rows)
+
+
+def all_queued(intake: Intake, number: int, late: str | None = None) -> bool:
+    """Every study that was sent is there and closed, `late` for the second time."""
+    rows = intake.studies()
+    return (
+        len(rows) >= number
+        and all(row.state == StudyState.QUEUED.value for row in rows)
+        and all(row.epoch == 2 for row in rows if row.study_uid == late)
+    )
+
+
+def late_image(storm: Storm) -> str:
+    """One more image of a study that is closed; returns which."""
+    study = f"{ROOT}.{HONEST - 1 + 10}.0"
+    with WirePeer(storm.port, source=f"127.0.0.{20 + HONEST - 1}", calling=f"CT{HONEST - 1}") as peer:
+        storm.store(peer, study, 999, 64)
+    return study
+
+
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def at(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+RIGHT = Story("1.2", "queued", 1, (Image(1, at(0), "a"), Image(1, at(1), "b")), ((1, at(7)),), (1,), True)
+LATE = replace(
+    RIGHT, epoch=2, images=(*RIGHT.images, Image(2, at(7.5), "c")), closings=((1, at(7)), (2, at(12))), jobs=(1, 2)
+)
+ENDS = {"a": at(4), "b": at(2), "c": at(8)}
+
+
+@pytest.mark.parametrize(
+    ("story", "ends", "fault"),
+    [
+        (RIGHT, ENDS, None),
+        (LATE, ENDS, None),
+        (replace(RIGHT, closings=((1, at(6.9)),)), ENDS, "closed 2.900 s after it was quiet"),
+        (RIGHT, {**ENDS, "b": at(5)}, "closed 2.000 s after it was quiet"),
+        (RIGHT, {**ENDS, "b": None}, "an association that sent to it has no end"),
+        (
+            replace(RIGHT, closings=((1, at(7)), (1, at(8)))),
+            ENDS,
+            r"was closed for the epochs \[1, 1\] instead of \[1\]",
+        ),
+        (replace(RIGHT, jobs=(1, 1)), ENDS, r"has jobs for the epochs \[1, 1\]"),
+        (replace(RIGHT, state="receiving"), ENDS, "is receiving"),
+        (replace(RIGHT, manifest_is_whole=False), ENDS, "closed without some of its images"),
+        (replace(LATE, images=(*RIGHT.images, Image(2, at(6.5), "c"))), ENDS, "split, the next image came 2.500 s"),
+        (replace(LATE, images=RIGHT.images), ENDS, "an epoch without an image"),
+    ],
+)
+def test_what_is_wrong_with_a_closing_is_found(
+    story: Story, ends: dict[str, datetime | None], fault: str | None
+) -> None:
+    found = faults(story, ends, wait_s=3.0, store_s=0.1)
+    assert (found == []) if fault is None else any(re.search(fault, one) for one in found)
+
+
+def test_how_late_a_closing_came_is_counted_from_the_last_that_was_heard() -> None:
+    assert waits_s(RIGHT, ENDS) == [3.0]
+    assert waits_s(LATE, ENDS) == [3.0, 4.0]
 
 
 @pytest.mark.timeout(280)

@@ -8,14 +8,29 @@ import zlib
 from pydicom.dataset import Dataset
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
-from tests.support.dicom import ct_datasets, to_bytes
+from tests.support.dicom import ct_datasets, enhanced, to_bytes
 
 INFLATED_BYTES = 1 << 30
+FRAMES = 16
 
 
 def deflated_bomb_data_set() -> bytes:
     """About 1.04 MB that inflate to a data set with 1 GiB of pixels (PS3.5 section A.5)."""
-    plain = to_bytes(_described())
+    return _packed(_described())
+
+
+def deflated_volume_data_set() -> bytes:
+    """The same, of an Enhanced CT image whose frames say where they lie: one that the selection chooses."""
+    dataset = enhanced(ct_datasets(FRAMES, spacing_mm=5.0))
+    dataset.Rows, dataset.Columns = 4096, 8192
+    dataset.PixelData = b""
+    assert dataset.Rows * dataset.Columns * 2 * FRAMES == INFLATED_BYTES
+    return _packed(dataset)
+
+
+def _packed(dataset: Dataset) -> bytes:
+    """`dataset` with 1 GiB of zeros as its pixels."""
+    plain = to_bytes(dataset)
     tag = plain.rindex(b"\xe0\x7f\x10\x00")
     meta_end = plain.index(b"\x08\x00\x05\x00", 132)
     packer = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)

@@ -1,4 +1,8 @@
-"""Closing studies from a test, by the real watcher and the clock that the test holds."""
+"""Closing studies from a test as the watcher does it, by the clock that the test holds, with a verdict of its own.
+
+The watcher itself, with what it asks of senders and rules, is not in it: `tests/load/test_late_images.py` and
+`tests/integration/listener/test_completion.py` run that one.
+"""
 
 from __future__ import annotations
 

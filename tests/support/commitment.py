@@ -20,6 +20,7 @@ from sqlmodel import col, select
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.tables import CommitmentRow
 from heimdallr_ray.clients.dimse import Entity
+from tests.support.intake import Intake
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"
@@ -90,6 +91,45 @@ def ask(port: int, dataset: Dataset, *, calling: str = PEER_AE, called: str = "H
         entity.told.close()
     if "Status" not in status:
         raise ConnectionError("no answer")
+    return int(status.Status)
+
+
+def report_information(
+    transaction_uid: str, committed: Iterable[Dataset], failed: Iterable[tuple[Dataset, int]]
+) -> Dataset:
+    """Event Information of a report; `committed` and `failed` are references, as a request has them."""
+    dataset, failures = Dataset(), list[Dataset]()
+    dataset.TransactionUID = transaction_uid
+    for reference_, reason in failed:
+        item = Dataset()
+        item.ReferencedSOPClassUID = reference_.ReferencedSOPClassUID
+        item.ReferencedSOPInstanceUID = reference_.ReferencedSOPInstanceUID
+        item.FailureReason = reason
+        failures.append(item)
+    if kept := list(committed):
+        dataset.ReferencedSOPSequence = kept
+    if failures:
+        dataset.FailedSOPSequence = failures
+    return dataset
+
+
+def tell(port: int, called: str, information: Dataset) -> int | None:
+    """The status of an N-EVENT-REPORT on an association of its own; None where the association is rejected."""
+    entity = Entity("PROVIDER")
+    entity.add_requested_context(StorageCommitmentPushModel)
+    role = build_role(StorageCommitmentPushModel, scu_role=False, scp_role=True)
+    association = entity.associate("127.0.0.1", port, ae_title=called, ext_neg=[role])
+    if not association.is_established:
+        entity.told.close()
+        return None
+    try:
+        status, _ = association.send_n_event_report(
+            information, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance
+        )
+    finally:
+        if association.is_established:
+            association.release()
+        entity.told.close()
     return int(status.Status)
 
 
@@ -192,3 +232,13 @@ def rows(database: Database) -> Sequence[CommitmentRow]:
 
 
 __all__ = ["CT", "EXPLICIT", "IMPLICIT", "MR", "PEER_AE", "ReportPeer", "Told", "ask", "build_role", "report_peer"]
+
+
+def flip_a_bit(intake: Intake, sop_uid: str) -> None:
+    """One bit in the middle of the blob of the instance has changed on the disk."""
+    blob = next(row.blob_sha256 for row in intake.instances() if row.sop_uid == sop_uid)
+    path = intake.blobs.path(blob)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x10
+    path.chmod(0o600)
+    path.write_bytes(content)

@@ -15,11 +15,13 @@ LONGEST_PAUSE_S = 0.03
 class DuringSend:
     """Kills after a drawn number of acknowledgements and a drawn pause; the last image is not offered before that."""
 
-    def __init__(self, seed: object, images: int) -> None:
-        """The moment for a send of `images` images; the same seed is the same moment."""
+    def __init__(self, seed: object, images: int, associations: int = 1) -> None:
+        """The moment for a send of `images` images over `associations`; the same seed is the same moment."""
         chance = random.Random(f"during-send-{seed}")
         self.seed, self.images = seed, images
-        self.after = chance.randint(1, images - 1)
+        self._held_at = images - associations
+        """Each of the other associations may have one more image on its way, so that one is left."""
+        self.after = chance.randint(1, self._held_at)
         self.pause_s = chance.uniform(0.0, LONGEST_PAUSE_S)
         self.done = 0
         """Images acknowledged so far."""
@@ -30,7 +32,7 @@ class DuringSend:
         self.done = done
         if done >= self.after:
             self._reached.set()
-        if done >= self.images - 1:
+        if done >= self._held_at:
             self._killed.wait(WAIT_S)
 
     def kill(self, kill: Callable[[], None]) -> None:

@@ -41,6 +41,8 @@ class Orthanc:
         self.aet = aet
         self.http_port, self.dicom_port = free_port(), free_port()
         self._folder = folder
+        self.index = folder / "storage" / "index"
+        """Its SQLite database."""
         folder.mkdir(parents=True, exist_ok=True)
         self._settings = folder / "orthanc.json"
         self._settings.write_text(

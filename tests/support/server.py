@@ -42,10 +42,9 @@ def serving(app: FastAPI, port: int = 0) -> Generator[str]:
         listener.close()
 
 
-@contextmanager
-def serving_intake(intake: Intake) -> Generator[str]:
-    """The base URL of an installation's HTTP door, without pages, while it is served."""
-    services = ApiServices(
+def services_of(intake: Intake) -> ApiServices:
+    """An installation's HTTP door, without pages."""
+    return ApiServices(
         settings=intake.settings,
         database=intake.database,
         blobs=intake.blobs,
@@ -54,5 +53,11 @@ def serving_intake(intake: Intake) -> Generator[str]:
         static_dir=None,
         build="test",
     )
+
+
+@contextmanager
+def serving_intake(intake: Intake) -> Generator[str]:
+    """The base URL of an installation's HTTP door, without pages, while it is served."""
+    services = services_of(intake)
     with serving(create_app(services)) as base:
         yield base

@@ -42,6 +42,7 @@ from heimdallr_ray.storage.blobs import LocalBlobStore
 from heimdallr_ray.volume import LabelMap, ModelRef
 from tests.support.clock import FakeClock
 from tests.support.dicom import ct_study
+from tests.support.receivers import NothingInHand
 from tests.support.studies import received
 
 STUDY = str(Uid.derived("study"))
@@ -89,16 +90,6 @@ class Thresholds:
             {"liver": 12.5},
             Timings(forward_s=2.0, total_s=3.0),
         )
-
-
-class NothingInHand:
-    """A receiver that has committed all it had."""
-
-    def flush(self, timeout_s: float) -> bool:
-        return True
-
-    def pending_study_uids(self) -> frozenset[str]:
-        return frozenset()
 
 
 class Site:

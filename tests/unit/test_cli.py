@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +77,12 @@ def test_up_refuses_series_rules_that_are_not_valid_before_anything_starts(
     status, said = invoke("up", "--data-dir", str(tmp_path))
     assert status == 1
     assert "bad_setting" in said and "none.toml" in said
+
+
+@pytest.mark.parametrize("command", ["send", "upload", "demo"])
+def test_help_is_wrapped_by_the_window_and_not_by_the_source(command: str) -> None:
+    said = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"}).stdout
+    text = [line.strip() for line in said.partition("\u256d")[0].splitlines()][2:]
+    for line, following in pairwise(text):
+        if line and following:
+            assert len(line) + 1 + len(following.split()[0]) > 76, line

@@ -35,7 +35,11 @@ def test_a_token_lives_from_its_making_to_its_end(tmp_path: Path) -> None:
     status, listed, _ = invoke(tmp_path, "list")
     assert status == 0 and "gateway" in listed and "valid" in listed and "ingest" in listed
     assert token.strip() not in listed
-    assert invoke(tmp_path, "revoke", "gateway")[0] == 0
+    status, _, said = invoke(tmp_path, "revoke", "gateway")
+    assert status == 0 and said.rstrip().endswith("gateway is revoked")
+    # Nothing is done the second time, so the chain has one entry of it.
+    status, _, said = invoke(tmp_path, "revoke", "gateway")
+    assert status == 0 and "gateway is revoked already, since 20" in said
     with pytest.raises(Unauthorized):
         book.grant_of(token.strip())
     (row,) = json.loads(invoke(tmp_path, "list", "--json")[1])

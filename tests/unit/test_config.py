@@ -80,8 +80,8 @@ def test_networks_of_half_the_addresses_are_a_rule() -> None:
 
 
 @pytest.mark.parametrize("text", ["10.0.0.1/8", "ct-room-1", "10.0.0.0/33"])
-def test_a_malformed_network_is_refused(text: str) -> None:
-    with pytest.raises(BadSetting):
+def test_a_malformed_network_is_refused_by_its_settings_name(text: str) -> None:
+    with pytest.raises(BadSetting, match=r"^allowed_addresses: "):
         of(allowed_addresses=text)
 
 

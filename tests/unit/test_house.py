@@ -123,6 +123,32 @@ def test_every_module_of_the_package_postpones_annotations() -> None:
     assert not without
 
 
+def logged(source: str) -> Iterator[tuple[int, str]]:
+    """Line and event of each call of a module's logger; what is no text of its own stands as its source."""
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and isinstance(node.func.value, ast.Name)
+            and node.func.value.id in ("log", "_log", "logger")
+            and node.func.attr in ("debug", "info", "warning", "error", "exception", "critical", "log")
+        ):
+            event = node.args[node.func.attr == "log"]
+            yield node.lineno, str(event.value) if isinstance(event, ast.Constant) else ast.unparse(event)
+
+
+def test_log_events_are_dotted_names_without_values() -> None:
+    name = re.compile(r"[a-z][a-z_]*(\.[a-z][a-z_]*)+")
+    assert [event for _, event in logged('log.log(20, "a b")\n_log.info(f"x.{y}")')] == ["a b", "f'x.{y}'"]
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {event}"
+        for path in modules()
+        for line, event in logged(path.read_text(encoding="utf-8"))
+        if not name.fullmatch(event)
+    ]
+    assert not found
+
+
 def test_each_suppression_names_its_rule() -> None:
     blanket = re.compile(r"#\s*noqa(?!: ?[A-Z])|#\s*type: ignore(?!\[)|#\s*pyright: (ignore(?!\[)|basic)")
     found = [

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import heimdallr_ray
-from heimdallr_ray.catalog.completeness import CloseCode
+from heimdallr_ray.catalog.completeness import TRANSFER_INCOMPLETE, CloseCode
+from heimdallr_ray.catalog.conflicts import SOP_UID_CONFLICT
 from heimdallr_ray.catalog.results import LATE_IMAGES_UNCHANGED
 from heimdallr_ray.metrics.axes import SIDES
 from heimdallr_ray.metrics.result import Status
@@ -153,7 +154,8 @@ def measurement_codes() -> set[str]:
 EXPECTED = {
     Place.STUDY: (error_codes() - NOT_OF_A_STUDY)
     | {ATTEMPTS_EXHAUSTED, WORKER_LOST_REPEATEDLY, LATE_IMAGES_UNCHANGED}
-    | {code.value for code in CloseCode},
+    | {code.value for code in CloseCode}
+    | {TRANSFER_INCOMPLETE, SOP_UID_CONFLICT},
     Place.SERIES: series_codes(),
     Place.IMAGE: image_flags(),
     Place.TASK: {str(code) for code in LeftOutCode},

@@ -1,4 +1,4 @@
-"""tests/conftest.py: a skip is loud, and a failure where CI asks for it."""
+"""tests/conftest.py: a skip is loud, and a failure where CI asks for it; nobody leaves a log to the tests after it."""
 
 from __future__ import annotations
 
@@ -105,3 +105,21 @@ def test_where_the_images_are_named_a_missing_file_fails(suite: Path) -> None:
 def test_a_folder_of_images_that_is_not_there_fails(suite: Path) -> None:
     printed = run(suite, HEIMDALLR_TEST_DATA=str(suite / "nowhere"))
     assert "ERROR test_suite.py::test_data" in printed
+
+
+LEAVING = """
+from heimdallr_ray import logs
+from heimdallr_ray.config import load
+
+def test_leaves_it(tmp_path): logs.configure(load({}, data_dir=tmp_path), "consumer")
+
+def test_after(): assert logs.place() is None
+"""
+
+
+def test_who_leaves_the_process_logging_into_a_file_is_named(suite: Path) -> None:
+    (suite / "test_suite.py").write_text(LEAVING, encoding="utf-8")
+    printed = run(suite)
+    assert "2 passed, 1 error" in printed
+    assert "ERROR test_suite.py::test_leaves_it - " in printed
+    assert "consumer.log: logs.close()" in printed

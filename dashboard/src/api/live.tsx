@@ -1,6 +1,7 @@
 import { useQueryClient } from "@tanstack/react-query";
 import { createContext, useContext, useEffect, useRef, useState, type ReactNode } from "react";
 import { backoffMs, linkState, SseParser, type Link } from "./sse";
+import { clockTime } from "../lib/format";
 import { authorization } from "./token";
 
 interface Live {
@@ -102,7 +103,7 @@ const WORDS: Record<Link, { text: string; tone: string }> = {
 export function LiveBadge() {
   const { link, heardAt } = useLive();
   const { text, tone } = WORDS[link];
-  const since = new Date(heardAt).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  const since = clockTime(new Date(heardAt).toISOString(), new Date());
   return (
     <span className={`pill ${tone}`} role="status" data-link={link} title={`last word from the server at ${since}`}>
       {text}

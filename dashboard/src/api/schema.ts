@@ -529,19 +529,29 @@ export interface components {
         CompletionView: {
             /**
              * Closes At
-             * @description While it settles: when it will be closed if nothing more comes. Null once it is closed.
+             * @description While it is open: when it will be closed if nothing more comes. Null while an association is open that has sent to it, while images of an upload are coming, and once it is closed.
              */
             closes_at: string | null;
             /**
              * Code
-             * @description idle_after_release, idle, idle_after_abort, expected_count, required_series, hard_maximum or operator.
+             * @description idle_after_release, idle, idle_after_abort, expected_count, required_series, hard_maximum or operator; while somebody sends to it: sending, upload_open; receiving before that is known. While `closes_at` is set the study is open, and this is what will have closed it if nothing more comes.
              */
             code: string;
+            /**
+             * Incomplete
+             * @description Why images may be missing in a study that was closed, a reason code: idle_after_abort, hard_maximum, transfer_incomplete. Null while the study is open, and where nothing says so.
+             */
+            incomplete: string | null;
             /**
              * Reason
              * @description The same in words, as true before the closing as after it.
              */
             reason: string;
+            /**
+             * Transfer
+             * @description How the last transfer had ended when the study was closed: released, aborted, lost, or open where it had not. Null while the study is open, and where that is not known.
+             */
+            transfer: string | null;
         };
         /**
          * CompletionWanted
@@ -560,6 +570,76 @@ export interface components {
             reason: string;
         };
         /**
+         * ContestedImageView
+         * @description One of the images that came under one SOP Instance UID with different bytes.
+         */
+        ContestedImageView: {
+            /** Address */
+            address: string | null;
+            /** Calling Ae */
+            calling_ae: string | null;
+            /** Door */
+            door: string;
+            /**
+             * Received At
+             * Format: date-time
+             */
+            received_at: string;
+            /** Series Uid */
+            series_uid: string;
+            /**
+             * Sha256
+             * @description Of the Part 10 file as it is kept here.
+             */
+            sha256: string;
+            /** Sop Uid */
+            sop_uid: string;
+            /**
+             * Study Uid
+             * @description May be another study than the one that was asked for.
+             */
+            study_uid: string;
+        };
+        /**
+         * ContestedStudyView
+         * @description A study with images whose SOP Instance UID another image has.
+         */
+        ContestedStudyView: {
+            /** Study Uid */
+            study_uid: string;
+            /**
+             * Uids
+             * @description Such UIDs in it.
+             */
+            uids: number;
+        };
+        /**
+         * ContestedView
+         * @description Images that came under a SOP Instance UID that another image has, with other bytes. All are kept.
+         */
+        ContestedView: {
+            /**
+             * Images
+             * @description Images under them.
+             */
+            images: number;
+            /**
+             * N Studies
+             * @description Studies with such an image.
+             */
+            n_studies: number;
+            /**
+             * Studies
+             * @description Those that had one last, at most 20.
+             */
+            studies: components["schemas"]["ContestedStudyView"][];
+            /**
+             * Uids
+             * @description Such UIDs in all.
+             */
+            uids: number;
+        };
+        /**
          * DiskView
          * @description The disk of the data folder.
          */
@@ -568,7 +648,7 @@ export interface components {
             free_bytes: number;
             /**
              * Level
-             * @description `well`, `warn` or `refuse`.
+             * @description `well`, `warn`, or `refuse`: images are refused until there is room.
              */
             level: string;
             /** Min Free Bytes */
@@ -705,14 +785,14 @@ export interface components {
             receiving: number;
             /**
              * Refused Last Hour
-             * @description By what and why, `cut.slow_sender`; most first.
+             * @description By what and why, most first: associations (`rejected.called_ae`), connections (`refused.address`, `cut.slow_sender`), images (`store.too_large`), requests (`request.unauthorized`).
              */
             refused_last_hour: {
                 [key: string]: number;
             };
             /**
              * Senders
-             * @description Of the last 30 days, the last seen first.
+             * @description Of the last 30 days, the last seen first; at most 100.
              */
             senders: components["schemas"]["SenderView"][];
             /** Settling */
@@ -730,6 +810,7 @@ export interface components {
              * @description Received or settling, the longest wait first.
              */
             studies: components["schemas"]["OpenStudyView"][];
+            uid_conflicts: components["schemas"]["ContestedView"];
         };
         /**
          * JobView
@@ -821,9 +902,15 @@ export interface components {
              * Format: date-time
              */
             opened_at: string;
-            /** Refused */
+            /**
+             * Refused
+             * @description Images that were refused.
+             */
             refused: number;
-            /** Stored */
+            /**
+             * Stored
+             * @description Images that were answered Success, new or known.
+             */
             stored: number;
         };
         /**
@@ -918,7 +1005,7 @@ export interface components {
             started_at: string;
             /**
              * Stored
-             * @description Objects since its start, by door.
+             * @description Images that were answered as stored since its start, by door.
              */
             stored: {
                 [key: string]: number;
@@ -928,6 +1015,11 @@ export interface components {
              * Format: date-time
              */
             told_at: string;
+            /**
+             * Trouble
+             * @description What is wrong, in words; empty where nothing is.
+             */
+            trouble: string;
         };
         /**
          * Readiness
@@ -1049,20 +1141,35 @@ export interface components {
         };
         /**
          * SenderView
-         * @description One sender: calling AE title and address as it gave them.
+         * @description One sender at one door: calling AE title and address as it gave them. Counts are of the last 30 days.
          */
         SenderView: {
             /** Address */
             address: string;
-            /** Associations */
+            /**
+             * Associations
+             * @description Associations that were accepted; uploads and STOW requests that stored something.
+             */
             associations: number;
-            /** Bytes */
+            /**
+             * Bytes
+             * @description Data sets of `stored`.
+             */
             bytes: number;
-            /** Calling Ae */
+            /**
+             * Calling Ae
+             * @description Empty at the HTTP doors, and where it gave none.
+             */
             calling_ae: string;
-            /** Door */
+            /**
+             * Door
+             * @description `dicom`, `upload` or `stow`; who uses several is listed once for each.
+             */
             door: string;
-            /** Duplicates */
+            /**
+             * Duplicates
+             * @description Images of `stored` that were there before, byte for byte. They count once they are in the catalog.
+             */
             duplicates: number;
             /** Last Opened At */
             last_opened_at: string | null;
@@ -1073,12 +1180,18 @@ export interface components {
             last_stored_at: string | null;
             /**
              * Open
-             * @description Associations that are open.
+             * @description Associations, or sessions of an upload, that are open.
              */
             open: number;
-            /** Refused */
+            /**
+             * Refused
+             * @description Images that were refused one by one; of an upload, files in it that are not DICOM. An association or a request that was refused as a whole is in `refused_last_hour`, in the audit chain and in the log.
+             */
             refused: number;
-            /** Stored */
+            /**
+             * Stored
+             * @description Images that were answered as stored, new or known. Of a DICOM association they count once its end is seen: not while it is open, nor where the listener died first.
+             */
             stored: number;
             /**
              * Unclean
@@ -1264,6 +1377,8 @@ export interface components {
         StatusView: {
             /** Build */
             build: string;
+            /** @description Null where the disk does not answer. */
+            disk: components["schemas"]["DiskView"] | null;
             /**
              * Idle Seconds
              * @description A study without an image for so long is complete, where nothing is known of how its sender ended.
@@ -1348,6 +1463,11 @@ export interface components {
             /** Stages */
             stages: components["schemas"]["StageView"][];
             study: components["schemas"]["StudySummary"];
+            /**
+             * Uid Conflicts
+             * @description Images of this study whose SOP Instance UID another image has, and those others, by UID; of the first 20 such UIDs.
+             */
+            uid_conflicts: components["schemas"]["ContestedImageView"][];
             viewer: components["schemas"]["ViewerView"] | null;
         };
         /**
@@ -1388,7 +1508,7 @@ export interface components {
             accession_number: string | null;
             /** Closed At */
             closed_at: string | null;
-            /** @description Null while images are coming, and for studies that older versions closed. */
+            /** @description Null for studies that older versions closed. */
             completion: components["schemas"]["CompletionView"] | null;
             /** Done At */
             done_at: string | null;
@@ -1470,6 +1590,11 @@ export interface components {
              * @description True where demo data or demo weights were used: not about a patient.
              */
             synthetic: boolean;
+            /**
+             * Uid Conflicts
+             * @description SOP Instance UIDs under which images with different bytes came. All are kept; `uid_conflicts` of the study's own page tells them.
+             */
+            uid_conflicts: number;
             /**
              * Uid Generated
              * @description True where the images carry no StudyInstanceUID: `study_uid` was made here, no PACS knows it.

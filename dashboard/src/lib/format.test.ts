@@ -1,5 +1,5 @@
-import { describe, expect, it } from "vitest";
-import { ageYears, bytes, counted, dicomDate, dicomTime, doorName, personName, roundedValue, seconds, sexAndAge, studyName, valueWithUnit, whole, words } from "./format";
+import { afterEach, describe, expect, it, vi } from "vitest";
+import { ageYears, bytes, clockTime, columnTime, counted, dicomDate, dicomTime, doorName, exactTime, personName, roundedValue, seconds, sexAndAge, studyName, valueWithUnit, whole, words, zoneName } from "./format";
 
 describe("numbers", () => {
   it("rounds for the screen and never to an exponent", () => {
@@ -53,6 +53,26 @@ describe("DICOM text", () => {
     expect(studyName(["CT"], "Abdomen")).toBe("CT Abdomen");
     expect(studyName(["CT", "SR"], "CTA thorax")).toBe("CT SR CTA thorax");
     expect(studyName([], null)).toBe("no description");
+  });
+});
+
+describe("clocks", () => {
+  afterEach(() => vi.unstubAllEnvs());
+  it("bear the zone of the moment that they tell", () => {
+    vi.stubEnv("TZ", "UTC");
+    const now = new Date("2026-11-23T15:20:00Z");
+    expect(clockTime("2026-11-23T15:12:39Z", now)).toBe("15:12 UTC");
+    expect(clockTime("2026-11-22T05:12:39Z", now)).toBe("2026-11-22 05:12 UTC");
+    expect(exactTime("2026-11-23T15:12:39Z")).toBe("15:12:39 UTC");
+    vi.stubEnv("TZ", "Asia/Kolkata");
+    expect(clockTime("2026-11-23T15:12:39Z", now)).toBe("20:42 GMT+5:30");
+    expect(exactTime("2026-11-23T15:12:39Z")).toBe("20:42:39 GMT+5:30");
+  });
+  it("leave it to the head of their column, but for another one", () => {
+    vi.stubEnv("TZ", "Europe/Berlin");
+    const now = new Date("2026-10-25T12:00:00Z");
+    expect([zoneName(now), columnTime("2026-10-25T11:30:00Z", now)]).toEqual(["CET", "12:30"]);
+    expect(columnTime("2026-10-25T00:30:00Z", now)).toBe("02:30 CEST");
   });
 });
 

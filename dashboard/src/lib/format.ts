@@ -71,17 +71,33 @@ export function sexAndAge(sex: string | null, birth: string | null, studyDate: s
   return [sex ?? "", years === null ? "" : `${years} y`].filter((part) => part !== "").join(", ");
 }
 
-/** Local time with its zone, so that no clock on a page is ambiguous. */
+/** Local time with its zone, so that no clock on a page is ambiguous; the day too where it is not today's. */
 export function clockTime(iso: string, now: Date): string {
+  return `${localTime(new Date(iso), now)} ${zoneName(new Date(iso))}`;
+}
+
+/** The same for a column whose head names the zone of `now`; said again where a time is of another one (summer time). */
+export function columnTime(iso: string, now: Date): string {
   const at = new Date(iso);
+  return zoneName(at) === zoneName(now) ? localTime(at, now) : clockTime(iso, now);
+}
+
+/** Times like 10:15:30 UTC: a wait is shorter than a minute. */
+export function exactTime(iso: string): string {
+  const at = new Date(iso);
+  return `${at.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit", second: "2-digit" })} ${zoneName(at)}`;
+}
+
+function localTime(at: Date, now: Date): string {
   const sameDay = at.toDateString() === now.toDateString();
   const time = at.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
   const date = `${at.getFullYear()}-${String(at.getMonth() + 1).padStart(2, "0")}-${String(at.getDate()).padStart(2, "0")}`;
   return sameDay ? time : `${date} ${time}`;
 }
 
-export function zoneName(now: Date): string {
-  const part = new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" }).formatToParts(now).find((p) => p.type === "timeZoneName");
+/** The reader's zone at that moment: UTC, CET, GMT+5:30. */
+export function zoneName(at: Date): string {
+  const part = new Intl.DateTimeFormat("en-GB", { timeZoneName: "short" }).formatToParts(at).find((p) => p.type === "timeZoneName");
   return part?.value ?? "";
 }
 

@@ -7,7 +7,7 @@ import { labelColour, labelTable } from "./colours";
 import { hasOverlay, keyPictures, shownOf } from "./images";
 import { reasonOf, saysTheSame } from "./reasons";
 import { findingsOf, hasBleed, leftOutOf, measurementsOf, statusWord } from "./results";
-import { canChoose, canRetry, noneWords, olderResultWords, retriedWords, STATES, stateSentence, stateWords } from "./states";
+import { attemptWords, behindExhaustion, canChoose, canRetry, noneWords, olderResultWords, retriedWords, retryHelps, STATES, stateSentence, stateWords } from "./states";
 import { NO_AI_URGENCY, studyUrgencyLook, urgencyLook, urgencyWords } from "./urgency";
 
 const study = (state: string, reason: string | null = null) => ({ state, step: state === "running" ? "segment" : null, reason, reason_code: null, completion: null });
@@ -50,6 +50,11 @@ describe("states", () => {
   });
   it("offers another series where the study has ended", () => expect(STATES.filter(canChoose)).toEqual(["done", "failed", "not_applicable", "cancelled"]));
   it("offers another run only where nothing happens by itself", () => expect(STATES.filter(canRetry)).toEqual(["failed", "not_applicable", "cancelled"]));
+  it("offers no run that cannot help", () => {
+    expect(retryHelps({ state: "failed", reason_code: "engine_unavailable" })).toBe(true);
+    expect(retryHelps({ state: "not_applicable", reason_code: "no_usable_series" })).toBe(false);
+    expect(retryHelps({ state: "done", reason_code: null })).toBe(false);
+  });
   it("does not let 'not applicable' pass for a negative finding", () => expect(stateSentence(study("not_applicable", "MG"))).toContain("not a negative finding"));
   it("says that a retry changed nothing, and only then", () => {
     const retry = { id: 1, at: "2026-05-02T10:15:00Z", kind: "study.retry", actor: "api", old: "not_applicable", new: "queued", reason: "why" };
@@ -58,6 +63,20 @@ describe("states", () => {
     expect(retriedWords(ended, [], new Date())).toBeNull();
     expect(retriedWords({ ...ended, reason: "another" }, [retry], new Date())).toBeNull();
     expect(retriedWords({ ...ended, state: "queued" }, [retry], new Date())).toBeNull();
+  });
+  it("counts attempts, and promises none to a study that has failed", () => {
+    const words = (attempt: number, state: string) => attemptWords({ attempt, max_attempts: 3 }, state);
+    expect([words(1, "failed"), words(1, "running")]).toEqual([null, null]);
+    expect(words(3, "failed")).toBe("All 3 attempts failed.");
+    expect(words(2, "failed")).not.toContain("of 3");
+    expect(words(2, "queued")).toBe("Attempt 2 of at most 3.");
+    expect(words(2, "done")).toBe("It took 2 attempts.");
+  });
+  it("finds the reason behind attempts that are used up", () => {
+    const used = { reason_code: "attempts_exhausted", reason: "engine_unavailable: gone (attempt 3 of 3)" };
+    expect(behindExhaustion(used, { error_code: "engine_unavailable" })).toEqual({ code: "engine_unavailable", detail: "gone (attempt 3 of 3)" });
+    expect(behindExhaustion(used, null)).toBeNull();
+    expect(behindExhaustion({ reason_code: "truncated", reason: "cut" }, { error_code: "truncated" })).toBeNull();
   });
   it("is silent where the results speak", () => expect(stateSentence(study("done"))).toBeNull());
 });

@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { canBeChosen, choiceWords, effectTone, isTilted, rulesWords, scoreWords, seriesName, tiltOf, wishesOf } from "./series";
+import { canBeChosen, choiceWords, chosenWords, effectTone, isTilted, rulesWords, scoreWords, seriesName, tiltOf, wishesOf } from "./series";
 
 const part = (can_be_chosen: boolean) => ({ part: 0, code: "x", reason: "x", instances: 1, accepted: false, chosen_by: null, can_be_chosen, lines: [] });
 
@@ -43,6 +43,10 @@ describe("series", () => {
     expect(seriesName({ series_number: 2, series_description: "Head std" })).toBe("No. 2 Head std");
     expect(seriesName({ series_number: 2, series_description: null })).toBe("No. 2 without a description");
     expect(seriesName({ series_number: null, series_description: "Bone" })).toBe("Bone");
+  });
+  it("says measured only where the study has that result", () => {
+    expect(["done", "failed", "running", "queued"].map((state) => chosenWords(state, false))).toEqual(["measured", "chosen by the rules", "chosen by the rules", "chosen by the rules"]);
+    expect(chosenWords("failed", true)).toBe("chosen by a person");
   });
   it("names the rules", () => {
     expect(rulesWords({ rules_id: "ward-7", version: 3, sha256: "ab".repeat(32), purpose: "volume" })).toContain("ward-7, version 3 (abababababab), for volume");

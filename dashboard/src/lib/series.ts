@@ -29,6 +29,10 @@ export function tiltOf(flags: readonly string[]): "left in" | "taken out" | null
 /** Whether the headers of a part tell of a tilt of the gantry, measured or not. */
 export const isTilted = (part: Pick<SeriesPartView, "lines">): boolean => part.lines.some((line) => line.rule === "geometry" && /\btilt:/.test(line.value));
 
+/** What became of the series that was chosen: measured it is only where the study has the result of that run. */
+export const chosenWords = (state: string, byPerson: boolean): string =>
+  byPerson ? "chosen by a person" : state === "done" ? "measured" : "chosen by the rules";
+
 /** A series as a reader knows it; its UID is for machines. */
 export function seriesName(series: Pick<SeriesView, "series_number" | "series_description"> | undefined): string {
   if (series === undefined) return "a series";

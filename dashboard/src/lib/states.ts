@@ -84,8 +84,31 @@ export function noneWords(what: string, state: string): string {
   }
 }
 
+/** How many attempts the study took; null where the first one is or was enough. */
+export function attemptWords({ attempt, max_attempts: most }: { attempt: number; max_attempts: number }, state: string): string | null {
+  if (attempt <= 1) return null;
+  if (state === "failed") return attempt >= most ? `All ${most} attempts failed.` : `Attempt ${attempt} failed for a reason that another one cannot change.`;
+  return state === "queued" || state === "running" ? `Attempt ${attempt} of at most ${most}.` : `It took ${attempt} attempts.`;
+}
+
+/** What went wrong in the last of several attempts, and its words; null where that is the study's own reason. */
+export function behindExhaustion(
+  study: Pick<StudySummary, "reason_code" | "reason">,
+  job: { error_code: string | null } | null,
+): { code: string; detail: string | null } | null {
+  const code = job?.error_code ?? null;
+  if (study.reason_code !== "attempts_exhausted" || code === null) return null;
+  return { code, detail: study.reason?.replace(`${code}: `, "") ?? null };
+}
+
 /** States that stay as they are until a person asks for another run. */
 export const canRetry = (state: string): boolean => ["failed", "not_applicable", "cancelled"].includes(state);
+
+/** Reasons that another run on the same images cannot change; `heimdallr retry` remains for changed rules or settings. */
+const RETRY_IS_VAIN = new Set(["no_usable_series"]);
+
+/** False where another run would end as the last one did. */
+export const retryHelps = (study: Pick<StudySummary, "state" | "reason_code">): boolean => canRetry(study.state) && !RETRY_IS_VAIN.has(study.reason_code ?? "");
 
 /** That the last retry changed nothing; null where there was none, or it ended otherwise. */
 export function retriedWords(study: Pick<StudySummary, "state" | "reason">, history: HistoryView[], now: Date): string | null {

@@ -2,12 +2,15 @@ import { useState } from "react";
 import { getBlob } from "../api/client";
 import type { ArtifactView, HistoryView, StageView, StudyDetail } from "../api/types";
 import { bytes, clockTime, seconds } from "../lib/format";
-import { noneWords } from "../lib/states";
+import { attemptWords, noneWords } from "../lib/states";
 import { Why } from "../ui";
 
 export function Stages({ stages, job, state }: { stages: StageView[]; job: StudyDetail["job"]; state: string }) {
   const longest = Math.max(...stages.map((stage) => stage.seconds), 0.001);
   const total = stages.reduce((sum, stage) => sum + stage.seconds, 0);
+  const attempts = job === null ? null : attemptWords(job, state);
+  // A study that failed says why above.
+  const told = attempts !== null && job?.error_code != null && state !== "failed";
   return (
     <section>
       <h2>Timing</h2>
@@ -25,8 +28,8 @@ export function Stages({ stages, job, state }: { stages: StageView[]; job: Study
           </tbody>
         </table>
       )}
-      {job !== null && job.attempt > 1 && <p className="mute">Attempt {job.attempt} of {job.max_attempts}{job.error_code !== null && "; what went wrong last:"}</p>}
-      {job !== null && job.attempt > 1 && job.error_code !== null && <Why code={job.error_code} />}
+      {attempts !== null && <p className="mute">{attempts}{told && " What went wrong last:"}</p>}
+      {told && job?.error_code != null && <Why code={job.error_code} />}
     </section>
   );
 }

@@ -21,8 +21,9 @@ export function Gallery({ artifacts, overlay, state }: { artifacts: ArtifactView
     <>
       <div className="stage" id="stage" role="tabpanel" aria-labelledby="tab-images">
         <ArtifactImage artifact={shown} alt={`${picture.title}, ${shown.kind === "overlay" ? "with" : "without"} overlay`} />
-        {shown.kind === "overlay" && <Legend structures={shown.meta["structures"]} />}
       </div>
+      {/* Beside the picture: its corners carry orientation letters. */}
+      {shown.kind === "overlay" && <Legend structures={shown.meta["structures"]} />}
       <div className="thumbs" role="group" aria-label="Key images">
         {pictures.map((item) => {
           const artifact = shownOf(item, overlay);
@@ -43,7 +44,7 @@ function Legend({ structures }: { structures: unknown }) {
   const entries = Object.entries(structures).filter((entry): entry is [string, string] => typeof entry[1] === "string" && /^#[0-9a-f]{6}$/.test(entry[1]));
   if (entries.length === 0) return null;
   return (
-    <div className="legend" aria-label="Structures">
+    <div className="legend row" role="group" aria-label="Structures">
       {entries.map(([name, colour]) => <div key={name}><span className="swatch" style={{ background: colour }} />{words(name)}</div>)}
     </div>
   );

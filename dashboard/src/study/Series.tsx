@@ -3,7 +3,7 @@ import { Fragment, useState } from "react";
 import { chooseSeries } from "../api/client";
 import type { ChoiceView, SeriesPartView, SeriesView, StudyDetail } from "../api/types";
 import { clockTime, studyName } from "../lib/format";
-import { canBeChosen, effectTone, isTilted, rulesWords, scoreWords, seriesName, tiltOf, wishesOf } from "../lib/series";
+import { canBeChosen, chosenWords, effectTone, isTilted, rulesWords, scoreWords, seriesName, tiltOf, wishesOf } from "../lib/series";
 import { canChoose, noneWords } from "../lib/states";
 import { Why } from "../ui";
 import { Ask } from "./Ask";
@@ -21,7 +21,7 @@ export function SeriesTable({ detail }: { detail: StudyDetail }) {
           <table>
             <thead><tr><th scope="col" className="num">No.</th><th scope="col">Series</th><th scope="col" className="num">Images</th><th scope="col">Choice</th></tr></thead>
             <tbody>
-              {series.map((item) => <Row key={item.series_uid} uid={study.study_uid} item={item} able={able} standing={choice !== null && choice.series_uid === item.series_uid} choice={choice} />)}
+              {series.map((item) => <Row key={item.series_uid} uid={study.study_uid} state={study.state} item={item} able={able} standing={choice !== null && choice.series_uid === item.series_uid} choice={choice} />)}
             </tbody>
           </table>
         </div>
@@ -30,7 +30,7 @@ export function SeriesTable({ detail }: { detail: StudyDetail }) {
   );
 }
 
-function Row({ uid, item, able, standing, choice }: { uid: string; item: SeriesView; able: boolean; standing: boolean; choice: ChoiceView | null }) {
+function Row({ uid, state, item, able, standing, choice }: { uid: string; state: string; item: SeriesView; able: boolean; standing: boolean; choice: ChoiceView | null }) {
   const [open, setOpen] = useState(false);
   const name = studyName(item.modality === null ? [] : [item.modality], item.series_description, "series without a name");
   const alone = item.selection?.parts.length === 1;
@@ -51,7 +51,7 @@ function Row({ uid, item, able, standing, choice }: { uid: string; item: SeriesV
         <td className="num">{item.n_instances}</td>
         <td>
           {item.chosen === null && <span className="hint">not decided</span>}
-          {item.chosen === true && <span className="chosen">✓ {byPerson ? "chosen by a person" : "measured"}</span>}
+          {item.chosen === true && <span className="chosen">{state === "done" ? "✓ " : ""}{chosenWords(state, byPerson)}</span>}
           {item.chosen === false && <Why code={item.reject_code ?? "not_chosen"} detail={item.reason} />}
           {item.chosen !== false && item.reason !== null && <div className="hint">{item.reason}</div>}
           {flagsOf(item.geometry).map((flag) => <Why key={flag} code={flag} />)}

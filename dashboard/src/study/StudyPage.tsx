@@ -9,7 +9,7 @@ import { counted, dicomDate, dicomTime, doorName, personName, sexAndAge, studyNa
 import { hasOverlay, keyPictures } from "../lib/images";
 import { findingsOf, hasBleed, leftOutOf, measurementsOf } from "../lib/results";
 import { urgencyWords } from "../lib/urgency";
-import { canRetry, noneWords, olderResultWords, retriedWords, stateSentence } from "../lib/states";
+import { behindExhaustion, canRetry, noneWords, olderResultWords, retriedWords, retryHelps, stateSentence } from "../lib/states";
 import { Link, navigate } from "../router";
 import { DEMO_INSTALLATION, Failure, StatePill, UrgencyPill, Why } from "../ui";
 import { Completion, CompleteNow } from "./Completion";
@@ -78,9 +78,9 @@ export function StudyPage({ uid }: { uid: string }) {
             <section>
               <div className={study.state === "failed" ? "word failed" : "word"} role="status" data-testid="state-words">
                 <p>{sentence}</p>
-                {canRetry(study.state) && <Because study={study} explained={detail.data.series.some((item) => item.reject_code !== null)} />}
+                {canRetry(study.state) && <Because study={study} job={detail.data.job} explained={detail.data.series.some((item) => item.reject_code !== null)} />}
                 {again !== null && <p data-testid="retried">{again}</p>}
-                {canRetry(study.state) && <Retry uid={study.study_uid} />}
+                {retryHelps(study) ? <Retry uid={study.study_uid} /> : canRetry(study.state) && <p className="hint" data-testid="no-retry">Another run on the same images would end the same way. Choose a series below, or send the images that are missing.</p>}
                 {canComplete(study.state) && <CompleteNow uid={study.study_uid} />}
               </div>
             </section>
@@ -114,9 +114,11 @@ export function StudyPage({ uid }: { uid: string }) {
 }
 
 /** Why it ended without a result. What the series table says in full is not said twice. */
-function Because({ study, explained }: { study: StudySummary; explained: boolean }) {
+function Because({ study, job, explained }: { study: StudySummary; job: StudyDetail["job"]; explained: boolean }) {
   if (study.reason_code === null) return <p className="hint">{study.reason ?? "No reason was recorded."}</p>;
-  return <Why code={study.reason_code} detail={study.reason_code === "no_usable_series" && explained ? null : study.reason} />;
+  const behind = behindExhaustion(study, job);
+  if (behind !== null) return <><Why code={behind.code} detail={behind.detail} lead /><Why code={study.reason_code} /></>;
+  return <Why code={study.reason_code} detail={study.reason_code === "no_usable_series" && explained ? null : study.reason} lead />;
 }
 
 function Retry({ uid }: { uid: string }) {
@@ -145,8 +147,8 @@ function Identity({ study }: { study: StudySummary }) {
         <span>MRN <b className="mono">{study.patient_id ?? "—"}</b></span>
         <span>Accession <b className="mono">{study.accession_number ?? "—"}</b></span>
         <span><b>{studyName(study.modalities, study.study_description)}</b></span>
-        <span>{when === "" ? "study date unknown" : when}</span>
-        <span>{counted(study.n_instances, "image")} by {doorName(study.door)}</span>
+        {when === "" ? <span>study date unknown</span> : <span title="Study Date and Time as the scanner wrote them: its own clock, in its own zone">{when}{dicomTime(study.study_time) !== "" && " scanner time"}</span>}
+        <span title="The door of its first image; others may have come by other doors">{counted(study.n_instances, "image")}, first by {doorName(study.door)}</span>
       </div>
       <span className="grow" />
       <StatePill study={study} />

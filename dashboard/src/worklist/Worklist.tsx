@@ -4,8 +4,8 @@ import { getStudies } from "../api/client";
 import { useLive } from "../api/live";
 import type { StudySummary } from "../api/types";
 import { useKeys } from "../keys";
-import { canComplete, cutOff, exactTime } from "../lib/completion";
-import { clockTime, personName, sexAndAge, zoneName } from "../lib/format";
+import { brokenOff, canComplete, cutOff, heldWords, startsWords } from "../lib/completion";
+import { columnTime, exactTime, personName, sexAndAge, zoneName } from "../lib/format";
 import { canRetry, STATES } from "../lib/states";
 import { Link, navigate } from "../router";
 import { reasonOf } from "../lib/reasons";
@@ -14,6 +14,7 @@ import { Failure, StatePill, UrgencyPill, useSentences } from "../ui";
 import { UploadZone } from "./UploadZone";
 
 const PAGE_ROWS = 100;
+const COLUMNS = ["urgency", "state", "patient", "mrn", "study", "modality", "order", "images", "received", "reason"];
 const studyPath = (study: StudySummary) => `/studies/${study.study_uid}`;
 
 export function Worklist() {
@@ -74,6 +75,7 @@ export function Worklist() {
       <main id="content" className="list">
         {rows.length > 0 && (
           <table>
+            <colgroup>{COLUMNS.map((name) => <col key={name} className={`c-${name}`} />)}</colgroup>
             <thead>
               <tr>
                 <th scope="col" title="The more urgent of our rules and the ordered priority comes first; then first come, first read. AI may raise a study, never lower it: one without AI urgency keeps the place of its order, without an order among the routine studies">Urgency ▼</th>
@@ -112,6 +114,7 @@ function Row({ row, selected, onOpen }: { row: StudySummary; selected: boolean; 
   const now = new Date();
   const sentences = useSentences();
   const ended = canRetry(row.state);
+  const held = canComplete(row.state) ? heldWords(row) : null;
   const sentence = row.reason_code === null ? "" : reasonOf(row.reason_code, sentences).sentence;
   // The detail of this one is a list of codes, one for each series.
   const detail = row.reason_code === "no_usable_series" ? sentence : (row.reason ?? sentence);
@@ -124,9 +127,12 @@ function Row({ row, selected, onOpen }: { row: StudySummary; selected: boolean; 
       <td><UrgencyPill study={row} /></td>
       <td>
         <StatePill study={row} />
+        {brokenOff(row) && <> <span className="pill small urg" title={startsWords(row, undefined)}>BROKEN OFF</span></>}
         {row.completion?.closes_at != null && <div className="hint" title={row.completion.reason}>closes {exactTime(row.completion.closes_at)}</div>}
-        {canComplete(row.state) && <div className="hint"><Link to={studyPath(row)}>complete now</Link></div>}
-        {cutOff(row) && <> <span className="pill small urg" title={row.completion?.reason}>CUT OFF</span></>}
+        {held !== null && row.completion?.closes_at == null && <div className="hint" title={row.completion?.reason}>{held}</div>}
+        {canComplete(row.state) && <div><Link to={studyPath(row)} className="act">complete now</Link></div>}
+        {row.uid_conflicts > 0 && <> <span className="pill small urg" title="images came under one SOP Instance UID with different bytes; all are kept">UID CONFLICT</span></>}
+        {cutOff(row) !== null && <> <span className="pill small urg" title={[row.completion?.reason, reasonOf(cutOff(row) ?? "", sentences).sentence].join(" - ")}>CUT OFF</span></>}
         {row.stale && <> <span className="pill small urg" title="new images arrived, or a newer run has not ended well">OLDER RESULT</span></>}
       </td>
       <td>
@@ -139,8 +145,8 @@ function Row({ row, selected, onOpen }: { row: StudySummary; selected: boolean; 
       <td>{row.modalities.join(" ")}</td>
       <td>{row.ordered_priority === "STAT" ? <span className="pill small urg">STAT</span> : (row.ordered_priority ?? "—")}</td>
       <td className="num">{row.n_instances}</td>
-      <td className="num">{clockTime(row.first_received_at, now)}</td>
-      <td className={row.state === "failed" ? "wide bad" : "wide mute"} title={ended ? [reason, sentence].filter((part, at, all) => part !== "" && all.indexOf(part) === at).join(" - ") : reason}>{reason}</td>
+      <td className="num">{columnTime(row.first_received_at, now)}</td>
+      <td className={row.state === "failed" ? "bad" : "mute"} title={ended ? [reason, sentence].filter((part, at, all) => part !== "" && all.indexOf(part) === at).join(" - ") : reason}><div className="clamp">{reason}</div></td>
     </tr>
   );
 }

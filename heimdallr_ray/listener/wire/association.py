@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from heimdallr_ray.catalog.states import How
-from heimdallr_ray.errors import HeimdallrError, NotDicom
+from heimdallr_ray.errors import HeimdallrError, NotDicom, TooLarge
 from heimdallr_ray.listener.action import MAX_REQUEST_BYTES, Action
 from heimdallr_ray.listener.association import OpenAssociation
 from heimdallr_ray.listener.contexts import STORAGE_COMMITMENT_PUSH, VERIFICATION, is_storage
@@ -32,6 +32,10 @@ SUCCESS = 0x0000
 SOP_CLASS_NOT_SUPPORTED = 0x0122
 NO_SUCH_SOP_CLASS = 0x0118
 MAX_COMMAND_BYTES = 16 << 10
+LOOSE_FRAGMENTS = 10_000
+"""Of one message, however little is in them; after so many they have to hold LEAST_FRAGMENT_BYTES on average."""
+LEAST_FRAGMENT_BYTES = 64
+"""No peer has a reason to send less at a time, and each costs about ten microseconds."""
 
 _UNSUPPORTED_CONTEXT_NAME = Refusal("application_context", 0x01, 0x01, 0x02)
 _UNSUPPORTED_VERSION = Refusal("protocol_version", 0x01, 0x02, 0x02)
@@ -89,6 +93,7 @@ class WireAssociation:
         self._command = bytearray()
         self._command_context = 0
         self._incoming: _Incoming | None = None
+        self._fragments = self._fragment_bytes = 0
 
     def run(self) -> None:
         """The association has ended, in whichever way; nothing unfinished is left of it. The caller holds the turn."""
@@ -115,6 +120,8 @@ class WireAssociation:
         _, start, end = self._reader.next()
         try:
             request = negotiate.read_request(bytes(self._reader.view[start - pdu.HEADER_BYTES : end]))
+        except TooLarge as error:
+            raise Cut("request_too_large", pdu.INVALID_PARAMETER) from error
         except NotDicom as error:
             raise Cut("malformed_request", pdu.INVALID_PARAMETER) from error
         if request.application_context != negotiate.APPLICATION_CONTEXT:
@@ -142,6 +149,8 @@ class WireAssociation:
         while True:
             kind, start, end = reader.next()
             if kind == pdu.P_DATA:
+                if start == end:
+                    self._count_fragment(0)
                 try:
                     for context_id, control, fragment in pdu.values(reader.view, start, end):
                         self._fragment(context_id, control, fragment)
@@ -155,7 +164,23 @@ class WireAssociation:
             else:
                 return How.ABORTED, "aborted by the peer"
 
+    def _count_fragment(self, size: int) -> None:
+        """Nothing happens while the peer says something: an endless row of empty words is not slow.
+
+        Raises:
+            Cut: it does not.
+        """
+        self._fragments += 1
+        self._fragment_bytes += size
+        if self._fragments > LOOSE_FRAGMENTS + self._fragment_bytes // LEAST_FRAGMENT_BYTES:
+            raise Cut("tiny_fragments", pdu.INVALID_PARAMETER)
+
+    def _message_ended(self) -> None:
+        self._reader.message_ended()
+        self._fragments = self._fragment_bytes = 0
+
     def _fragment(self, context_id: int, control: int, fragment: memoryview) -> None:
+        self._count_fragment(len(fragment))
         if control & 1:
             self._command_fragment(context_id, control, fragment)
             return
@@ -164,7 +189,7 @@ class WireAssociation:
             raise Cut("data_without_command", pdu.UNEXPECTED_PDU)
         self._data_fragment(incoming, fragment)
         if control & 2:
-            self._reader.message_ended()
+            self._message_ended()
             self._incoming = None
             try:
                 self._finish(incoming)
@@ -191,9 +216,11 @@ class WireAssociation:
         if context is None:
             raise Cut("context_not_accepted", pdu.INVALID_PARAMETER)
         if request.has_data_set:
-            self._incoming = self._begin(_Incoming(request, context_id, context, self._clock.monotonic()))
+            # Known before anything can go wrong: what was begun is ended with the association.
+            self._incoming = _Incoming(request, context_id, context, self._clock.monotonic())
+            self._begin(self._incoming)
             return
-        self._reader.message_ended()
+        self._message_ended()
         if request.field == command.C_ECHO and context.abstract_syntax == VERIFICATION:
             self._host.echoed()
             self._answer(request, context_id, SUCCESS)
@@ -208,8 +235,8 @@ class WireAssociation:
         else:
             self._unrecognized(request, context_id)
 
-    def _begin(self, incoming: _Incoming) -> _Incoming:
-        """Where the data set of this request goes."""
+    def _begin(self, incoming: _Incoming) -> None:
+        """It is known where the data set of this request goes."""
         assert self._opened is not None  # noqa: S101
         request, context = incoming.request, incoming.context
         if request.field == command.C_STORE and is_storage(context.abstract_syntax):
@@ -228,7 +255,6 @@ class WireAssociation:
                 incoming.error = error
         elif request.field == command.N_ACTION and context.abstract_syntax == STORAGE_COMMITMENT_PUSH:
             incoming.memory = bytearray()
-        return incoming
 
     def _data_fragment(self, incoming: _Incoming, fragment: memoryview) -> None:
         incoming.size += len(fragment)
@@ -258,8 +284,10 @@ class WireAssociation:
             try:
                 if incoming.error is not None or incoming.reception is None:
                     raise incoming.error or NotDicom("no data set")
-                incoming.reception.identify()
+                known = incoming.reception.identify()
                 with self._turn.waiting():
+                    if not known:
+                        incoming.reception.read_back()
                     self._store(opened, incoming.request, incoming.context_id, incoming.reception, incoming.began_s)
             except HeimdallrError as error:
                 self._refuse(incoming, error)
@@ -296,7 +324,8 @@ class WireAssociation:
                 # Also where its sender has gone meanwhile. Only now is there time for its digest.
                 self._host.stored(opened, reception.accepted(), seconds)
             except HeimdallrError as error:
-                # Its file is ready; whoever looks for files that nobody has in hand finds it.
+                # Its file is ready. The listener hears it before it hears that the association has ended.
+                self._host.look_again()
                 logger.warning("store.not_told", extra={"association": opened.id, "code": error.code})
             finally:
                 self._untold.end(number)

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from heimdallr_ray import logs
 from heimdallr_ray.catalog.states import How
 from heimdallr_ray.clock import Clock, SystemClock
 from heimdallr_ray.errors import HeimdallrError
@@ -23,6 +24,7 @@ from heimdallr_ray.listener.action import Action, ActionStatus
 from heimdallr_ray.listener.association import OpenAssociation
 from heimdallr_ray.listener.facts import Accepted
 from heimdallr_ray.listener.gate import Refusal
+from heimdallr_ray.listener.heap import keep_for_good
 from heimdallr_ray.listener.room import Watermarks
 from heimdallr_ray.listener.spool import Spool
 from heimdallr_ray.listener.wire.messages import Channel, Message, decode_opened, encode_accepted
@@ -153,6 +155,10 @@ class RemoteHost:
             if len(self._stored) == 1:
                 self._changed.notify_all()
 
+    def look_again(self) -> None:
+        """An object is stored of which the listener cannot be told: it looks for it itself."""
+        self.tell({"t": "overflowed"})
+
     def gone(self, address: str) -> None:
         """A connection has ended."""
         self.tell({"t": "gone", "address": address})
@@ -229,6 +235,7 @@ def serve(channel: Channel, config: Message) -> None:
     files = config["tls"]
     context = server_context(*map(Path, files)) if files else None
     server = ConnectionServer(host, context, host.gone)
+    keep_for_good()
     host.tell({"t": "ready", "pid": os.getpid()})
     handlers: dict[str, Callable[[Message], None]] = {
         "serve": lambda message: _serve_one(server, host, channel, message["address"]),
@@ -280,14 +287,22 @@ def _stop(server: ConnectionServer, host: RemoteHost, grace_s: float) -> None:
     threading.Thread(target=end, name="stop", daemon=True).start()
 
 
+def _log_into(told: Message | None) -> None:
+    """The file of the listener, with which no line is mixed; where it has none, as it does, stderr."""
+    if told is None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    else:
+        logs.configure_at(logs.LogPlace(**told))
+
+
 def main() -> None:
     """Read the configuration from the channel, then serve."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     channel = Channel(socket.socket(fileno=int(sys.argv[1])))
     config = next(channel.messages(), None)
     if config is None:
         leave()
         return
+    _log_into(config["log"])
     try:
         serve(channel, config)
     except HeimdallrError as error:

@@ -55,6 +55,10 @@ class Host(Protocol):
         """The object is stored, and its sender has heard Success."""
         ...
 
+    def look_again(self) -> None:
+        """An object is stored of which the listener cannot be told: it looks for it itself."""
+        ...
+
     def store_refused(self, opened: OpenAssociation, error: HeimdallrError) -> int:
         """The status that the sender of a refused object hears."""
         ...

@@ -25,6 +25,7 @@ class LocalHost:
         self.refuse_connection = registry.refuse_connection
         self.count_refusal = registry.count_refusal
         self.stored = registry.stored
+        self.look_again = registry.receiver.look_again
         self.store_refused = registry.store_refused
 
     def echoed(self) -> None:

@@ -67,6 +67,8 @@ class Channel:
             pending += chunk
             if len(pending) > MAX_LINE_BYTES:
                 raise ValueError("a message is too long")
+            if b"\n" not in chunk:
+                continue
             *lines, rest = pending.split(b"\n")
             pending = bytearray(rest)
             for line in lines:

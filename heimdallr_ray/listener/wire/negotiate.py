@@ -18,9 +18,10 @@ from pynetdicom.presentation import PresentationContext, build_context
 from heimdallr_ray.errors import NotDicom
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.contexts import accept_contexts
+from heimdallr_ray.listener.request_bounds import MAX_CONTEXTS, require_bounded
+from heimdallr_ray.listener.wire.pdu import HEADER_BYTES
 
 APPLICATION_CONTEXT = "1.2.840.10008.3.1.1.1"
-MAX_CONTEXTS = 128
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,10 @@ def read_request(content: bytes) -> Request:
     """The A-ASSOCIATE-RQ whose whole PDU is `content`.
 
     Raises:
+        TooLarge: it asks for more than a peer could use.
         NotDicom: it is malformed.
     """
+    require_bounded(memoryview(content)[HEADER_BYTES:])
     pdu = A_ASSOCIATE_RQ()
     # pydicom would warn of each malformed UID, and `warnings` keeps every text for ever: memory for strangers to fill.
     cast(Any, config.settings).reading_validation_mode = config.IGNORE

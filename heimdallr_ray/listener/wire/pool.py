@@ -14,9 +14,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from heimdallr_ray import logs
 from heimdallr_ray.catalog.states import How
 from heimdallr_ray.errors import BadSetting, HeimdallrError, NotReady
 from heimdallr_ray.listener.action import Action
@@ -33,6 +34,8 @@ AGAIN_FIRST_S = 0.5
 AGAIN_LAST_S = 30.0
 HUNG_S = 60.0
 """A process that leaves a question unanswered for so long is ended and started again."""
+SILENT_S = 20.0
+"""For so long, and it is told."""
 LEAVE_S = 5.0
 SEND_S = 5
 """For one message to a process that does not read."""
@@ -80,6 +83,7 @@ class ReceivingProcesses:
             "durable": spool.durable,
             "commitment": desk is not None,
             "tls": list(tls) if tls else None,
+            "log": asdict(where.of("receiver")) if (where := logs.place()) else None,
         }
         self._changed = threading.Condition()
         self._children: list[_Child] = []
@@ -91,6 +95,18 @@ class ReceivingProcesses:
         """True while at least one process serves."""
         with self._changed:
             return bool(self._children)
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong, in words; empty where every process serves and answers."""
+        with self._changed:
+            running = len(self._children)
+            since = [child.silent_since for child in self._children]
+        if running < self._count:
+            return f"{running} of {self._count} receiving processes run"
+        now = time.monotonic()
+        silent_s = max((now - asked for asked in since if asked is not None), default=0.0)
+        return f"a receiving process has not answered for {silent_s:.0f} s" if silent_s > SILENT_S else ""
 
     @property
     def pids(self) -> list[int]:
@@ -156,7 +172,12 @@ class ReceivingProcesses:
                 if _tell(child, {"t": "serve", "address": address}, fd=connection.fileno()):
                     return
                 with self._changed:
-                    child.addresses[address] -= 1
+                    given_back = not child.addresses[address]
+                    child.addresses[address] -= not given_back
+                if given_back:
+                    # With all others of the process, which has ended meanwhile.
+                    self._registry.refuse_connection("no_process", address)
+                    return
         self._gone(address)
         self._registry.refuse_connection("no_process", address)
 
@@ -304,9 +325,10 @@ class ReceivingProcesses:
             self._replay()
         for opened in list(child.associations.values()):
             self._registry.close(opened, How.ABORTED, "the receiving process has ended")
-        for address, count in child.addresses.items():
-            for _ in range(count):
-                self._gone(address)
+        with self._changed:
+            addresses, child.addresses = child.addresses, Counter()
+        for address in addresses.elements():
+            self._gone(address)
         with self._changed:
             if was_ready:
                 self._children.remove(child)

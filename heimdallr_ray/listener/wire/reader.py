@@ -90,6 +90,8 @@ class PduReader:
             Cut: it breaks a bound, comes too slowly, or the listener stops.
             Closed: the peer has gone.
         """
+        if self._stopping():
+            raise Cut("stopping")
         if self._start == self._end and not self.held:
             self._start = self._end = 0
         self._fill(pdu.HEADER_BYTES)
@@ -135,9 +137,13 @@ class PduReader:
                 raise Closed from error
             if not count:
                 raise Closed
+            if self._start == self._end:
+                # Between two messages a peer may be silent; a PDU that has begun must go on.
+                began = self._stream.waited_s
             self._end += count
             self._message_bytes += count
-            if self._end - self._start < wanted:
+            if self._end - self._start < wanted or self._message_since is not None:
+                # Also of a PDU that is whole: a row of small ones is slow too.
                 self._require_pace(began)
 
     def _require_pace(self, began: float) -> None:

@@ -22,6 +22,8 @@ logger = logging.getLogger(__name__)
 
 BIND_RETRY_S = 0.5
 ACCEPT_TICK_S = 0.25
+TURN_S = 20.0
+"""A loop that has not accepted, or waited in vain, for so long is stuck; handing a connection on takes 5 s at most."""
 PAUSE_S = 0.1
 """After an accept that failed for want of descriptors or memory."""
 BACKLOG = 128
@@ -33,6 +35,11 @@ class Serving(Protocol):
     @property
     def alive(self) -> bool:
         """True while connections can be served."""
+        ...
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong, in words, also where it may pass by itself; empty where nothing is."""
         ...
 
     def start(self) -> None:
@@ -77,6 +84,11 @@ class ThisProcess:
         """True while connections can be served."""
         return self._server is not None
 
+    @property
+    def trouble(self) -> str:
+        """Empty while connections can be served."""
+        return "" if self.alive else "nothing serves connections"
+
     def start(self) -> None:
         """Connections can be served.
 
@@ -120,6 +132,7 @@ class WireScp:
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
         self._port = 0
+        self._turned_s = 0.0
 
     def start(self, host: str, port: int, bind_timeout_s: float = 30.0) -> None:
         """The port answers.
@@ -145,6 +158,7 @@ class WireScp:
         self._listening = listening
         self._port = int(listening.getsockname()[1])
         self._closing.clear()
+        self._turned_s = time.monotonic()
         self._thread = threading.Thread(target=self._accept_all, args=(listening,), name="dicom-accept", daemon=True)
         self._thread.start()
         logger.info("listener.open", extra={"host": host, "port": self._port, "ae_title": self.registry.rules.ae_title})
@@ -157,7 +171,18 @@ class WireScp:
     @property
     def alive(self) -> bool:
         """True while connections are accepted and served."""
-        return self._thread is not None and self._thread.is_alive() and self._serving.alive
+        return not self._deaf() and self._serving.alive
+
+    @property
+    def trouble(self) -> str:
+        """What is wrong, in words, also where it may pass by itself; empty where nothing is."""
+        return self._deaf() or self._serving.trouble
+
+    def _deaf(self) -> str:
+        if self._thread is None or not self._thread.is_alive():
+            return "the thread that accepts connections has ended"
+        silent_s = time.monotonic() - self._turned_s
+        return f"no connection could be accepted for {silent_s:.0f} s" if silent_s > TURN_S else ""
 
     def sync(self, timeout_s: float) -> bool:
         """True once the registry knows all that was acknowledged before; False where that took longer."""
@@ -180,6 +205,7 @@ class WireScp:
             try:
                 connection, peer = listening.accept()
             except TimeoutError:
+                self._turned_s = time.monotonic()
                 continue
             except OSError as error:
                 if self._closing.is_set():
@@ -188,6 +214,7 @@ class WireScp:
                 logger.warning("connection.not_accepted", extra={"error": errno.errorcode.get(error.errno or 0, "")})
                 time.sleep(PAUSE_S)
                 continue
+            self._turned_s = time.monotonic()
             address = str(peer[0])
             reason = self._connections.admit(address)
             if reason:

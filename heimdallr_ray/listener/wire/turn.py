@@ -14,12 +14,20 @@ from types import TracebackType
 LONGEST_S = 0.01
 """An association whose peer never makes it wait lets the others have their turn after so long."""
 _LET_OTHERS_S = 0.0002
+TURN_S = 60.0
+"""Nobody computes a thousandth of it at once: whoever waits longer has found a fault of this program."""
+
+
+class TurnStuck(RuntimeError):
+    """Another association of the process has kept its turn for longer than it ever may."""
 
 
 class Turn:
     """A lock that its holder gives up while it waits: `with turn:` around all, `with turn.waiting():` around a wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, longest_s: float = TURN_S) -> None:
+        """Nobody's turn; a wait for one ends after `longest_s`."""
+        self._longest_s = longest_s
         self._lock = threading.Lock()
         self._counting = threading.Lock()
         self._others = 0
@@ -34,7 +42,8 @@ class Turn:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """It is somebody else's turn."""
-        self.give()
+        if self.mine:
+            self.give()
 
     def waiting(self) -> Waiting:
         """The turn is given up inside; nothing happens where the caller has given it up before."""
@@ -54,13 +63,19 @@ class Turn:
         return self._holder == threading.get_ident()
 
     def take(self) -> None:
-        """It is the caller's turn, as soon as nobody else's."""
+        """It is the caller's turn, as soon as nobody else's.
+
+        Raises:
+            TurnStuck: nobody gives it up.
+        """
         if not self._lock.acquire(blocking=False):
             with self._counting:
                 self._others += 1
-            self._lock.acquire()
+            taken = self._lock.acquire(timeout=self._longest_s)
             with self._counting:
                 self._others -= 1
+            if not taken:
+                raise TurnStuck(f"no turn within {self._longest_s:g} s")
         self._holder = threading.get_ident()
         self._since = time.monotonic()
 

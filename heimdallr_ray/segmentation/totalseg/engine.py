@@ -213,7 +213,7 @@ class ResidentEngine:
             if row.name == FIRST_PASS or isinstance(error, DeviceLost):
                 raise
             why = f"{spec.dataset_folder} is set aside: {error.detail}; install it anew with --replace"
-            logger.exception("model set aside", extra={"model": spec.model_id, "code": error.code})
+            logger.exception("model.set_aside", extra={"model": spec.model_id, "code": error.code})
             self._inventory.leave_out(spec, why)
 
     def segment(self, volume: Volume, task: str) -> Segmentation:
@@ -290,7 +290,7 @@ class ResidentEngine:
             except (Broken, Rejected) as error:
                 if name not in made.extra or isinstance(error, (OutOfMemory, DeviceLost)):
                     raise
-                logger.exception("task failed", extra={"task": name, "code": error.code})
+                logger.exception("task.failed", extra={"task": name, "code": error.code})
                 failed.append(LeftOut(name, LeftOutCode.of(error.code), f"{error.code}: {error.detail}"))
         return segmentations, made.without(failed)
 
@@ -357,7 +357,7 @@ class ResidentEngine:
         with self._device_lock:
             self._store.release()
         step = MemoryStep(self._reference(spec, spec.models).model_id, failed, coarser.name)
-        logger.warning("out of memory", extra=asdict(step))
+        logger.warning("task.out_of_memory", extra=asdict(step))
         made = self._task(study, coarser)
         return replace(made, task=spec.name, steps=(step, *made.steps))
 
@@ -386,7 +386,7 @@ class ResidentEngine:
         timings = replace(spent, total_s=time.perf_counter() - began)
         segmentation = Segmentation(spec.name, label_map, timings, tuple(steps))
         logger.info(
-            "segmented",
+            "task.segmented",
             extra={
                 "task": spec.name,
                 "total_s": round(timings.total_s, 3),
@@ -450,7 +450,7 @@ class ResidentEngine:
 
             (labels, timings), taken = memory.first_that_fits(one.model_id, order, attempt, self._store.release)
             for step in taken:
-                logger.warning("out of memory", extra=asdict(step))
+                logger.warning("task.out_of_memory", extra=asdict(step))
             steps.extend(taken)
             table, known = table_for(spec, one), labels_of_model(spec, one)
             for piece, seen in zip(pieces if len(labels) == len(pieces) else parts, labels, strict=True):

@@ -57,6 +57,6 @@ def run_outside(
     store.release()
     (array, affine, spent), taken = memory.first_that_fits(model_id, order, attempt, store.release)
     for step in taken:
-        logger.warning("out of memory", extra=asdict(step))
+        logger.warning("task.out_of_memory", extra=asdict(step))
     require_known(array, labels_of(spec), spec.name)
     return array, affine, study.take_timings() + spent, taken

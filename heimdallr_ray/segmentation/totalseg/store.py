@@ -134,7 +134,7 @@ class ModelStore:
         model = self._taken(spec)
         if model is None:
             model = self._brought(spec, row)
-            logger.info("model loaded", extra={"model": spec.model_id, "load_s": round(model.load_s, 3)})
+            logger.info("model.loaded", extra={"model": spec.model_id, "load_s": round(model.load_s, 3)})
         self._keep(model)
         return model
 
@@ -154,7 +154,7 @@ class ModelStore:
             if not model.activation_bytes:
                 self._with_room(lambda: self._measure(model))
         except (OutOfMemory, ModelOverBudget) as error:
-            logger.warning("model does not fit", extra={"model": spec.model_id, "detail": error.detail})
+            logger.warning("model.does_not_fit", extra={"model": spec.model_id, "detail": error.detail})
             self._note(spec, "memory", error.detail)
             return
         self._keep(model)
@@ -196,7 +196,7 @@ class ModelStore:
                 raise
         for other in others:
             self._taken(other)
-        logger.warning("models given up for want of memory", extra={"models": len(others)})
+        logger.warning("models.given_up", extra={"models": len(others)})
         self.release()
         return self._predicted(model, image, planes, road, go_on)
 
@@ -216,7 +216,7 @@ class ModelStore:
             self._models.clear()
         self._uploads.forget()
         if given_up:
-            logger.warning("models given up for want of memory", extra={"models": given_up})
+            logger.warning("models.given_up", extra={"models": given_up})
         self.release()
         return given_up > 0
 
@@ -271,10 +271,10 @@ class ModelStore:
         how = ", ".join(verdict.recipe.steps)
         self._note(spec, "turbo", f"runs {f'by {how}' if how else 'in exact mode'} ({'; '.join(verdict.notes)})")
         if verdict.recipe == PLAIN:
-            logger.warning("turbo falls back to exact", extra=facts)
+            logger.warning("turbo.fell_back", extra=facts)
             return
         seconds = {"exact_s": round(verdict.exact_s, 3), "turbo_s": round(verdict.turbo_s, 3)}
-        logger.info("turbo", extra={**facts, **seconds, "steps": list(verdict.recipe.steps)})
+        logger.info("turbo.taken", extra={**facts, **seconds, "steps": list(verdict.recipe.steps)})
 
     def _measure(self, model: ResidentModel) -> None:
         number = model.spec.dataset_id
@@ -308,7 +308,7 @@ class ModelStore:
         specs = {spec.dataset_id: spec for spec, _ in there}
         for number in leaving(numbered, coming, self._limit):
             self._taken(specs[number])
-            logger.info("model given up for the budget", extra={"model": specs[number].model_id})
+            logger.info("model.given_up", extra={"model": specs[number].model_id, "why": "budget"})
             self.release()
 
     def _note(self, spec: ModelSpec, about: str, words: str) -> None:
@@ -340,6 +340,6 @@ class ModelStore:
             else:
                 oldest = self._taken(self.loaded[0].spec)
                 if oldest is not None:
-                    logger.warning("model given up for want of memory", extra={"model": oldest.spec.model_id})
+                    logger.warning("model.given_up", extra={"model": oldest.spec.model_id, "why": "memory"})
                 del oldest
             self.release()

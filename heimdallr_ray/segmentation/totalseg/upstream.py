@@ -123,7 +123,7 @@ class UpstreamRunner:
             raise Broken(f"{spec.name}: upstream was ended by {signal.Signals(-code).name}")
         answer = _answer(folder)
         said = str(answer.get("error"))
-        logger.error("upstream failed", extra={"task": spec.name, "error": said, "exit_code": code})
+        logger.error("upstream.failed", extra={"task": spec.name, "error": said, "exit_code": code})
         if answer.get("out_of_memory") is True:
             raise OutOfMemory(f"{spec.name} through upstream")
         if said.startswith(IndexError.__name__) and _NAMES_VERTEBRAE in answer.get("functions", ()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import socket
 import struct
 import time
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pynetdicom import ALL_TRANSFER_SYNTAXES
+from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.sop_class import CTImageStorage, Verification  # pyright: ignore[reportAttributeAccessIssue]
 
 from heimdallr_ray.clients.dimse import Entity as PromptEntity  # pynetdicom's own leaves cut sockets open
@@ -17,7 +18,9 @@ from heimdallr_ray.clients.send import send_folder
 from heimdallr_ray.listener import gate, guarded
 from heimdallr_ray.listener.wire import reader
 from tests.contract.listener.conftest import LONG, MakeIntake
-from tests.support.intake import ct_slice, file_bytes, wait_for, write_study
+from tests.support.intake import Intake, ct_slice, file_bytes, wait_for, write_study
+from tests.support.memory import growth
+from tests.support.monsters import MONSTERS, honest
 
 
 def echo(port: int) -> bool:
@@ -35,8 +38,8 @@ def raw(association: Any) -> socket.socket:
     return association.dul.socket.socket
 
 
-def rss_kib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def receiving_processes(intake: Intake) -> int:
+    return intake.settings.listener_processes if intake.settings.dicom_backend == "wire" else 0
 
 
 def push_until_closed(peer: socket.socket, limit: int) -> int:
@@ -56,14 +59,16 @@ def test_a_giant_pdu_before_the_association_is_cut_within_a_mebibyte(tmp_path: P
     intake = make_intake(tmp_path / "data")
     with intake.listening() as service:
         assert echo(service.scp.port)
-        before = rss_kib()
-        with socket.create_connection(("127.0.0.1", service.scp.port)) as peer:
+        with growth() as grown, socket.create_connection(("127.0.0.1", service.scp.port)) as peer:
             peer.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
             peer.sendall(struct.pack(">BBL", 1, 0, 0xFFFFFFFF))
             # What the kernels of both ends buffer counts too, so the bound is generous; 256 MiB were offered.
             assert push_until_closed(peer, 256 << 20) < 16 << 20
-        assert rss_kib() - before < 16 * 1024
-        wait_for(lambda: service.registry.tally.snapshot().get("cut.pdu_too_long") == 1, 30, "the cut to be counted")
+            cut = "cut.pdu_too_long"
+            wait_for(lambda: service.registry.tally.snapshot().get(cut) == 1, 30, "the cut to be counted")
+        # The peer's own buffers are in this process and count as well.
+        assert grown.processes > receiving_processes(intake)
+        assert grown.kib < 16 * 1024
         assert echo(service.scp.port)
 
 
@@ -79,6 +84,40 @@ def test_a_giant_pdu_inside_an_association_is_cut(tmp_path: Path, make_intake: M
         wait_for(lambda: not service.registry.open_associations(), 30, "the association to be forgotten")
         association.abort()
         assert echo(service.scp.port)
+
+
+@pytest.mark.parametrize("what", MONSTERS)
+def test_a_request_of_too_many_items_is_cut_before_it_costs_anything(
+    tmp_path: Path, make_intake: MakeIntake, what: str
+) -> None:
+    intake = make_intake(tmp_path / "data")
+    with intake.listening() as service:
+        with socket.create_connection(("127.0.0.1", service.scp.port), timeout=10) as peer:
+            peer.sendall(MONSTERS[what])
+            # A-ABORT, then the end.
+            assert peer.recv(16)[:1] == b"\x07"
+            assert peer.recv(16) == b""
+        cut = "cut.request_too_large"
+        wait_for(lambda: service.registry.tally.snapshot().get(cut) == 1, 30, "the cut to be counted")
+        assert echo(service.scp.port)
+
+
+def test_a_peer_that_offers_all_it_has_is_let_in(tmp_path: Path, make_intake: MakeIntake) -> None:
+    intake = make_intake(tmp_path / "data")
+    entity = PromptEntity("ALL")
+    for context in AllStoragePresentationContexts[:128]:
+        entity.add_requested_context(str(context.abstract_syntax), ALL_TRANSFER_SYNTAXES)
+    write_study(tmp_path / "study", 2)
+    with intake.listening() as service:
+        association = entity.associate("127.0.0.1", service.scp.port, ae_title="HEIMDALLR")
+        assert association.is_established
+        assert len(association.accepted_contexts) == len(entity.requested_contexts) > 100
+        association.release()
+        # The largest that fits into the protocol: 128 contexts with 63 transfer syntaxes each.
+        with socket.create_connection(("127.0.0.1", service.scp.port), timeout=30) as peer:
+            peer.sendall(honest())
+            assert peer.recv(16)[:1] == b"\x02"
+        assert not any(name.startswith("cut.") for name in service.registry.tally.snapshot())
 
 
 def test_an_object_beyond_the_limit_is_cut_and_leaves_nothing(tmp_path: Path, make_intake: MakeIntake) -> None:

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from heimdallr_ray.catalog.associations import LastSeen, last_seen
 from heimdallr_ray.listener.overview import open_studies
 from heimdallr_ray.listener.snapshots import FOLDER, Snapshot, read_snapshots
+from heimdallr_ray.operations import status
 from heimdallr_ray.security.audit_anchor import read_anchor
 from heimdallr_ray.security.audit_check import verify
 from heimdallr_ray.security.audit_entries import recent
@@ -80,6 +82,23 @@ def test_a_study_that_is_closed_was_received(intake: Intake, tmp_path: Path) -> 
     assert (received[3]["epoch"], received[3]["instances"], received[3]["why"]) == (1, 3, study.close_code)
 
 
+def test_a_sender_hears_of_what_it_sent_twice(intake: Intake, tmp_path: Path) -> None:
+    paths = write_study(tmp_path / "study", 3)
+    with intake.listening() as service:
+        for sent in (paths, paths[1:]):
+            storescu(service.scp.port, sent)
+        assert all_committed(service)
+
+        def known() -> LastSeen | None:
+            with intake.database.read() as session:
+                (sender,) = last_seen(session, 10)
+            return None if sender.open else sender
+
+        sender = wait_for(known, 10, "both associations to end")
+    assert (sender.calling_ae, sender.door, sender.associations) == ("STORESCU", "dicom", 2)
+    assert (sender.stored, sender.duplicates, sender.refused) == (5, 2, 0)
+
+
 def test_late_images_are_their_own_senders(intake: Intake, tmp_path: Path) -> None:
     paths = write_study(tmp_path / "study", 4)
     with intake.listening() as service:
@@ -111,6 +130,25 @@ def test_a_connection_that_is_cut_is_audited_with_its_reason(intake: Intake) -> 
     ((_, actor, address, detail),) = refused
     # The reference looks at the length first.
     assert (actor, address) == ("", "127.0.0.1") and detail["reason"] in ("unexpected_pdu", "pdu_too_long")
+
+
+@LONG
+def test_our_own_look_at_the_listener_is_no_peer(make_intake: MakeIntake, tmp_path: Path) -> None:
+    # Nobody of this machine is let in by its address or name, and nobody at all by the disk.
+    intake = make_intake(
+        tmp_path / "data",
+        allowed_addresses=("192.0.2.0/24",),
+        allowed_calling_aes=("CT_1",),
+        min_free_mib=1 << 40,
+    )
+    with intake.listening() as service:
+        wait_for(lambda: told(intake), 10, "the listener to tell of itself")
+        assert status._listener(intake.settings, intake.clock.now()) == f"well: port {service.scp.port}, 0 open"
+        snapshot = told(intake)
+        assert snapshot is not None and not snapshot.figures.refused and not snapshot.figures.associations_opened
+        assert service.registry.tally.snapshot() == {}
+    assert not [one for one in entries(intake) if one[0].startswith("association.")]
+    assert status._listener(intake.settings, intake.clock.now()) == "does not work: no answer"
 
 
 @LONG

@@ -4,63 +4,51 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, wait_for
+from heimdallr_ray.listener.service import ListenerService
+from heimdallr_ray.listener.wire.pool import ReceivingProcesses
+from heimdallr_ray.listener.wire.server import WireScp
+from tests.support.disk_errors import refuse_once, refuse_once_in_children
+from tests.support.intake import Intake, all_committed, ct_slice, dataset_bytes, file_bytes, sha256, wait_for
 from tests.support.wirepeer import WirePeer
 
 STUDY = "1.2.826.0.1.3680043.9.9.2"
 IMAGES, VICTIM = 100, 50
 
 
-def fail_once(
-    patch: pytest.MonkeyPatch, call: str, is_it: Callable[[Path], bool], code: int, armed: Callable[[], bool]
-) -> None:
-    """The operating system refuses one `call` on a file or folder for which `is_it` holds, once `armed`."""
-    failed: list[Path] = []
-
-    def failing(real: Callable[..., object], fd: int, *arguments: object) -> object:
-        target = Path(f"/proc/self/fd/{fd}").readlink()
-        if armed() and not failed and is_it(target):
-            failed.append(target)
-            raise OSError(code, os.strerror(code))
-        return real(fd, *arguments)
-
-    for name in [call, "writev"] if call == "write" else [call]:
-        patch.setattr(os, name, partial(failing, getattr(os, name)))
-
-
-def is_image(path: Path) -> bool:
-    return path.suffix == ".part"
-
-
-def is_ready_folder(path: Path) -> bool:
-    return path.name == "ready"
-
-
+@pytest.mark.parametrize("processes", [0, 1], ids=["in the listener", "in a receiving process"])
 @pytest.mark.parametrize(
-    ("call", "is_it"),
-    [("fsync", is_image), ("fsync", is_ready_folder), ("write", is_image)],
+    ("call", "place"),
+    [("fsync", "image"), ("fsync", "ready folder"), ("write", "image")],
     ids=["bytes of the image", "name of the image", "write"],
 )
 def test_an_error_of_the_disk_at_the_50th_of_100_costs_that_image_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, is_it: Callable[[Path], bool]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, place: str, processes: int
 ) -> None:
     """Check 2 of the reliability list: EIO at the 50th is 0xA7xx, without file or row; the other 99 are stored."""
-    # In this process, where its calls can be refused.
-    intake = Intake(tmp_path / "data", listener_processes=0)
+    intake = Intake(tmp_path / "data", listener_processes=processes)
     bodies = [dataset_bytes(file_bytes(ct_slice(n, STUDY, f"{STUDY}.7", size=16))) for n in range(1, IMAGES + 1)]
     answers: list[int] = []
+    armed = tmp_path / "armed"
+    if processes:
+        refuse_once_in_children(tmp_path / "site", call, place, errno.EIO, armed, monkeypatch.setenv)
     with intake.listening() as service:
-        fail_once(monkeypatch, call, is_it, errno.EIO, lambda: len(answers) == VICTIM - 1)
+        if not processes:
+            refuse_once(call, place, errno.EIO, armed, monkeypatch.setattr)
+        served_by = receiving(service)
+        assert len(served_by) == processes
         with WirePeer(service.scp.port) as peer:
             for n, body in enumerate(bodies, 1):
+                if n == VICTIM:
+                    armed.touch()
                 answers.append(peer.store(body, f"{STUDY}.7.{n}"))
-        assert service.receiver.flush(30)
+        assert not armed.exists(), "nothing was refused"
+        assert all_committed(service)
+        assert (service.trouble, receiving(service)) == ("", served_by)
     refused = answers.pop(VICTIM - 1)
     assert refused & 0xFF00 == 0xA700, f"0x{refused:04X}"
     assert set(answers) == {0}
@@ -69,6 +57,12 @@ def test_an_error_of_the_disk_at_the_50th_of_100_costs_that_image_alone(
     assert f"{STUDY}.7.{VICTIM}" not in intake.stored()
     assert len(list(intake.settings.blob_dir.glob("??/*"))) == IMAGES - 1
     assert intake.spooled() == []
+
+
+def receiving(service: ListenerService) -> list[int]:
+    """The processes that receive; none where the listener does it itself."""
+    serving = cast(WireScp, service.scp)._serving
+    return list(serving.pids) if isinstance(serving, ReceivingProcesses) else []
 
 
 def test_a_study_that_cannot_be_made_durable_is_not_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
 from pathlib import Path
 from typing import cast
@@ -13,7 +14,7 @@ from pydicom import dcmread
 
 from heimdallr_ray.clients.send import SendReport, send_folder
 from heimdallr_ray.listener.service import ListenerService
-from heimdallr_ray.listener.wire import pool
+from heimdallr_ray.listener.wire import pool, server
 from heimdallr_ray.listener.wire.pool import ReceivingProcesses
 from heimdallr_ray.listener.wire.server import WireScp
 from tests.support.intake import Intake, dataset_bytes, sha256, wait_for, write_study
@@ -36,9 +37,10 @@ def digests(paths: list[Path]) -> dict[str, str]:
 def test_a_study_survives_its_receiving_process(
     tmp_path: Path, how: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "HUNG_S", 1.0)
+    # Longer than a process takes to start on a machine with other work to do.
+    monkeypatch.setattr(pool, "HUNG_S", 8.0)
     paths = write_study(tmp_path / "study", IMAGES)
-    intake = Intake(tmp_path / "data", listener_processes=1, idle_seconds=5.0, settle_after_abort_seconds=5.0)
+    intake = Intake(tmp_path / "data", listener_processes=1, idle_seconds=5.0, settle_after_abort_seconds=60.0)
     reports: list[SendReport] = []
     halfway = threading.Event()
 
@@ -92,3 +94,28 @@ def test_limits_hold_across_processes(tmp_path: Path) -> None:
         assert fourth.is_established
         for item in (fourth, held[1]):
             item.release()
+
+
+def test_a_process_that_hangs_is_told_and_so_is_a_port_that_accepts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool, "SILENT_S", 0.5)
+    monkeypatch.setattr(server, "TURN_S", 0.5)
+    intake = Intake(tmp_path / "data", listener_processes=1)
+    with intake.listening() as service:
+        assert service.trouble == "" and service.healthy
+        (pid,) = processes(service).pids
+        os.kill(pid, signal.SIGSTOP)
+        wait_for(lambda: service.trouble.startswith("a receiving process has not answered for"), 20, "it to be told")
+        # It is ended in time; what the others have in hand need not be.
+        assert service.healthy
+        os.kill(pid, signal.SIGCONT)
+        wait_for(lambda: service.trouble == "", 20, "its answer")
+        going_on = threading.Event()
+        served = processes(service).serve
+        monkeypatch.setattr(processes(service), "serve", lambda *given: going_on.wait(60) and served(*given))
+        with socket.create_connection(("127.0.0.1", service.scp.port), timeout=10):
+            wait_for(lambda: service.trouble.startswith("no connection could be accepted for"), 20, "it to be told")
+            assert not service.healthy
+            going_on.set()
+            wait_for(lambda: service.trouble == "" and service.healthy, 20, "the port to accept again")

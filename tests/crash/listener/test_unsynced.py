@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,10 +11,17 @@ from sqlmodel import select
 
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.catalog.tables import EventRow
+from heimdallr_ray.config import Peer
 from heimdallr_ray.errors import StorageFailed
+from heimdallr_ray.ids import Sha256
 from heimdallr_ray.listener import boot, hardening
 from heimdallr_ray.listener.arrival import Arrival
+from heimdallr_ray.listener.commitment import REPORT_DELAY_S, CommitmentDesk
+from heimdallr_ray.listener.commitment_report import Delivery, DeliveryOutcome, Report
+from heimdallr_ray.listener.commitment_worker import CommitmentWorker
 from heimdallr_ray.listener.receive import Receiver
+from tests.support.clock import FakeClock
+from tests.support.commitment import IMPLICIT, request
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes
 from tests.support.wirepeer import CT, EXPLICIT
 
@@ -184,3 +191,74 @@ def test_all_rows_are_looked_at_however_many_and_by_whoever_comes_first(
     for row in rows:
         intake.blobs.verify(row.blob_sha256)
     assert not hardening.is_new_boot(again.spool.root)
+
+
+def test_a_request_for_commitment_that_comes_first_finds_what_the_cut_took(intake: Intake, started: Path) -> None:
+    before = receiver_of(intake)
+    before.replay()
+    items = [before.accept(arrival(index), [body(index)]) for index in range(1, 4)]
+    before.commit(items)
+    before.clear(all_of_it=True)
+    torn = intake.blobs.path(items[1].entry.sha256)
+    torn.chmod(0o600)
+    torn.write_bytes(torn.read_bytes()[:-8] + bytes(8))
+    started.write_text("second", encoding="ascii")
+
+    clock, peers, reports = FakeClock(intake.clock.now()), {"CT1": Peer("CT1", "127.0.0.1", 104)}, list[Report]()
+
+    def send(peer: Peer, report: Report) -> DeliveryOutcome:
+        assert peer is peers["CT1"]
+        reports.append(report)
+        return DeliveryOutcome(Delivery.TOLD, 0)
+
+    again = receiver_of(intake)
+    wanted = [(CT, str(item.identity.sop_uid)) for item in items]
+    desk = CommitmentDesk(intake.database, clock, peers)
+    assert desk.ask(request("1.2.99.1", wanted), IMPLICIT, "CT1", None, None) == 0
+    clock.advance(REPORT_DELAY_S + 60)
+    worker = CommitmentWorker(
+        intake.database, intake.blobs, clock, peers, send, again.settled, again.look_for_losses, max_age_s=3600
+    )
+    again.start()
+    try:
+        assert worker.step()
+    finally:
+        again.stop()
+    assert [reports[0].references[one.position].sop_instance_uid for one in reports[0].failures] == [wanted[1][1]]
+    # The row went with its bytes: the image is stored anew where its sender believes the report and sends it again.
+    rows = intake.instances()
+    assert {row.sop_uid for row in rows} == {wanted[0][1], wanted[2][1]}
+    assert all(row.durable for row in rows)
+    assert [int(event.payload["lost"]) for event in told(intake, "study.images_lost")] == [1]
+    again.commit([again.accept(arrival(2), [body(2)])])
+    assert len(intake.instances()) == 3
+    intake.blobs.verify(items[1].entry.sha256)
+
+
+def test_an_image_that_is_sent_again_while_losses_are_looked_for_keeps_its_row(
+    intake: Intake, started: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    receiver = receiver_of(intake)
+    receiver.replay()
+    receiver.commit([receiver.accept(arrival(1), [body(1)])])
+    receiver.clear(all_of_it=True)
+    (row,) = intake.instances()
+    receiver.spool.close()
+    # The power cut takes its last bytes.
+    place = intake.blobs.locate(row.blob_sha256)
+    place.chmod(0o600)
+    place.write_bytes(place.read_bytes()[:-16] + bytes(16))
+    started.write_text("second", encoding="ascii")
+    again = receiver_of(intake)
+    hardened = intake.blobs.harden
+
+    def meanwhile(digests: Iterable[Sha256]) -> list[Sha256]:
+        # What was damaged is set aside, and its row is not yet taken back.
+        again.commit([again.accept(arrival(1), [body(1)])])
+        return hardened(digests)
+
+    monkeypatch.setattr(intake.blobs, "harden", meanwhile)
+    again.look_for_losses()
+    assert [(one.id, one.blob_sha256, one.durable) for one in intake.instances()] == [(row.id, row.blob_sha256, True)]
+    assert intake.blobs.verify(row.blob_sha256)
+    assert told(intake, "study.images_lost") == []

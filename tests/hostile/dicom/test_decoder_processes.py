@@ -104,7 +104,7 @@ def test_children_that_were_started_ahead_are_the_ones_that_decode(pool: Decoder
 def test_a_pool_whose_children_do_not_start_is_empty_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     broken = DecoderPool(2, module="tests.support.there_is_no_such_module")
     assert broken.warm_up() == 0
-    assert [record.message for record in caplog.records] == ["decoder not started"] * 2
+    assert [record.message for record in caplog.records] == ["decoder.not_started"] * 2
 
 
 def test_a_child_that_stands_still_is_killed_by_its_parent(pool: DecoderPool, monkeypatch: pytest.MonkeyPatch) -> None:

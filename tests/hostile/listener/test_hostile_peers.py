@@ -14,11 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from heimdallr_ray.listener.registry import Registry
 from heimdallr_ray.listener.wire import reader
 from tests.support.databases import memory_folder
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, wait_for
 from tests.support.listeners import ListenerProcess, running
-from tests.support.wirepeer import Gone, WirePeer, associate_rq, echoes, pdata
+from tests.support.wirepeer import EXPLICIT, Gone, WirePeer, associate_rq, echoes, pdata
 
 STUDY = "1.2.826.0.1.3680043.9.9.4"
 MIB = 1 << 20
@@ -98,6 +99,11 @@ def endless_command(port: int) -> socket.socket:
     return peer.socket
 
 
+def cuts(registry: Registry) -> int:
+    """Connections ended so far because their peers broke a bound."""
+    return sum(count for name, count in registry.tally.snapshot().items() if name.startswith("cut."))
+
+
 LIARS = [liar_before_acceptance, liar_in_an_association, liar_inside_a_pdu, endless_command]
 
 
@@ -114,7 +120,8 @@ def test_of_a_length_of_4_gib_no_more_than_one_mebibyte_is_read(
             assert push_until_closed(peer, OFFERED) < OFFERED
         wait_for(lambda: not service.registry.open_associations(), 30, "the association to be forgotten")
         assert 6 <= read(port) <= MIB, read(port)
-        assert sum(count for name, count in service.registry.tally.snapshot().items() if name.startswith("cut.")) == 1
+        wait_for(lambda: cuts(service.registry) > 0, 30, "the cut to be counted")
+        assert cuts(service.registry) == 1
         assert echoes(service.scp.port)
         assert intake.spooled() == []
 
@@ -137,6 +144,61 @@ def test_lengths_that_lie_cost_no_memory(tmp_path: Path) -> None:
         assert echoes(listener.port)
 
 
+ENDLESS = {
+    "empty fragments of a data set": (True, lambda context: pdata(context, 0, b"")),
+    "single bytes of a data set": (True, lambda context: pdata(context, 0, b"1")),
+    "empty fragments of a command": (False, lambda context: pdata(context, 1, b"")),
+    "empty PDUs inside a message": (True, lambda _: struct.pack(">BBI", 4, 0, 0)),
+    "empty PDUs": (False, lambda _: struct.pack(">BBI", 4, 0, 0)),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+def test_who_says_nothing_without_end_is_cut(tmp_path: Path, what: str) -> None:
+    """Bytes keep coming, so that the sender is not slow; none of them ever fills a bound on lengths."""
+    in_a_message, make = ENDLESS[what]
+    intake = Intake(tmp_path / "data", listener_processes=1)
+    with intake.listening() as service:
+        with WirePeer(service.scp.port) as honest:
+            peer = WirePeer(service.scp.port)
+            try:
+                context = peer.begin_store() if in_a_message else peer.context_of(EXPLICIT)
+                block = make(context) * 1000
+                sent = 0
+                with pytest.raises(Gone):
+                    while sent < 1_000_000:
+                        peer.send(block)
+                        sent += 1000
+                # What both kernels hold comes on top of what was read.
+                print(f"{what}: cut after at most {sent}")
+            finally:
+                peer.close()
+            assert honest.echo() == 0
+        wait_for(lambda: service.registry.tally.snapshot().get("cut.tiny_fragments") == 1, 30, "the cut")
+        assert intake.spooled() == []
+
+
+def test_small_fragments_of_an_honest_peer_are_taken(tmp_path: Path) -> None:
+    """9,000 of a byte each, and 20,000 of 80."""
+    intake = Intake(tmp_path / "data", listener_processes=1)
+    body = dataset_bytes(file_bytes(ct_slice(1, STUDY, f"{STUDY}.1", size=900)))
+    with intake.listening() as service, WirePeer(service.scp.port) as peer:
+        pieces = [body[n : n + 1] for n in range(9000)]
+        pieces += [body[n : n + 80] for n in range(9000, len(body), 80)]
+        assert len(pieces) > 29_000
+        context = peer.begin_store(f"{STUDY}.1.1")
+        peer.send(b"".join(pdata(context, 0, piece) for piece in pieces) + pdata(context, 2, b""))
+        assert peer.answer() == 0
+        # The count begins anew with each message.
+        context = peer.begin_store(f"{STUDY}.1.1")
+        peer.send(b"".join(pdata(context, 0, body[n : n + 1]) for n in range(9000)))
+        peer.send(b"".join(pdata(context, 0, body[n : n + 100_000]) for n in range(9000, len(body), 100_000)))
+        peer.send(pdata(context, 2, b""))
+        assert peer.answer() == 0
+        assert peer.echo() == 0
+        assert "cut.tiny_fragments" not in service.registry.tally.snapshot()
+
+
 def test_names_that_strangers_give_are_not_kept(in_memory: Path) -> None:
     """Each malformed request has texts of its own; a listener that remembers them all can be filled by anybody."""
     with running(in_memory) as listener:
@@ -153,6 +215,7 @@ def test_names_that_strangers_give_are_not_kept(in_memory: Path) -> None:
         before = listener.rss_mib()
         strange(0x2000, 1200)
         assert listener.rss_mib() - before < 10, "60 MB of names were given"
+        wait_for(lambda: listener.status()["counts"].get("cut.malformed_request", 0) >= 1400, 30, "all to be counted")
         assert listener.status()["counts"]["cut.malformed_request"] == 1400
 
 
@@ -170,8 +233,13 @@ def test_idle_sockets_of_one_address_do_not_keep_another_out(tmp_path: Path) -> 
                 took.append(time.monotonic() - started)
             print(f"C-ECHO beside 64 idle sockets: at most {1000 * max(took):.0f} ms")
             assert max(took) < 2
-            refused = service.registry.tally.snapshot()["refused.too_many_from_address"]
-            assert refused == 64 - intake.settings.max_associations_per_address
+            too_many = 64 - intake.settings.max_associations_per_address
+
+            def refused() -> int:
+                return service.registry.tally.snapshot().get("refused.too_many_from_address", 0)
+
+            wait_for(lambda: refused() >= too_many, 30, "the refused to be counted")
+            assert refused() == too_many
             # Those that were let in are not kept either.
             wait_for(lambda: service.registry.tally.snapshot().get("cut.slow_sender") == 16, 30, "the idle to be cut")
         finally:
@@ -180,17 +248,27 @@ def test_idle_sockets_of_one_address_do_not_keep_another_out(tmp_path: Path) -> 
 
 
 class Crawler:
-    """Sends one byte a second, from the association request on or from inside a C-STORE."""
+    """Sends next to nothing: a byte a second of its request or of a PDU, or small whole PDUs a little more often."""
 
-    def __init__(self, port: int, source: str, *, associated: bool) -> None:
-        if associated:
-            peer = WirePeer(port, source=source)
-            peer.begin_store()
-            self._socket = peer.socket
-            self._content = pdata(3, 0, bytes(60_000))
-        else:
+    WAYS = ("request", "bytes", "PDUs of 1 byte", "PDUs of 64 bytes")
+
+    def __init__(self, port: int, source: str, way: str) -> None:
+        self.way = way
+        self._pause_s = 1.0
+        if way == "request":
             self._socket = socket.create_connection(("127.0.0.1", port), source_address=(source, 0))
-            self._content = associate_rq({1: ("1.2.840.10008.1.1", ("1.2.840.10008.1.2",))})
+            content = associate_rq({1: ("1.2.840.10008.1.1", ("1.2.840.10008.1.2",))})
+            self._pieces = [content[at : at + 1] for at in range(len(content))]
+        else:
+            peer = WirePeer(port, source=source)
+            context = peer.begin_store()
+            self._socket = peer.socket
+            if way == "bytes":
+                self._pieces = [b"\x04", *([b"\0"] * 60_000)]
+            else:
+                # Before the listener has waited for a second.
+                self._pause_s = 0.9
+                self._pieces = [pdata(context, 0, bytes(int(way.split()[2])))] * 1000
         self._began = time.monotonic()
         self.dropped_s: float | None = None
         self._ended = threading.Event()
@@ -199,15 +277,15 @@ class Crawler:
 
     def _crawl(self) -> None:
         self._socket.settimeout(0.0)
-        for at in range(len(self._content)):
+        for piece in self._pieces:
             try:
-                self._socket.send(self._content[at : at + 1])
+                self._socket.send(piece)
                 if self._socket.recv(64) in (b"",):
                     break
                 # An abort: the end of the stream follows it.
                 break
             except BlockingIOError:
-                if self._ended.wait(1.0):
+                if self._ended.wait(self._pause_s):
                     return
             except OSError:
                 break
@@ -221,8 +299,8 @@ class Crawler:
 
 @contextmanager
 def crawlers(port: int, count: int = 20) -> Generator[list[Crawler]]:
-    """So many senders at 1 byte/s, of ten addresses, half of them inside a C-STORE."""
-    made = [Crawler(port, f"127.0.0.{10 + n % 10}", associated=n >= count // 2) for n in range(count)]
+    """So many senders that crawl, of ten addresses, as many in each way."""
+    made = [Crawler(port, f"127.0.0.{10 + n % 10}", Crawler.WAYS[n * 4 // count]) for n in range(count)]
     try:
         yield made
     finally:
@@ -273,8 +351,8 @@ def test_crawling_senders_take_little_from_an_honest_one(in_memory: Path) -> Non
     with running(in_memory, idle_s=60) as listener:
         bodies = honest_bodies(150, 64)
         instances_per_s(listener.port, bodies, 999)
-        # Others' work on the machine falls on either side; a real loss shows in every try.
-        assert any(share_beside_crawlers(listener.port, bodies, 5) > 0.8 for _ in range(3))
+        # Others' work on the machine falls on either side, in one try of three too.
+        assert statistics.median(share_beside_crawlers(listener.port, bodies, 5) for _ in range(3)) > 0.8
 
 
 def test_crawling_senders_are_dropped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -283,6 +361,7 @@ def test_crawling_senders_are_dropped(tmp_path: Path, monkeypatch: pytest.Monkey
     intake = Intake(tmp_path / "data", listener_processes=0)
     with intake.listening() as service, crawlers(service.scp.port) as slow:
         wait_for(lambda: all(one.dropped_s for one in slow), 60, "all to be dropped")
+        wait_for(lambda: cuts(service.registry) >= 20, 30, "all to be counted")
         assert service.registry.tally.snapshot()["cut.slow_sender"] == 20
         assert echoes(service.scp.port)
         assert intake.spooled() == []
@@ -296,11 +375,11 @@ def test_20_crawling_senders_are_dropped_by_30_s_and_an_honest_one_loses_little(
         with crawlers(listener.port) as slow:
             wait_for(lambda: all(one.dropped_s for one in slow), 90, "all to be dropped")
             took = sorted(one.dropped_s or 0.0 for one in slow)
-        print(f"20 senders at 1 byte/s dropped after {took[0]:.1f} to {took[-1]:.1f} s")
+        print(f"20 senders that crawl dropped after {took[0]:.1f} to {took[-1]:.1f} s")
         assert took[-1] <= 30
         bodies = honest_bodies(60, 512)
         instances_per_s(listener.port, bodies, 999)
-        assert any(share_beside_crawlers(listener.port, bodies, 7) > 0.8 for _ in range(3))
+        assert statistics.median(share_beside_crawlers(listener.port, bodies, 7) for _ in range(3)) > 0.8
 
 
 def endless_store(listener: ListenerProcess, limit_mib: int) -> None:

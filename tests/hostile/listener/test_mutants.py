@@ -40,6 +40,10 @@ SEEDS = tuple(
 SENDERS = 4
 HANG_S = 2.0
 TRIES = 3
+IN_ALL_S = 180.0
+"""Seven times as long as it takes on two cores that others use too, so that who waits here has hung."""
+CPU_S = 60.0
+"""Seven times what it costs."""
 
 
 def mutants(count: int) -> list[tuple[str, bytes]]:
@@ -139,10 +143,10 @@ def test_5000_mutants_are_answered_in_180_s(folder: Path) -> None:
     assert read_all(found) < HANG_S
     with running(folder / "data", idle_s=600) as listener:
         offer_all(listener, found)
-        spent = time.process_time() - cpu + listener.cpu_s()
-        print(f"{time.monotonic() - began:.0f} s, {spent:.0f} s of CPU, peak {listener.peak_mib():.0f} MiB")
-    # On a machine that does other things besides, the work of both cores counts.
-    assert min(time.monotonic() - began, spent) < 180
+        took, spent = time.monotonic() - began, time.process_time() - cpu + listener.cpu_s()
+        print(f"{took:.0f} s, {spent:.0f} s of CPU, peak {listener.peak_mib():.0f} MiB")
+    assert took < IN_ALL_S
+    assert spent < CPU_S
 
 
 def conversation(body: bytes) -> bytes:

@@ -6,24 +6,29 @@ import json
 import socket
 import ssl
 import threading
+import time
 import warnings
 from collections.abc import Generator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from heimdallr_ray.listener.gate import ASSOCIATE_TIMEOUT_S
 from heimdallr_ray.listener.service import ListenerService
 from heimdallr_ray.security.audit_check import verify
 from heimdallr_ray.security.audit_entries import recent
 from heimdallr_ray.security.audit_key import read_key
 from tests.support.certificates import Authority, Certificate, authority
 from tests.support.intake import Intake, all_committed, ct_slice, dataset_bytes, file_bytes, sha256, wait_for
-from tests.support.wirepeer import Gone, NotAccepted, WirePeer
+from tests.support.wirepeer import CT, EXPLICIT, Gone, NotAccepted, WirePeer, associate_rq
 
 STUDY = "1.2.826.0.1.3680043.9.9.8"
+TRICKLE_S = 0.5
+MARGIN_S = 4.0
+"""For a machine that does other things besides."""
 V1_1, V1_2, V1_3 = ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3
 
 
@@ -182,6 +187,52 @@ def test_a_silent_handshake_holds_up_nobody(service: ListenerService, site: Site
         silent.settimeout(60)
         assert silent.recv(1) == b""
     wait_for(lambda: service.registry.tally.snapshot().get("refused.tls") == 1, 30, "it to be counted")
+
+
+def client_hello(tls: ssl.SSLContext) -> bytes:
+    """The first words of a peer with TLS."""
+    said = ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        tls.wrap_bio(ssl.MemoryBIO(), said, server_hostname="localhost").do_handshake()
+    return said.read()
+
+
+def trickled(connection: socket.socket, content: bytes) -> tuple[float, int]:
+    """Seconds until a peer that sends a byte each half second is cut off, and how many bytes it could send."""
+    began, n_sent = time.monotonic(), 0
+    connection.settimeout(TRICKLE_S)
+    try:
+        for n_sent in range(len(content)):
+            connection.sendall(content[n_sent : n_sent + 1])
+            try:
+                if not connection.recv(4096):
+                    break
+            except TimeoutError:
+                pass
+    except OSError:
+        pass
+    return time.monotonic() - began, n_sent
+
+
+@pytest.mark.parametrize("what", ["handshake", "request after the handshake"])
+def test_who_trickles_is_cut_off_in_the_time_of_a_request(service: ListenerService, site: Site, what: str) -> None:
+    """Check 33 of the reliability list: a byte now and then begins no new time, neither in the handshake nor after."""
+    port, tls = service.scp.port, client(site, site.modality)
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:
+        if what == "handshake":
+            content = client_hello(tls)
+            took_s, n_sent = trickled(raw, content)
+        else:
+            content = associate_rq({1: (CT, (EXPLICIT,))}, calling="CT1")
+            with tls.wrap_socket(raw, server_hostname="localhost") as secured:
+                took_s, n_sent = trickled(secured, content)
+    # It went on sending until it was cut, and what it sent was no reason to cut it earlier.
+    assert ASSOCIATE_TIMEOUT_S - 1 < took_s < ASSOCIATE_TIMEOUT_S + MARGIN_S, took_s
+    assert ASSOCIATE_TIMEOUT_S / TRICKLE_S / 3 < n_sent < len(content) // 4
+    tally = "refused.tls" if what == "handshake" else "cut.slow_sender"
+    wait_for(lambda: service.registry.tally.snapshot().get(tally) == 1, 30, "it to be counted")
+    with WirePeer(port, calling="CT1", tls=tls) as peer:
+        assert peer.echo() == 0
 
 
 def test_an_unknown_ae_title_or_address_is_rejected_and_audited(

@@ -76,6 +76,23 @@ def test_on_loopback_without_a_token_this_machine_may_read(client: TestClient, p
     assert client.get(path).status_code == 200
 
 
+@pytest.mark.parametrize("path", [*GUARDED, "/api/v1/intake", "/metrics"])
+def test_who_presents_a_token_is_judged_by_it_also_on_loopback(client: TestClient, path: str):
+    for wrong in ("no-token-of-ours", "x" * 2000):
+        answer = client.get(path, headers=bearer(wrong))
+        assert (answer.status_code, answer.json()["error"]["detail"]) == (401, "this token is not known here")
+
+
+def test_a_wrong_token_opens_no_door_of_this_machine(client: TestClient):
+    wrong = [bearer("no-token-of-ours"), {"X-Upload-Token": "no-token-of-ours"}]
+    for path in ("/upload", "/api/v1/upload"):
+        for headers in wrong:
+            assert client.post(path, files=ZIP, headers=headers).status_code == 401
+    for headers in wrong:
+        answer = client.post("/api/v1/instances/known", json={"instances": []}, headers=headers)
+        assert answer.status_code == 401
+
+
 @pytest.mark.parametrize("path", GUARDED)
 def test_another_machine_may_not_although_no_token_is_set(seeded: ApiServices, path: str):
     stranger = client_of(create_app(seeded), peer=("192.0.2.9", 4000))

@@ -14,7 +14,8 @@ from sqlmodel import select
 from typer.testing import CliRunner
 
 from heimdallr_ray.api.app import ApiServices, create_app
-from heimdallr_ray.api.told import telling_of
+from heimdallr_ray.api.told import carry_out, telling_of
+from heimdallr_ray.catalog.api_tokens import create_token
 from heimdallr_ray.catalog.jobs import STUDY_JOB, insert_job
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.catalog.tables import InstanceRow
@@ -22,9 +23,11 @@ from heimdallr_ray.cli import app as command
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.listener.snapshots import FOLDER, read_snapshots
 from heimdallr_ray.security.audit import Actor, ActorKind
+from heimdallr_ray.security.audit_anchor import read_anchor
 from heimdallr_ray.security.audit_check import verify
 from heimdallr_ray.security.audit_entries import recent
 from heimdallr_ray.security.audit_key import read_key
+from heimdallr_ray.security.tokens import Scope, digest, mint
 from tests.integration.api.conftest import TOKEN, bearer, client_of
 from tests.support.intake import ct_slice, file_bytes, wait_for, write_study
 from tests.support.related import TYPE, related
@@ -98,6 +101,28 @@ def test_an_upload_and_a_stow_request_are_told_with_who_sent_them(site: ApiServi
     assert sum(figures.store_seconds["upload"].counts) == 1
 
 
+def test_a_known_token_without_the_scope_is_named_and_its_secret_is_not(site: ApiServices, tmp_path: Path) -> None:
+    token = mint()
+    with site.database.write() as session:
+        create_token(
+            session, "monitor", digest(token), Scope.METRICS, now=site.clock.now(), created_by="t", expires_at=None
+        )
+    client = client_of(create_app(site))
+    answer = client.post("/api/v1/upload", files=zipped(tmp_path, 1), headers=bearer(token))
+    assert answer.status_code == 403 and "monitor" in answer.json()["error"]["detail"]
+    (told,) = entries(site)
+    assert told[:4] == ("upload.refused", "token", "monitor", "127.0.0.1") and told[4] == {"reason": "forbidden"}
+    with site.database.read() as session:
+        assert all(token not in row.detail + row.actor_name for row in recent(session, 10))
+
+
+def test_a_question_about_instances_that_is_refused_is_counted_and_told(site: ApiServices) -> None:
+    client = client_of(create_app(site))
+    assert client.post("/api/v1/instances/known", json={"instances": []}).status_code == 401
+    assert site.figures.figures().refused["upload"] == {"request.unauthorized": 1}
+    assert [one[:2] for one in entries(site)] == [("upload.refused", "anonymous")]
+
+
 def test_an_upload_that_is_rolled_back_leaves_no_entry(site: ApiServices, tmp_path: Path) -> None:
     content = zipped(tmp_path, 2)
     with site.database.write() as session:
@@ -115,8 +140,12 @@ def test_the_http_interface_tells_its_figures_like_a_listener(site: ApiServices)
     finally:
         telling.stop()
     assert [(one.place, one.state.healthy) for one in told] == [("http-0", True)]
-    site.intake_audit.refused("unauthorized", Actor(ActorKind.ANONYMOUS, "", "192.0.2.9"), door=Door.STOW)
+    note = site.intake_audit.refused("unauthorized", Actor(ActorKind.ANONYMOUS, "", "192.0.2.9"), door=Door.STOW)
+    assert note is not None
+    carry_out(site, note)
     telling.chores()
+    anchor = read_anchor(site.settings.data_dir)
+    assert anchor is not None and anchor.entries == 1 + len(entries(site))
 
 
 def test_a_retry_and_a_choice_over_the_api(site: ApiServices) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 from datetime import timedelta
 
 import pytest
@@ -11,6 +12,8 @@ from sqlmodel import select
 from typer.testing import CliRunner
 
 from heimdallr_ray.api.app import ApiServices, create_app
+from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, record_closed, record_opened
+from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.catalog.studies import record_instances
 from heimdallr_ray.catalog.tables import AuditRow
 from heimdallr_ray.cli import app
@@ -38,12 +41,19 @@ def client(site: ApiServices) -> TestClient:
 
 
 def test_a_study_is_closed_as_it_stands(client: TestClient, site: ApiServices) -> None:
-    assert client.get(f"/api/v1/studies/{UID}").json()["study"]["completion"] is None
+    coming = client.get(f"/api/v1/studies/{UID}").json()["study"]["completion"]
+    assert (coming["code"], coming["reason"], coming["closes_at"]) == ("receiving", "images are coming", None)
     answer = client.post(f"/api/v1/studies/{UID}/complete", json=WISH)
     assert (answer.status_code, answer.json()) == (202, {"study_uid": UID, "state": "queued", "n_instances": 2})
     page = client.get(f"/api/v1/studies/{UID}").json()
     words = "Dr. Grey said that it is complete: the scanner broke"
-    assert page["study"]["completion"] == {"code": "operator", "reason": words, "closes_at": None}
+    assert page["study"]["completion"] == {
+        "code": "operator",
+        "reason": words,
+        "closes_at": None,
+        "transfer": None,
+        "incomplete": None,
+    }
     assert (page["study"]["state"], page["study"]["reason"], page["job"]["state"]) == ("queued", None, "queued")
     last = page["history"][-1]
     assert (last["actor"], last["new"], last["reason"]) == ("api:Dr. Grey", "queued", words)
@@ -90,21 +100,72 @@ def test_the_command_needs_a_reason_and_says_how_many_images(site: ApiServices, 
     assert again.exit_code == 1 and "not_open" in again.output
 
 
-@pytest.mark.parametrize(("state", "shown"), [("receiving", False), ("settling", True)])
-def test_while_it_settles_the_api_tells_when_and_why_it_will_close(
-    client: TestClient, site: ApiServices, state: str, *, shown: bool
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (How.RELEASED, None),
+        (How.ABORTED, "the last association was broken off"),
+        (How.LOST, "the last association was lost"),
+        (None, "an association was still sending"),
+    ],
+)
+def test_a_person_s_word_does_not_hide_how_the_transfer_had_ended(
+    client: TestClient, site: ApiServices, how: How | None, words: str | None
+) -> None:
+    now, uid = site.clock.now(), "1.2.8"
+    with site.database.write() as session:
+        record_opened(session, [AssociationOpened("a8", Door.DICOM, "CT_1", "HEIMDALLR", "192.0.2.7", now)])
+        record_instances(session, [received(1, study=8, at=now, association="a8")], now)
+        if how is not None:
+            record_closed(session, [AssociationClosed("a8", now, how)])
+    assert client.post(f"/api/v1/studies/{uid}/complete", json=WISH).status_code == 202
+    page = client.get(f"/api/v1/studies/{uid}").json()
+    told = page["study"]["completion"]
+    said = "Dr. Grey said that it is complete: the scanner broke" + (f" ({words})" if words else "")
+    assert (told["code"], told["reason"], page["history"][-1]["reason"]) == ("operator", said, said)
+    assert told["transfer"] == (how.value if how else "open")
+    assert told["incomplete"] == ("transfer_incomplete" if words else None)
+    with site.database.read() as session:
+        (entry,) = session.exec(select(AuditRow).where(AuditRow.action == Action.STUDY_COMPLETED.value)).all()
+    assert json.loads(entry.detail)["transfer"] == told["transfer"]
+
+
+@pytest.mark.parametrize("state", ["receiving", "settling"])
+def test_while_it_is_open_the_api_tells_when_and_why_it_will_close(
+    client: TestClient, site: ApiServices, state: str
 ) -> None:
     at = site.clock.now() + timedelta(seconds=9)
     plan = {"closes_at": at, "close_code": "idle_after_release", "close_reason": "15 s without an image"}
     with site.database.write() as session:
         add_study(session, "1.2.7", site.clock.now(), state=state, **plan)
     told = client.get("/api/v1/studies/1.2.7").json()["study"]["completion"]
-    if not shown:
-        assert told is None
-        return
     assert (told["code"], told["reason"]) == ("idle_after_release", "15 s without an image")
     assert told["closes_at"] is not None
     row = next(one for one in client.get("/api/v1/studies").json()["studies"] if one["study_uid"] == "1.2.7")
+    assert row["completion"] == told
+
+
+@pytest.mark.parametrize(
+    ("code", "state", "incomplete"),
+    [
+        ("idle_after_abort", "receiving", None),
+        ("idle_after_abort", "settling", None),
+        ("hard_maximum", "settling", None),
+        ("idle_after_abort", "queued", "idle_after_abort"),
+        ("hard_maximum", "failed", "hard_maximum"),
+    ],
+)
+def test_no_open_study_is_called_closed_without_its_images(
+    client: TestClient, site: ApiServices, code: str, state: str, incomplete: str | None
+) -> None:
+    now = site.clock.now()
+    is_open = state in ("receiving", "settling")
+    when = {"closes_at": now + timedelta(minutes=5)} if is_open else {"closed_at": now, "last_transfer": "aborted"}
+    with site.database.write() as session:
+        add_study(session, "1.2.9", now, state=state, close_code=code, close_reason="why", **when)
+    told = client.get("/api/v1/studies/1.2.9").json()["study"]["completion"]
+    assert (told["code"], told["incomplete"]) == (code, incomplete)
+    row = next(one for one in client.get("/api/v1/studies").json()["studies"] if one["study_uid"] == "1.2.9")
     assert row["completion"] == told
 
 

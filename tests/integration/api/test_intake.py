@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Generator
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from typer.testing import CliRunner
 from heimdallr_ray.api.app import ApiServices, create_app
 from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, record_closed, record_opened
 from heimdallr_ray.catalog.states import Door, How
+from heimdallr_ray.catalog.studies import record_instances
 from heimdallr_ray.catalog.tables import StudyRow
 from heimdallr_ray.cli import app as command
 from heimdallr_ray.cli_intake import age
@@ -24,7 +26,11 @@ from heimdallr_ray.listener.figures import IntakeFigures, OpenNow
 from heimdallr_ray.listener.snapshots import LISTENER, FiguresPublisher, ProcessState
 from heimdallr_ray.security.audit import Action, Actor
 from tests.integration.api.conftest import TOKEN, bearer, client_of
+from tests.integration.api.test_uploads import zipped
+from tests.support.intake import write_study
+from tests.support.related import TYPE, related
 from tests.support.seeded import services
+from tests.support.studies import received
 
 CT, MR = ("CT_1", "192.0.2.7"), ("MR_1", "192.0.2.8")
 
@@ -102,6 +108,52 @@ def test_the_api_tells_who_is_there_who_was_and_what_waits(busy: ApiServices) ->
     assert told["disk"]["level"] in ("well", "warn", "refuse")
     assert told["commitment"] == {"waiting": 0, "oldest_asked_at": None, "failing": 0, "given_up": 0}
     assert told["audit_entries"] == 2
+
+
+def test_a_contested_uid_is_told_to_reader_and_operator(empty: ApiServices) -> None:
+    now = empty.clock.now()
+    with empty.database.write() as session:
+        images = [received(1, at=now), received(2, at=now)]
+        record_instances(session, [*images, received(2, content="other", spool="b", at=now, ae="CT_2")], now)
+    client = client_of(create_app(empty))
+    (row,) = client.get("/api/v1/studies").json()["studies"]
+    page = client.get("/api/v1/studies/1.2.1").json()
+    assert (row["uid_conflicts"], page["study"]["uid_conflicts"]) == (1, 1)
+    assert {(one["calling_ae"], one["study_uid"]) for one in page["uid_conflicts"]} == {
+        ("SCANNER", "1.2.1"),
+        ("CT_2", "1.2.1"),
+    }
+    assert client.get("/api/v1/intake").json()["uid_conflicts"] == {
+        "uids": 1,
+        "images": 2,
+        "n_studies": 1,
+        "studies": [{"study_uid": "1.2.1", "uids": 1}],
+    }
+    said = CliRunner().invoke(command, ["intake", "status", "--data-dir", str(empty.settings.data_dir)]).output
+    assert "UID conflicts 1 SOP Instance UID with images of different bytes, 2 images under it in all" in said
+    assert "  1 such UID in study 1.2.1\n" in said
+    assert client.get("/api/v1/status").json()["disk"]["level"] in ("well", "warn", "refuse")
+
+
+def test_each_http_door_counts_what_it_took_what_it_had_and_what_it_did_not_take(
+    empty: ApiServices, tmp_path: Path
+) -> None:
+    client = client_of(create_app(empty))
+    files = [path.read_bytes() for path in write_study(tmp_path / "study", 3)]
+    packed = zipped({**{f"{n}.dcm": content for n, content in enumerate(files)}, "readme.txt": b"no image"})
+    for _ in range(2):
+        assert client.post("/api/v1/upload", files={"file": ("study.zip", packed)}).status_code == 200
+    body = related([*files[:2], b"this is no DICOM" * 10])
+    assert client.post("/dicomweb/studies", content=body, headers={"Content-Type": TYPE}).status_code == 202
+    told = {one["door"]: one for one in client.get("/api/v1/intake").json()["senders"]}
+    figures = ("associations", "stored", "duplicates", "refused")
+    assert {door: tuple(one[name] for name in figures) for door, one in told.items()} == {
+        "upload": (2, 6, 3, 2),
+        "stow": (1, 2, 2, 1),
+    }
+    said = CliRunner().invoke(command, ["intake", "status", "--data-dir", str(empty.settings.data_dir)]).output
+    for row in (r"-  +upload .* 6 +3 +2 +2 +0", r"-  +stow .* 2 +2 +1 +1 +0"):
+        assert re.search(f"^{row}$", said, re.MULTILINE), said
 
 
 def test_prometheus_reads_the_same_and_no_name_of_anybody(busy: ApiServices) -> None:

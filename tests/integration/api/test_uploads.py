@@ -101,6 +101,19 @@ def test_bad_uploads_are_refused_by_code(
     assert client.get("/api/v1/studies").json()["total"] == 0
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"this is no archive", "neither a ZIP nor a DICOM file by its content"),
+        (zipped({"a.dcm": b"x" * 100})[:-20], "the ZIP is damaged, cut off or packed in a way that is not read here"),
+        (zipped({"a.txt": b"text", "b.txt": b"text"}), "none of its 2 files is a DICOM image; nothing was stored"),
+    ],
+)
+def test_junk_is_told_what_it_is(client: TestClient, content: bytes, words: str):
+    answer = client.post("/api/v1/upload", files={"file": ("study.zip", content, "application/zip")})
+    assert words in answer.json()["error"]["detail"]
+
+
 @pytest.mark.parametrize("name", ["study", "study.dcm", "..."])
 def test_a_zip_is_one_by_its_content_but_for_the_original_s_clients(client: TestClient, study_zip: bytes, name: str):
     files = {"file": (name, study_zip, "application/octet-stream")}

@@ -30,7 +30,7 @@ def opened(id_: str, at: float = 0, ae: str | None = "CT1", door: Door = Door.DI
 
 
 def closed(id_: str, at: float = 9, how: How = How.RELEASED, stored: int = 3) -> AssociationClosed:
-    return AssociationClosed(id_, EPOCH + timedelta(seconds=at), how, stored, 1, 2, 4000)
+    return AssociationClosed(id_, EPOCH + timedelta(seconds=at), how, stored, 2, 4000)
 
 
 def rows(database: Database) -> dict[str, AssociationRow]:
@@ -63,7 +63,7 @@ def test_the_order_and_number_of_words_do_not_matter(
     (row,) = rows(database).values()
     assert (row.door, row.calling_ae, row.called_ae, row.address) == ("dicom", "CT1", "HEIMDALLR", "10.0.0.7")
     assert (row.opened_at, row.closed_at) == (EPOCH, EPOCH + timedelta(seconds=9))
-    assert (row.how, row.stored, row.duplicates, row.refused, row.n_bytes) == ("released", 3, 1, 2, 4000)
+    assert (row.how, row.stored, row.refused, row.n_bytes) == ("released", 3, 2, 4000)
 
 
 def test_an_end_without_a_beginning_is_a_row_with_what_is_known(database: Database) -> None:
@@ -119,7 +119,7 @@ def test_text_from_outside_is_bounded(database: Database) -> None:
 
 
 def test_last_seen_is_one_line_for_each_sender_the_newest_first(database: Database) -> None:
-    tell(database, opened("a"), closed("a"), opened("b", at=20), closed("b", at=30, how=How.ABORTED, stored=0))
+    tell(database, opened("a"), closed("a"), opened("b", at=20), closed("b", at=30, how=How.ABORTED, stored=1))
     tell(database, opened("c", at=40), opened("d", at=10, ae="CT2"), opened("e", at=5, ae=None), closed("x"))
     with database.read() as session:
         seen = last_seen(session, 10)
@@ -131,10 +131,34 @@ def test_last_seen_is_one_line_for_each_sender_the_newest_first(database: Databa
     assert [item.calling_ae for item in seen] == ["CT1", "CT2", ""]
     first = seen[0]
     assert (first.address, first.door, first.opened_at) == ("10.0.0.7", "dicom", EPOCH + timedelta(seconds=40))
-    # Association b brought known images only: that is a sign of life too.
     assert first.stored_at == EPOCH + timedelta(seconds=30)
     assert (first.open, first.associations, first.unclean) == (1, 3, 1)
-    assert (first.stored, first.duplicates, first.refused, first.n_bytes) == (3, 2, 4, 8000)
+    assert (first.stored, first.refused, first.n_bytes) == (4, 4, 8000)
+
+
+def test_each_door_of_an_address_is_a_line_of_its_own(database: Database) -> None:
+    doors = (Door.UPLOAD, Door.STOW, Door.DICOM)
+    for at, door in enumerate(doors):
+        tell(database, opened(door.value, at=at, ae=None, door=door), closed(door.value, stored=at + 1))
+    with database.read() as session:
+        seen = last_seen(session, 10)
+    assert [(one.door, one.stored) for one in seen] == [("dicom", 3), ("stow", 2), ("upload", 1)]
+
+
+def test_known_images_are_counted_with_the_rows_whenever_the_association_ends(database: Database) -> None:
+    tell(database, opened("a1"), opened("b1", at=1))
+    with database.write() as session:
+        record_instances(session, [received(n) for n in (1, 2, 3)], EPOCH)
+        # One comes twice by one association, two by another one that has ended before they are rows.
+        record_instances(session, [received(3, spool="again")], EPOCH)
+    tell(database, closed("a1", stored=4), closed("b1", stored=3))
+    others = [received(n, spool="b", association="b1") for n in (1, 2, 4)]
+    for items in (others, [received(1, spool="c", association="without a row")]):
+        with database.write() as session:
+            record_instances(session, items, EPOCH)
+    tell(database, closed("b1", stored=3))
+    found = rows(database)
+    assert {key: (row.stored, row.duplicates) for key, row in found.items()} == {"a1": (4, 1), "b1": (3, 2)}
 
 
 def test_the_last_sender_of_a_study_is_an_open_one_else_the_last_to_end(database: Database) -> None:

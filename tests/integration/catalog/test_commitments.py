@@ -212,6 +212,7 @@ def test_workers_of_several_processes_tell_each_request_once_and_a_peer_one_at_a
             peers,
             send,
             lambda _: True,
+            lambda: None,
             max_age_s=60,
             missing_grace_s=0,
             scan_s=0.05,

@@ -72,6 +72,26 @@ def test_a_replayed_spool_changes_nothing(database: Database) -> None:
     assert _study(database).model_dump() == before
 
 
+def test_a_replayed_duplicate_is_counted_nowhere_and_lengthens_no_wait(database: Database) -> None:
+    """It has no row that would tell that it was recorded before."""
+    _record(database, received(1), received(2))
+    again = replace(received(1, spool="again", at=EPOCH + timedelta(seconds=3)), replayed=True)
+    for at in (5.0, 10.0, 15.0):
+        outcome = _record(database, again, at=at)
+        assert (outcome.stored, outcome.duplicates, outcome.replayed) == (0, 0, 1)
+        # When it came is known, and is the same each time.
+        assert _study(database).last_received_at == EPOCH + timedelta(seconds=3)
+    before = _study(database).model_dump()
+    outcome = _record(database, replace(received(2, spool="older"), replayed=True), at=20)
+    assert (outcome.duplicates, outcome.replayed, _study(database).model_dump()) == (0, 1, before)
+    # A new one that is replayed is a row, once, and beside it the duplicate changes nothing either.
+    new = replace(received(3), replayed=True)
+    for at, stored in ((25.0, 1), (30.0, 0)):
+        outcome = _record(database, again, new, at=at)
+        assert (outcome.stored, outcome.duplicates, outcome.replayed) == (stored, 0, 2 - stored)
+        assert _study(database).last_received_at == EPOCH + timedelta(seconds=25)
+
+
 def test_the_same_object_again_is_a_duplicate_without_a_row(database: Database) -> None:
     _record(database, received(1))
     outcome = _record(database, received(1, spool="again"), received(1, spool="and again"), at=5)

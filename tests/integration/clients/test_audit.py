@@ -14,7 +14,7 @@ from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.tables import StudyRow
 from heimdallr_ray.cli import app
 from heimdallr_ray.config import Settings, load
-from heimdallr_ray.security.audit import Action, Actor, AuditLog
+from heimdallr_ray.security.audit import Action, Actor, AuditLog, Fact
 from heimdallr_ray.security.audit_anchor import keep_anchor, read_anchor
 from heimdallr_ray.security.audit_check import Anchor
 from tests.support.clock import EPOCH
@@ -131,6 +131,16 @@ def test_without_its_key_nothing_is_verified_and_no_new_one_is_made(settings: Se
     assert invoke(settings, "verify", "--key-file", str(old))[0] == 0
 
 
+def test_an_address_without_an_ae_title_is_not_listed_as_one(settings: Settings, database: Database) -> None:
+    with database.write() as session:
+        facts: dict[str, Fact] = {"reason": "address"}
+        AuditLog.of(settings).append(
+            session, Action.ASSOCIATION_REFUSED, Actor.ae("", "192.0.2.9"), now=EPOCH, detail=facts
+        )
+    said = invoke(settings, "list")[1]
+    assert "ae (no AE title told) 192.0.2.9" in said
+
+
 def test_entries_are_listed_by_study_and_actor_the_newest_last(settings: Settings, database: Database) -> None:
     write(database, settings, 1)
     status, said = invoke(settings, "list")
@@ -153,3 +163,11 @@ def test_a_chain_without_an_entry_is_whole(settings: Settings) -> None:
     AuditLog.of(settings)
     assert invoke(settings, "verify")[0] == 0
     assert invoke(settings, "head")[0] == 1
+
+
+def test_an_action_that_there_is_not_is_refused_with_those_there_are(settings: Settings, database: Database) -> None:
+    write(database, settings, 1)
+    status, said = invoke(settings, "list", "--action", "nonsense")
+    assert status == 1 and "there is no action nonsense" in said and "study.retried" in said
+    for known in ("upload.", "token.created"):
+        assert invoke(settings, "list", "--action", known)[0] == 0

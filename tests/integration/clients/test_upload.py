@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from heimdallr_ray.clients.files import INDEX_REASON, MAX_NAMED, SkippedFile
-from heimdallr_ray.clients.idle import idle_seconds
 from heimdallr_ray.clients.upload import upload_zip
-from heimdallr_ray.errors import BadArchive, EmptyInput, NotReady, Rejected, TooLarge, Unauthorized
+from heimdallr_ray.errors import BadArchive, EmptyInput, NotReady, Rejected, TooLarge, TruncatedObject, Unauthorized
 from heimdallr_ray.listener import part10
 from tests.support.intake import Intake, write_study
 from tests.support.server import serving_intake
@@ -29,13 +28,6 @@ def intake(tmp_path: Path) -> Intake:
 def url(intake: Intake) -> Generator[str]:
     with serving_intake(intake) as base:
         yield base
-
-
-def test_the_server_says_after_how_long_analysis_starts(intake: Intake, url: str) -> None:
-    assert idle_seconds(f"{url}/", TOKEN, timeout_s=60.0) == intake.settings.idle_seconds
-    assert idle_seconds(url, timeout_s=60.0) is None  # it asks for a token
-    assert idle_seconds("http://127.0.0.1:9") is None
-    assert idle_seconds(None) is None
 
 
 def test_a_folder_is_zipped_and_stored(tmp_path: Path, intake: Intake, url: str) -> None:
@@ -80,6 +72,25 @@ def test_a_file_that_is_neither_zip_nor_dicom_is_not_sent(tmp_path: Path) -> Non
     (tmp_path / "notes.txt").write_text("neither")
     with pytest.raises(BadArchive, match=r"notes\.txt is neither a ZIP archive nor a DICOM file"):
         upload_zip(tmp_path / "notes.txt", "http://127.0.0.1:9", TOKEN)
+    (tmp_path / "notes.txt").rename(tmp_path / "notes.zip")
+    with pytest.raises(BadArchive, match=r"notes\.zip: not a ZIP archive"):
+        upload_zip(tmp_path / "notes.zip", "http://127.0.0.1:9", TOKEN)
+
+
+def test_what_is_no_image_is_named_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(EmptyInput, match="no DICOM object there: it holds no file"):
+        upload_zip(tmp_path / "folder", "http://127.0.0.1:9")
+    for index in range(4):
+        (tmp_path / "folder" / f"{index}.txt").write_text("neither")
+    with pytest.raises(EmptyInput, match=r"no DICOM object there \(0\.txt: not DICOM; .*; and 1 more\)"):
+        upload_zip(tmp_path / "folder", "http://127.0.0.1:9")
+    good = write_study(tmp_path / "folder", 2)[0]
+    (tmp_path / "folder" / "cut.dcm").write_bytes(good.read_bytes()[:400])
+    with pytest.raises(
+        TruncatedObject, match=r"1 of 3 DICOM files cannot be taken \(cut\.dcm: .*\(truncated\)\); nothing"
+    ):
+        upload_zip(tmp_path / "folder", "http://127.0.0.1:9")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
 import time
 from collections.abc import Generator
@@ -19,11 +20,11 @@ from heimdallr_ray.catalog.tables import CommitmentRow
 from heimdallr_ray.config import Peer
 from heimdallr_ray.listener import commitment_report
 from heimdallr_ray.listener.commitment import MAX_REFERENCES
+from heimdallr_ray.listener.connecting import Told
 from heimdallr_ray.listener.wire.tls import server_context
 from tests.support.certificates import authority
 from tests.support.commitment import (
     CT,
-    MR,
     PEER_AE,
     ReportPeer,
     ask,
@@ -32,6 +33,7 @@ from tests.support.commitment import (
     rows,
 )
 from tests.support.intake import Intake, storescu, wait_for, write_study
+from tests.support.orthanc import free_port
 
 STUDY = "1.2.826.0.1.3680043.9.9.16"
 TRANSACTION = "1.2.826.0.1.3680043.9.9.16.900"
@@ -51,16 +53,6 @@ def references(count: int, sop_class: str = CT) -> list[tuple[str, str]]:
     return [(sop_class, f"{STUDY}.7.{index}") for index in range(1, count + 1)]
 
 
-def flip_a_bit(intake: Intake, sop_uid: str) -> None:
-    """One bit in the middle of the blob of the instance has changed on the disk."""
-    blob = next(row.blob_sha256 for row in intake.instances() if row.sop_uid == sop_uid)
-    path = intake.blobs.path(blob)
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 0x10
-    path.chmod(0o600)
-    path.write_bytes(content)
-
-
 @pytest.mark.peers("storescu")
 def test_what_was_stored_is_committed_on_an_association_of_our_own(tmp_path: Path, peer: ReportPeer) -> None:
     intake = intake_of(tmp_path, peer)
@@ -75,27 +67,6 @@ def test_what_was_stored_is_committed_on_an_association_of_our_own(tmp_path: Pat
     row = rows(intake.database)[0]
     assert (row.n_items, row.n_failed, row.times_asked, row.calling_ae) == (5, 0, 1, PEER_AE)
     assert row.address == "127.0.0.1" and row.association_id
-
-
-@pytest.mark.peers("storescu")
-def test_of_a_hundred_ninety_six_are_good_three_missing_and_one_damaged(tmp_path: Path, peer: ReportPeer) -> None:
-    """Check 16 of the reliability list; and one of another SOP class than it was stored with, in its own request."""
-    intake = intake_of(tmp_path, peer)
-    damaged = f"{STUDY}.7.50"
-    missing = {f"{STUDY}.7.{index}" for index in (98, 99, 100)}
-    with intake.listening() as service:
-        storescu(service.scp.port, write_study(tmp_path / "files", 97, STUDY, size=16), "+sd")
-        wait_for(lambda: len(intake.instances()) == 97, 20, "all rows")
-        flip_a_bit(intake, damaged)
-        assert ask(service.scp.port, request_dataset(TRANSACTION, references(100))) == 0x0000
-        told = wait_for(lambda: peer.told, 40, "a report")[0]
-        other = request_dataset(f"{TRANSACTION}.1", [references(1, MR)[0], references(2)[1]])
-        assert ask(service.scp.port, other) == 0x0000
-        second = wait_for(lambda: peer.told[1:], 20, "a second report")[0]
-    assert told.event_type == 2 and len(told.committed) == 96
-    assert told.failed == {damaged: 0x0110, **dict.fromkeys(missing, 0x0112)}
-    assert set(told.committed) | set(told.failed) == {uid for _, uid in references(100)}
-    assert (second.event_type, second.committed, second.failed) == (2, [f"{STUDY}.7.2"], {f"{STUDY}.7.1": 0x0119})
 
 
 def test_requests_that_cannot_be_answered_are_refused_with_their_status(
@@ -178,7 +149,7 @@ def test_pynetdicom_s_own_thread_does_not_take_the_answer_to_a_report(monkeypatc
 
     associate = commitment_report.ReportSender._associate
 
-    def under_way(self: commitment_report.ReportSender, peer: Peer) -> Association:
+    def under_way(self: commitment_report.ReportSender, peer: Peer) -> tuple[Association, Told]:
         made = associate(self, peer)
         time.sleep(0.1)
         return made
@@ -192,6 +163,16 @@ def test_pynetdicom_s_own_thread_does_not_take_the_answer_to_a_report(monkeypatc
         report = commitment_report.Report(TRANSACTION, (Reference(CT, f"{STUDY}.7.1"),), ())
         outcomes = [send(Peer(peer.ae_title, "127.0.0.1", peer.port, tls=False), report) for _ in range(2)]
     assert [outcome.delivery for outcome in outcomes] == [commitment_report.Delivery.TOLD] * 2, outcomes
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_peer_that_is_not_there_is_told_as_that(tls: bool) -> None:
+    report = commitment_report.Report(TRANSACTION, (Reference(CT, f"{STUDY}.7.1"),), ())
+    sender = commitment_report.ReportSender("HEIMDALLR", ssl.create_default_context)
+    at = free_port()
+    outcome = sender(Peer("NOBODY", "127.0.0.1", at, tls=tls), report)
+    assert outcome.delivery is commitment_report.Delivery.UNREACHABLE
+    assert outcome.detail == f"127.0.0.1:{at} cannot be reached: Connection refused"
 
 
 def test_a_peer_that_hangs_does_not_keep_the_listener_from_stopping(tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Bench:
         self.flushed = True
         self.on_flush: Callable[[], object] = lambda: None
         self.on_send: Callable[[], None] = lambda: None
+        self.on_look: Callable[[], None] = lambda: None
         self.desk = CommitmentDesk(self.intake.database, self.clock, PEERS)
         self.worker = self.another()
 
@@ -57,6 +58,7 @@ class Bench:
             PEERS,
             self.send,
             self.flush,
+            self.look_for_losses,
             max_age_s=max_age_s,
             audit=audit,
         )
@@ -72,6 +74,9 @@ class Bench:
         self.flushes += 1
         self.on_flush()
         return self.flushed
+
+    def look_for_losses(self) -> None:
+        self.on_look()
 
     def store(
         self, sop_uid: str, content: bytes, sop_class: str = CT, *, study: str = "1.2.1", durable: bool = True
@@ -262,10 +267,38 @@ def test_a_peer_that_left_the_settings_is_named(tmp_path: Path, bench: Bench) ->
     bench.store("1.2.3", b"x")
     bench.ask()
     worker = CommitmentWorker(
-        bench.intake.database, bench.intake.blobs, bench.clock, {}, bench.send, bench.flush, max_age_s=DAY_S
+        bench.intake.database,
+        bench.intake.blobs,
+        bench.clock,
+        {},
+        bench.send,
+        bench.flush,
+        bench.look_for_losses,
+        max_age_s=DAY_S,
     )
     assert worker.step() and bench.reports == []
     assert "commitment_peers" in (rows(bench.intake.database)[0].error or "")
+
+
+def test_nothing_is_promised_while_it_is_not_known_what_a_power_cut_took(bench: Bench) -> None:
+    bench.store("1.2.3", b"x", durable=False)
+
+    def away() -> None:
+        raise StorageFailed("the disk does not answer")
+
+    bench.on_look = away
+    bench.ask()
+    for _ in range(3):
+        with pytest.raises(StorageFailed):
+            bench.worker.step()
+    row = rows(bench.intake.database)[0]
+    assert (row.state, row.owner, row.attempt, bench.reports) == ("waiting", None, 0, [])
+    with bench.intake.database.read() as session:
+        assert session.exec(select(InstanceRow.durable)).all() == [False]
+    bench.on_look = lambda: None
+    assert bench.worker.step() and bench.failures() == {}
+    with bench.intake.database.read() as session:
+        assert session.exec(select(InstanceRow.durable)).all() == [True]
 
 
 def test_a_database_that_does_not_answer_is_a_processing_failure(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,7 +324,7 @@ def send(peer, report):
     print("telling", flush=True)
     time.sleep(60)
 worker = CommitmentWorker(intake.database, intake.blobs, SystemClock(), {"CT1": Peer("CT1", "127.0.0.1", 104)}, send,
-                          lambda timeout_s: True, max_age_s=9e9)
+                          lambda timeout_s: True, lambda: None, max_age_s=9e9)
 worker.start()
 time.sleep(60)
 """
@@ -322,6 +355,7 @@ def test_what_a_killed_worker_was_telling_is_told_by_the_next(tmp_path: Path) ->
             peers,
             ReportSender("HEIMDALLR"),
             bench.flush,
+            bench.look_for_losses,
             max_age_s=DAY_S,
             scan_s=0.2,
         )

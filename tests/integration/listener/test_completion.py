@@ -4,38 +4,31 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from typing import cast
+from typing import Any, cast
 
 import pytest
-from sqlmodel import col, select
+from sqlmodel import Session, col, select
 
 from heimdallr_ray.catalog.ahead import AHEAD_JOB
 from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, record_closed, record_opened
+from heimdallr_ray.catalog.closing import Change
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyFacts
 from heimdallr_ray.catalog.states import Door, How, StudyState
 from heimdallr_ray.catalog.studies import record_instances, study_by_uid, transition
-from heimdallr_ray.catalog.tables import JobRow, StudyRow
+from heimdallr_ray.catalog.tables import JobRow, ResendRow, StudyRow
 from heimdallr_ray.catalog.worklist import event_history, jobs_of
 from heimdallr_ray.errors import DatabaseBusy
+from heimdallr_ray.listener import completion
 from heimdallr_ray.listener.completion import LOST_SCAN_S, CompletionWatcher
 from heimdallr_ray.listener.receive import Receiver
 from heimdallr_ray.sources import CompletionPolicy, CompletionRules, RequiredSeries, SourceRule
 from tests.support.clock import FakeClock
+from tests.support.receivers import NothingInHand
 from tests.support.studies import received
 
 SITE = CompletionRules(idle_s=60, after_release_s=15, after_abort_s=300, max_open_s=7200)
 HOUR_S = 3600.0
-
-
-class NothingInHand:
-    """A receiver that has committed all it had."""
-
-    def flush(self, timeout_s: float) -> bool:
-        return True
-
-    def pending_study_uids(self) -> frozenset[str]:
-        return frozenset()
 
 
 class Site:
@@ -159,6 +152,41 @@ def test_an_association_that_comes_back_after_an_abort_makes_the_wait_short_agai
     assert 15 <= site.scan_for(30)["1.2.1"] <= 16
 
 
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_transfer_of_known_images_that_breaks_off_counts_as_one(site: Site, number: int) -> None:
+    """Half of a study is there; its sender begins anew, and breaks off before it comes to anything new."""
+    site.begin()
+    site.image(1, 2)
+    site.finish()
+    assert site.scan_for(10) == {}
+    site.begin("a2")
+    site.image(number, association="a2", spool="a2")
+    # The listener alone need not know of it: a pause within it closes nothing.
+    assert site.scan_for(60) == {}
+    site.finish("a2", How.ABORTED)
+    assert site.scan_for(299) == {}
+    assert site.study().close_code == "idle_after_abort"
+    assert site.scan_for(2).keys() == {"1.2.1"}
+    assert site.study().last_transfer == How.ABORTED.value
+    # To a study that is closed they change nothing.
+    site.begin("a3")
+    site.image(number, association="a3", spool="a3")
+    assert site.study().epoch == 1
+    with site.database.read() as session:
+        assert [row.association_id for row in session.exec(select(ResendRow)).all()] == ["a2"]
+
+
+def test_known_images_that_are_sent_again_to_their_end_make_the_wait_short(site: Site) -> None:
+    site.begin()
+    site.image(1, 2)
+    site.finish(how=How.ABORTED)
+    assert site.scan_for(30) == {}
+    site.begin("a2")
+    site.image(1, 2, association="a2", spool="a2")
+    site.finish("a2")
+    assert site.scan_for(16) == {"1.2.1": 15}
+
+
 def test_a_second_association_that_is_open_keeps_the_study_open(site: Site) -> None:
     site.begin("a1")
     site.begin("a2")
@@ -185,7 +213,10 @@ def test_the_page_can_say_when_and_why_it_will_close(site: Site) -> None:
     site.image(1)
     site.watcher.scan()
     receiving = site.study()
-    assert (receiving.closes_at, receiving.close_code, receiving.epoch_opened_at) == (None, None, site.clock.now())
+    assert (receiving.closes_at, receiving.close_code, receiving.epoch_opened_at) == (None, "sending", site.clock.now())
+    assert receiving.close_reason == (
+        "an association is open that has sent to it; it will be closed at the latest 2 hours after the first image"
+    )
     site.finish()
     site.scan_for(3)
     settling = site.study()
@@ -195,9 +226,51 @@ def test_the_page_can_say_when_and_why_it_will_close(site: Site) -> None:
     # Another image: nobody knows any more when it will end.
     site.begin("a2")
     site.image(2, association="a2")
-    site.watcher.scan()
     again = site.study()
     assert (again.state, again.closes_at, again.close_code, again.close_reason) == ("receiving", None, None, None)
+    site.watcher.scan()
+    assert (site.study().closes_at, site.study().close_code) == (None, "sending")
+
+
+def test_the_end_of_the_sender_is_planned_from_at_once(site: Site) -> None:
+    site.begin()
+    site.image(1)
+    site.watcher.scan()
+    site.finish()
+    site.watcher.scan()
+    ended = site.study()
+    assert (ended.state, ended.close_code) == ("receiving", "idle_after_release")
+    assert ended.closes_at is not None
+
+
+def test_an_open_upload_says_so_and_when_it_is_given_up(site: Site) -> None:
+    site.begin("u1", door=Door.UPLOAD)
+    site.image(1, association="u1", door=Door.UPLOAD)
+    site.watcher.scan()
+    coming = site.study()
+    assert (coming.close_code, coming.closes_at) == ("upload_open", None)
+    assert coming.close_reason == (
+        "its upload has not been ended; it is given up 5 minutes after its last image, at the latest 2 hours after "
+        "the first image"
+    )
+    site.scan_for(10)
+    quiet = site.study()
+    assert (quiet.state, quiet.close_code) == ("receiving", "upload_open") and quiet.closes_at is not None
+    assert abs((quiet.closes_at - site.clock.now()).total_seconds() - 290) <= 2
+    site.scan_for(400)
+    closed = site.study()
+    assert (closed.close_code, closed.last_transfer) == ("idle_after_abort", "open")
+    assert closed.close_reason == "5 minutes without an image after the last upload was left open"
+
+
+def test_the_maximum_of_an_upload_speaks_of_an_upload(site: Site) -> None:
+    site.start(SourceRule(name="U", doors=("upload",), max_open_seconds=100))
+    site.begin("u1", door=Door.UPLOAD)
+    site.image(1, association="u1", door=Door.UPLOAD)
+    site.scan_for(150)
+    assert site.study().close_reason == (
+        "100 s after the first image, the longest that a study may stay open, while an upload was still open"
+    )
 
 
 def test_a_plan_that_stands_is_not_written_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,7 +481,7 @@ def test_ten_late_images_are_one_new_epoch_with_one_new_job(site: Site) -> None:
         transition(session, study.id, StudyState.RUNNING, now=site.clock.now(), actor="test")
     site.begin("a2")
     for number in range(51, 61):
-        site.image(number, association="a2")
+        site.image(number, association="a2", spool="a2")
         assert site.scan_for(3) == {}
     site.finish("a2")
     assert list(site.scan_for(20)) == ["1.2.1"]
@@ -455,7 +528,19 @@ def test_an_image_between_the_look_and_the_closing_is_not_closed_over(
     assert (site.study().state, site.study().epoch) == ("receiving", 1)
 
 
-def test_many_studies_close_in_bounded_transactions_the_due_ones_first(site: Site) -> None:
+@pytest.mark.parametrize(("apply_s", "closed"), [(0.0, [50, 50, 20, 0]), (2.0, [120, 0, 0, 0])])
+def test_many_studies_close_in_bounded_transactions_the_due_ones_first(
+    site: Site, monkeypatch: pytest.MonkeyPatch, apply_s: float, closed: list[int]
+) -> None:
+    monkeypatch.setattr(completion, "APPLY_S", apply_s)
+    transactions: list[int] = []
+    apply = completion.apply_changes
+
+    def counted(session: Session, changes: Sequence[Change], **named: Any) -> list[str]:
+        transactions.append(len(changes))
+        return apply(session, changes, **named)
+
+    monkeypatch.setattr(completion, "apply_changes", counted)
     for number in range(1, 121):
         site.image(1, study=number, association=f"u{number}", door=Door.UPLOAD)
     sizes = []
@@ -463,7 +548,8 @@ def test_many_studies_close_in_bounded_transactions_the_due_ones_first(site: Sit
     site.clock.advance(16)
     for _ in range(4):
         sizes.append(len(site.watcher.scan()))
-    assert sizes == [50, 50, 20, 0]
+    assert sizes == closed
+    assert max(transactions) == 50
 
 
 def _at(seconds: float) -> timedelta:

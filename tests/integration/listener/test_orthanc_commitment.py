@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.listener.test_commitment import flip_a_bit
-from tests.support.commitment import CT, rows
+from tests.support.commitment import CT, flip_a_bit, rows
 from tests.support.intake import Intake, wait_for, write_study
 from tests.support.orthanc import Orthanc, free_port, orthanc
 

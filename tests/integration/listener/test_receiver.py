@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from sqlmodel import select
 
+from heimdallr_ray.catalog.associations import AssociationOpened, record_opened
 from heimdallr_ray.catalog.states import Door
-from heimdallr_ray.catalog.tables import EventRow
+from heimdallr_ray.catalog.tables import AssociationRow, EventRow
 from heimdallr_ray.errors import NotDicom, StorageFailed
 from heimdallr_ray.listener import committer, receive
 from heimdallr_ray.listener.arrival import Arrival
@@ -81,6 +82,35 @@ def test_a_death_at_any_point_loses_and_doubles_nothing(
     assert sorted(intake.stored().values()) == sorted(sha256(body(index)) for index in (1, 2, 3))
     assert [study.n_instances for study in intake.studies()] == [3]
     assert [study.epoch for study in intake.studies()] == [1]
+    assert intake.spooled() == []
+
+
+def test_a_duplicate_that_is_replayed_again_and_again_changes_nothing(
+    intake: Intake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process dies each time before the files leave the spool."""
+    began = AssociationOpened("a1", Door.DICOM, "CT1", "HEIMDALLR", "127.0.0.1", datetime.now(UTC))
+    notes = [lambda session: record_opened(session, [began])]
+    receiver.commit([accept(receiver, 1)], notes)
+    receiver.clear(all_of_it=True)
+    receiver.commit([accept(receiver, 1), accept(receiver, 1)])
+    first = intake.studies()[0].model_dump()
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(3):
+        successor = Receiver(intake.settings, intake.database, intake.blobs, intake.clock)
+        with monkeypatch.context() as patch:
+            patch.setattr(successor.spool, "remove", die)
+            with pytest.raises(KeyboardInterrupt):
+                successor.replay()
+        assert successor.counts().duplicates == 0
+    assert len(intake.spooled()) == 2
+    with intake.database.read() as session:
+        assert [row.duplicates for row in session.exec(select(AssociationRow)).all()] == [2]
+    assert intake.studies()[0].model_dump() == first
+    assert Receiver(intake.settings, intake.database, intake.blobs, intake.clock).replay() == 2
     assert intake.spooled() == []
 
 

@@ -15,6 +15,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import UID
 from sqlmodel import select
 
+from heimdallr_ray.catalog.studies import study_by_uid
 from heimdallr_ray.catalog.tables import SeriesRow
 from heimdallr_ray.errors import Draining, HeimdallrError, NotDicom, StorageFull, TooLarge, TruncatedObject
 from heimdallr_ray.ids import Sha256
@@ -144,11 +145,20 @@ def test_blank_identifiers_in_one_upload_are_one_study_and_one_series(
     with intake.database.read() as session:
         assert [row.n_instances for row in session.exec(select(SeriesRow)).all()] == [5]
     assert {row.sop_uid for row in intake.instances()} == {f"2.25.1.{index}" for index in range(1, 6)}
-    # Another upload is another study; another patient in one upload is never the same study.
-    receive_zip(archive, receiver, LIMITS, "u2")
-    assert len(intake.studies()) == 2
-    mixed = zipped(tmp_path / "b.zip", {"a": blank(1), "b": blank(2, patient_id="P2")})
-    assert len(receive_zip(mixed, receiver, LIMITS, "u3").study_uids) == 2
+    # The same again is the same study, by whichever upload; who asks by the UID that this one was told finds it.
+    again = receive_zip(archive, receiver, LIMITS, "u2")
+    assert (again.accepted, again.already_there, len(intake.studies()), len(intake.instances())) == (5, 5, 1, 5)
+    assert again.study_uids != outcome.study_uids
+    with intake.database.read() as session:
+        found = [study_by_uid(session, uid) for uid in (*outcome.study_uids, *again.study_uids)]
+    assert [study.study_uid for study in found if study is not None] == [outcome.study_uids[0]] * 2
+    # Other images are another study; another patient in one upload is never the same study.
+    others = zipped(tmp_path / "b.zip", {f"{index}": blank(index) for index in range(6, 8)})
+    receive_zip(others, receiver, LIMITS, "u3")
+    assert sorted(study.n_instances for study in intake.studies()) == [2, 5]
+    mixed = zipped(tmp_path / "c.zip", {"a": blank(1), "b": blank(2, patient_id="P2")})
+    assert len(receive_zip(mixed, receiver, LIMITS, "u4").study_uids) == 2
+    assert sorted(study.n_instances for study in intake.studies()) == [1, 2, 5]
 
 
 @pytest.mark.data

@@ -23,9 +23,8 @@ from heimdallr_ray.errors import StaleLease
 from heimdallr_ray.ids import Uid
 from heimdallr_ray.pipelines.study import StudyRunner
 from heimdallr_ray.queue.lease import LeaseQueue
-from heimdallr_ray.segmentation.engine import SegmentationRequest, SegmentationRun, Timings
-from heimdallr_ray.segmentation.planner import Plan
 from heimdallr_ray.storage.blobs import LocalBlobStore
+from tests.support.analysis import CountingEngine
 from tests.support.clock import FakeClock
 from tests.support.closing import close_idle_studies
 from tests.support.dicom import ct_study
@@ -35,23 +34,12 @@ STUDY = str(Uid.derived("study"))
 SLICES = ct_study(34)
 
 
-class CountingSegmenter:
-    """Labels nothing, and counts."""
-
-    def __init__(self) -> None:
-        self.runs = 0
-
-    def run(self, request: SegmentationRequest, *, lost: threading.Event | None = None) -> SegmentationRun:
-        self.runs += 1
-        return SegmentationRun({}, Plan((), ()), {}, Timings())
-
-
 class Site:
     """A study of 24 slices with its result, and whatever comes late."""
 
     def __init__(self, database: Database, folder: Path) -> None:
         self.database, self.clock, self.engine = database, FakeClock(), "weights 1"
-        self.blobs, self.segmenter = LocalBlobStore(folder / "blobs"), CountingSegmenter()
+        self.blobs, self.segmenter = LocalBlobStore(folder / "blobs"), CountingEngine()
         self.queue = LeaseQueue(database, self.clock, 20.0, database_time=False)
         self.runner = StudyRunner(
             database, self.blobs, self.queue, self.segmenter, self.clock, "test", engine=lambda: self.engine
@@ -141,17 +129,17 @@ def test_a_result_that_stands_is_not_shown_as_older_than_its_study(site: Site) -
     with site.database.read() as session:
         waiting = study_detail(session, STUDY)
         assert waiting is not None and waiting.result is not None
-    assert views.detail(waiting, (), (), {1: 24}, site.clock.now()).study.stale
+    assert views.detail(waiting, (), (), {1: 24}, (), site.clock.now()).study.stale
     site.work()
     with site.database.read() as session:
         found = study_detail(session, STUDY)
         assert found is not None and found.result is not None
         newest = newest_results(session, [found.study.id])
         n_images = {1: images_until(session, found.study.id, found.result.epoch)}
-    page = views.detail(found, (), (), n_images, site.clock.now())
+    page = views.detail(found, (), (), n_images, (), site.clock.now())
     assert page.result is not None
     assert (page.study.stale, page.result.stale, page.result.kept_epoch, page.result.n_images) == (False, False, 2, 24)
-    row = views.summary(found.study, newest[found.study.id])
+    row = views.summary(found.study, newest[found.study.id], 0)
     assert (row.stale, row.urgency_older) == (False, False)
 
 

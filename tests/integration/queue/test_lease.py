@@ -349,7 +349,7 @@ def test_the_study_follows_its_job(database: Database, queue: LeaseQueue, clock:
     assert (study.state, study.reason_code, study.reason) == (
         StudyState.FAILED,
         "not_a_volume",
-        "tilted (attempt 2 of 3)",
+        "tilted",
     )
     with database.read() as session:
         moves = [(e.old, e.new, e.actor) for e in event_history(session, study.id) if e.kind == "study.state"]

@@ -90,7 +90,7 @@ def test_a_model_that_does_not_fit_alone_is_refused_by_name_and_the_others_serve
     engine.warm_up()
     assert loaded(engine) == ["343"]
     assert [note.partition(" needs ")[0] for note in engine.info().notes] == ["totalsegmentator/297"]
-    assert "model does not fit" in caplog.messages
+    assert "model.does_not_fit" in caplog.messages
     with pytest.raises(ModelOverBudget, match=r"totalsegmentator/297 needs \d+ MiB, the budget is \d+ MiB"):
         engine.segment(image, TOTAL_FAST)
     assert engine.segment(image, "trunk_cavities").label_map.array.shape == image.shape

@@ -80,7 +80,7 @@ def test_a_model_that_does_not_fit_alone_is_named_and_the_others_are_ready(
     monkeypatch.setattr(ResidentModel, "_tile", full)
     engine.warm_up()
     assert loaded(engine) == ["297"]
-    named = [record for record in caplog.records if record.message == "model does not fit"]
+    named = [record for record in caplog.records if record.message == "model.does_not_fit"]
     assert [record.__dict__["model"] for record in named] == ["totalsegmentator/298"]
 
 

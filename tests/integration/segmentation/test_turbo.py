@@ -153,7 +153,7 @@ def test_a_step_that_changes_labels_leaves_the_model_exact_and_is_named(
     info = engine.info()
     assert (info.mode, info.turbo) == ("turbo", {})
     assert any("totalsegmentator/298" in note and "channels_last_3d: changes labels" in note for note in info.notes)
-    assert "turbo falls back to exact" in caplog.messages
+    assert "turbo.fell_back" in caplog.messages
 
 
 @pytest.mark.usefixtures("saves_time")

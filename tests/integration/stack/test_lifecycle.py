@@ -40,7 +40,7 @@ def test_status_and_doctor_tell_what_runs(stack: Stack) -> None:
     report = json.loads(status.stdout)
     assert report["state"] == "ready"
     assert "step" not in report
-    assert report["listener"] == "answers C-ECHO"
+    assert report["listener"] == f"well: port {stack.dicom_port}, 0 open"
     assert report["api"]["profile"] == "demo"
     told = stack.run_json("doctor")
     findings = {finding["name"]: finding for finding in told}

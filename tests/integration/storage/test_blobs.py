@@ -189,6 +189,31 @@ def test_a_source_that_fails_leaves_nothing_behind(store: LocalBlobStore) -> Non
     assert _files(store) == []
 
 
+def test_what_is_removed_is_gone_and_the_others_stay(store: LocalBlobStore) -> None:
+    one, two, three = (store.put(content).sha256 for content in (b"1", b"2", b"3"))
+    assert store.remove([one, digest("never there"), two]) == 2
+    assert [store.exists(sha256) for sha256 in (one, two, three)] == [False, False, True]
+    assert store.remove([one, two]) == 0
+    with pytest.raises(BadIdentifier):
+        store.remove([three, "../../etc/passwd"])
+    assert _files(store) == []
+
+
+def test_a_disk_that_refuses_to_remove_is_told(store: LocalBlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    one, two = (store.put(content).sha256 for content in (b"1", b"2"))
+    unlink = Path.unlink
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path.name == two:
+            raise OSError(errno.EROFS, "read-only")
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(StorageFailed):
+        store.remove([one, two])
+    assert (store.exists(one), store.exists(two)) == (False, True)
+
+
 def test_the_rests_of_dead_writers_are_swept_and_the_living_are_left(tmp_path: Path) -> None:
     root = tmp_path / "blobs"
     store = LocalBlobStore(root)

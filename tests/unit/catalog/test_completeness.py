@@ -11,7 +11,17 @@ from heimdallr_ray.catalog.states import How
 from heimdallr_ray.sources import CompletionRules, RequiredSeries
 
 RULES = CompletionRules(idle_s=60, after_release_s=15, after_abort_s=300, max_open_s=7200)
-SEEN = Observed(epoch=1, n_images=10, n_expected=None, series=(), sending=False, ended=None, quiet_s=10.0, open_s=100.0)
+SEEN = Observed(
+    epoch=1,
+    n_images=10,
+    n_expected=None,
+    series=(),
+    sending=False,
+    door="dicom",
+    ended=None,
+    quiet_s=10.0,
+    open_s=100.0,
+)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 
 from heimdallr_ray.clients import wording
+from heimdallr_ray.clients.aftermath import Fate
+from heimdallr_ray.clients.commit import Commitment, Uncommitted
 from heimdallr_ray.clients.dimse import Refusal
 from heimdallr_ray.clients.files import MAX_NAMED, SkippedFile
 from heimdallr_ray.clients.send import FileStatus, SendReport, reason_of
@@ -29,27 +31,116 @@ def test_a_send_names_study_page_and_what_was_left_out() -> None:
         "study    1.2",
         f"page     {HERE}/studies/1.2",
         "study    1 image without a StudyInstanceUID; the receiver gives one",
+        f"page     {HERE}/ is the worklist; the study is there under its patient",
+    ]
+    assert list(wording.of_send(report, None))[-1].endswith("the receiver gives one")
+
+
+def _send(count: int) -> SendReport:
+    files = tuple(FileStatus(f"{index}.dcm", f"1.2.{index}", 0x0000) for index in range(count))
+    return SendReport(files, 0, 1, 2_500_000, 1.25, (), ("1.2",))
+
+
+def test_what_was_new_is_told_apart_from_what_was_known() -> None:
+    assert list(wording.of_send(_send(3), None, known=0))[1:] == ["study    1.2"]
+    assert list(wording.of_send(_send(3), None, known=1))[1] == "known    1 of them was there before, 2 new"
+    assert list(wording.of_send(_send(3), None, known=3))[1] == "known    all of them were there before: nothing new"
+    assert list(wording.of_upload(UploadReport(3, 0, ("1.2",), 900, already_there=1), None)) == [
+        "stored   2 new images of 1 study, 0.9 kB uploaded",
+        "known    1 image was there before",
+        "study    1.2",
+    ]
+    assert next(wording.of_upload(UploadReport(3, 0, ("1.2", "1.3"), 0, already_there=3), None)) == (
+        "known    3 images of 2 studies, there before: nothing new"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fate", "words"),
+    [
+        (Fate("1.2", "settling", "5 s without an image", 4.6), "analysis starts in 5 s if nothing more comes: 5 s wi"),
+        (Fate("1.2", "settling", "all images are here", 0.0), "analysis starts now if nothing more comes: all images"),
+        (Fate("1.2", "receiving"), "not complete yet, its page tells when"),
+        (Fate("1.2", "receiving", "an upload is open"), "not complete yet: an upload is open"),
+        (Fate("1.2", "queued", "5 s without an image"), "complete, its analysis waits for its turn"),
+        (Fate("1.2", "done", "5 s without an image"), "complete, its analysis is done"),
+        (Fate("1.2", "failed"), "its analysis has failed, its page tells why"),
+        (Fate("1.2", "cancelled"), "it is cancelled"),
+        (Fate("1.2", "something newer"), "it is something newer"),
+    ],
+)
+def test_what_becomes_of_a_study_is_what_the_server_says(fate: Fate, words: str) -> None:
+    assert list(wording.of_send(_send(1), None, 0, [fate]))[-1].startswith(f"then     {words}")
+    assert list(wording.of_upload(UploadReport(1, 0, ("1.2",), 9), None, [fate]))[-1].startswith(f"then     {words}")
+
+
+def test_studies_that_end_alike_are_told_together() -> None:
+    fates = [Fate("1.2", "done"), Fate("1.3", "queued"), Fate("1.4", "done")]
+    assert list(wording.of_send(_send(1), None, None, fates))[-2:] == [
+        "then     complete, its analysis is done (2 studies)",
+        "then     complete, its analysis waits for its turn",
     ]
 
 
-def test_when_analysis_starts_is_told_where_it_is_known_and_something_new_came() -> None:
-    files = (FileStatus("a.dcm", "1.2.1", 0x0000),)
-    sent = SendReport(files, 0, 1, 2_500_000, 1.25, (), ("1.2",))
-    assert list(wording.of_send(sent, None, 30.0)) == [
-        "sent     1 image, 2.5 MB in 1.2 s",
-        "study    1.2",
-        "then     analysis starts 30 s after the last image",
+def test_contested_uids_are_told_to_who_sends() -> None:
+    words = "SOP Instance UIDs with images of different bytes: all are kept, see the page"
+    fates = [Fate("1.2", "done", uid_conflicts=2), Fate("1.3", "done", uid_conflicts=1)]
+    assert list(wording.of_send(_send(1), None, 0, fates))[-1] == f"conflict 3 {words}"
+    assert list(wording.of_upload(UploadReport(1, 0, ("1.2",), 9), None, fates))[-1] == f"conflict 3 {words}"
+
+
+def test_what_is_safe_and_what_is_not_is_told() -> None:
+    assert list(wording.of_commitment(Commitment(3, ()))) == ["safe     3 images: the peer has promised to keep them"]
+    failures = tuple(Uncommitted(f"{index}.dcm", "1.2", "the peer does not have it") for index in range(MAX_NAMED + 2))
+    assert list(wording.of_commitment(Commitment(1, failures[:1]))) == [
+        "safe     1 image: the peer has promised to keep it",
+        "NOT safe 1 image: do not delete it",
+        "  0.dcm: the peer does not have it",
     ]
-    again = UploadReport(2, 0, ("1.2",), 900, already_there=2)
-    assert list(wording.of_upload(again, None, 2.5)) == [
-        "stored   2 images of 1 study, 0.9 kB uploaded",
-        "         2 of them were already there",
-        "study    1.2",
+    other = Uncommitted("other.dcm", "1.2", "no report within 1 s")
+    assert list(wording.of_commitment(Commitment(0, (other, *failures)))) == [
+        f"NOT safe {MAX_NAMED + 3} images: do not delete them",
+        f"  {MAX_NAMED + 2} images: the peer does not have it",
+        "    0.dcm",
+        "    1.dcm",
+        "    2.dcm",
+        f"    and {MAX_NAMED - 1} more",
+        "  other.dcm: no report within 1 s",
     ]
-    assert list(wording.of_upload(UploadReport(2, 0, ("1.2",), 900, already_there=1), None, 2.5))[-2:] == [
-        "study    1.2",
-        "then     analysis starts 2.5 s after the last image",
-    ]
+    assert Commitment(0, (other, *failures)).as_json()["reasons"] == {
+        "the peer does not have it": MAX_NAMED + 2,
+        "no report within 1 s": 1,
+    }
+    each = [Uncommitted(f"{n}.dcm", "1.2", f"reason {n // 2}") for n in range(2 * MAX_NAMED + 4)]
+    lines = list(wording.of_commitment(Commitment(0, tuple(each))))
+    assert len(lines) == 1 + 3 * MAX_NAMED + 1 and lines[-1] == "  and 4 images for other reasons"
+    assert wording.of_interrupted_send(4, 4) == "stopped: 4 images answered, none left"
+    assert wording.of_interrupted_send(4, 4, promise=True) == (
+        "stopped: 4 images answered; the peer has not promised to keep all of them yet"
+    )
+
+
+def test_a_person_who_stops_is_told_what_is_left_and_how_to_go_on() -> None:
+    open_for = (
+        "the same command goes on from there. What has come stays open for it, for up to settle_after_abort_seconds of "
+        "the server (5 minutes unless it was set)"
+    )
+    assert wording.of_interrupted_upload(4, 11) == f"stopped: 4 of 11 images confirmed; {open_for}"
+    assert wording.of_interrupted_upload(0, 400, 126) == (
+        "stopped: 0 of 400 images confirmed; one request of 126 images was on its way and may have been stored; "
+        + open_for
+    )
+    # What the server has is not known before it was asked, and all of it may be there.
+    assert wording.of_interrupted_upload(0, 0) == (
+        "stopped: nothing was sent yet, and the server has not said which images it has; "
+        "the same command asks, and sends the others"
+    )
+    assert wording.of_interrupted_upload(11, 11) == "stopped: the server has all 11 images, none left"
+    assert wording.of_interrupted_upload(1, 1) == "stopped: the server has it, none left"
+    assert wording.of_interrupted_send(4, 11) == (
+        "stopped: 4 of 11 images answered, 7 left; the same command sends all of them, and none is stored twice"
+    )
+    assert wording.of_interrupted_send(0, 0) == "stopped: nothing was sent"
 
 
 def test_long_lists_are_cut_and_counted() -> None:
@@ -57,8 +148,9 @@ def test_long_lists_are_cut_and_counted() -> None:
     failures = tuple(FileStatus(f"{index}.dcm", "1.2", 0xC000, reason_of(0xC000)) for index in range(MAX_NAMED + 3))
     uids = tuple(f"1.2.{index}" for index in range(MAX_NAMED + 2))
     lines = list(wording.of_send(SendReport(failures, 1000, 1, 0, 0.0, named, uids), None))
-    assert [line for line in lines if line.startswith("  and ")] == ["  and 3 more", "  and 980 more", "  and 2 more"]
-    assert len(lines) == 3 + 3 * MAX_NAMED + 3
+    more = [line.strip() for line in lines if line.strip().startswith("and ")]
+    assert more == [f"and {MAX_NAMED} more", "and 980 more", "and 2 more"]
+    assert len(lines) == 3 + 4 + 2 * MAX_NAMED + 3
     assert not any(mark in line for line in lines for mark in "[{")
 
 
@@ -92,12 +184,34 @@ def test_statuses_have_words(status: int, words: str) -> None:
     assert (reason == "") if not words else (words in reason and f"0x{status:04X}" in reason)
 
 
+def test_an_address_that_the_settings_do_not_let_in_is_the_reason(tmp_path: Path) -> None:
+    refusal = Refusal("no_answer", "closes the connection in the TLS handshake", permanent=False)
+    closed = load({}, data_dir=tmp_path, allowed_addresses=("10.20.0.0/24",))
+    said = wording.rule_behind(refusal, closed, secured=True, certified=True, address="127.0.0.1")
+    assert said.startswith("setting allowed_addresses does not hold 127.0.0.1, from which we call; ")
+    assert "10.20.0.9, from which we call, may not be" in wording.rule_behind(refusal, closed, address="10.20.0.9")
+
+
 def test_a_listener_that_speaks_tls_only_is_named_where_nobody_answers(tmp_path: Path) -> None:
     refusal = Refusal("no_answer", "closes the connection without an answer", permanent=False)
     plain = load({}, data_dir=tmp_path)
-    assert "allowed_addresses" in wording.local_rule(refusal, plain)
-    assert "dicom_tls" not in wording.local_rule(refusal, plain)
+    assert "allowed_addresses" in wording.rule_behind(refusal, plain)
+    assert "max_associations_per_address" in wording.rule_behind(refusal, plain)
+    assert "dicom_tls" not in wording.rule_behind(refusal, plain)
+    assert "speaks no TLS" in wording.rule_behind(refusal, plain, secured=True)
     files = {name: tmp_path / f"{name}.pem" for name in ("certificate", "key", "ca")}
     secured = load({}, data_dir=tmp_path, dicom_tls="on", **{f"dicom_tls_{name}": path for name, path in files.items()})
     for word in ("setting dicom_tls", "--tls-ca", "--tls-certificate", "--tls-key", "allowed_addresses"):
-        assert word in wording.local_rule(refusal, secured)
+        assert word in wording.rule_behind(refusal, secured)
+    # What was given is not asked for again.
+    known = wording.rule_behind(refusal, secured, secured=True)
+    assert "--tls-certificate and --tls-key" in known and "--tls-ca" not in known and "allowed_addresses" in known
+    done = wording.rule_behind(refusal, secured, secured=True, certified=True, address="10.1.1.1")
+    assert "--tls" not in done
+    for word in ("dicom_tls_ca", "10.1.1.1", "allowed_addresses", "max_associations", "heimdallr intake status"):
+        assert word in done
+    strangers = wording.rule_behind(refusal, None, secured=True)
+    assert "--tls-certificate" in strangers
+    assert "--tls" not in wording.rule_behind(refusal, None, secured=True, certified=True)
+    assert "rules for addresses" in wording.rule_behind(refusal, None)
+    assert wording.rule_behind(Refusal("called_ae", "called AE title not recognised", permanent=True), None) == ""

@@ -16,9 +16,10 @@ import pytest
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import BlobMissing, NotDicom, StorageFailed, StorageFull, TooLarge
 from heimdallr_ray.listener.arrival import Arrival
+from heimdallr_ray.listener.records import RECORD_AGE_S
 from heimdallr_ray.listener.room import Watermarks
-from heimdallr_ray.listener.spool import RECORD_AGE_S, Spool
-from heimdallr_ray.listener.writer import MAX_CHUNKS, SpoolEntry
+from heimdallr_ray.listener.spool import Spool
+from heimdallr_ray.listener.writer import MAX_CHUNKS, ROOM_BYTES, SpoolEntry
 
 ARRIVAL = Arrival(
     intake_id="association-1",
@@ -206,6 +207,20 @@ def test_the_free_minimum_is_kept(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", marks=Watermarks(min_free_bytes=1 << 60))
     with pytest.raises(StorageFull), spool.writer(ARRIVAL):
         pass
+    assert files(spool) == []
+    spool.close()
+
+
+def test_the_free_minimum_is_kept_by_an_object_that_grows(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool")
+    chunk = bytes(ROOM_BYTES // 2)
+    with spool.writer(ARRIVAL) as writer:
+        for _ in range(2):
+            writer.write(chunk)
+        # Others fill the disk meanwhile.
+        spool.marks = Watermarks(min_free_bytes=1 << 60)
+        with pytest.raises(StorageFull):
+            writer.write(chunk)
     assert files(spool) == []
     spool.close()
 

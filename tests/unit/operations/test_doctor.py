@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections.abc import Callable, Iterator
 from importlib import resources
@@ -19,7 +20,7 @@ from heimdallr_ray.listener.room import Room
 from heimdallr_ray.operations import accelerator, doctor, ports, rayhead, status
 from heimdallr_ray.operations.accelerator import Accelerators
 from heimdallr_ray.operations.doctor import Check
-from heimdallr_ray.operations.lock import DataFolderLock
+from heimdallr_ray.operations.lock import DataFolderLock, Holder
 from heimdallr_ray.security.audit_key import ensure_key
 from heimdallr_ray.segmentation.tasks import models_of
 from heimdallr_ray.segmentation.weights import MANIFEST_NAME, SYNTHETIC_MARKER, write_manifest
@@ -70,6 +71,77 @@ def test_a_port_where_a_running_stack_does_not_listen_is_found(tmp_path: Path) -
     finally:
         lock.release()
     assert not found.ok and "heimdallr down" in found.mend
+
+
+def held_by(settings: Settings, state: str, step: str = "", started_at: str = "2026-11-02T08:00:00+00:00") -> Holder:
+    return Holder(4321, started_at, "http://127.0.0.1:8001", "HEIMDALLR@127.0.0.1:11112", "a build", state, step=step)
+
+
+@pytest.mark.parametrize(
+    ("state", "step", "names", "words"),
+    [
+        ("starting", "", PORTS, "yet, the stack is starting since 2026-11-02T08:00:00+00:00, at the step: ports and w"),
+        ("starting", "DICOM listener", PORTS, "yet, the stack is starting since 2026-11-02T08:00:00+00:00, at the st"),
+        ("stopping", "", PORTS, "any more, the stack is stopping"),
+        ("draining", "", ("DICOM port",), "any more, the stack is draining"),
+    ],
+)
+def test_a_port_that_a_start_or_an_end_keeps_closed_is_nothing_to_mend(
+    tmp_path: Path, state: str, step: str, names: tuple[str, ...], words: str
+) -> None:
+    settings = of(tmp_path, **dict(zip(("server_port", "dicom_port", "ray_port"), ports.pick_free(3), strict=True)))
+    lock = DataFolderLock(settings.run_dir)
+    try:
+        lock.note(held_by(settings, state, step))
+        found = {one.name: one for one in doctor.check_ports(settings)}
+    finally:
+        lock.release()
+    assert {name for name, one in found.items() if one.level == "ok"} == set(names)
+    assert all(f"nobody listens {words}" in found[name].detail for name in names)
+    if step:
+        assert all(found[name].detail.endswith("at the step: DICOM listener") for name in names)
+
+
+def test_whose_settings_are_judged_is_said_and_where_the_others_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.check_doors,))
+    running = of(
+        tmp_path,
+        device="cpu",
+        server_port=8123,
+        dicom_port=11999,
+        sources=[{"name": "ward", "doors": ["upload"], "idle_seconds": 9}],
+    )
+    lock = DataFolderLock(running.run_dir)
+    file = running.run_dir / "settings.json"
+    save_effective(running, file)
+    os.utime(file, (0, 0))
+    same = of(tmp_path, server_port=0, dicom_port=0, sources=[{"name": "ward", "doors": ["upload"], "idle_seconds": 9}])
+    shell = same.model_copy(update={"durability": "study", "ae_title": "OTHER"})
+    try:
+        lock.note(held_by(running, "ready"))
+        one, *_ = doctor.examine(same)
+        assert (one.name, one.level) == ("settings", "ok")
+        assert one.detail == "those of the running stack are looked at, not those of this call"
+        one, *others = doctor.examine(shell)
+        assert one.level == "note" and one.detail.endswith("this call; they differ in ae_title, durability"), one.detail
+        assert "heimdallr down" in one.mend
+        assert [found.detail for found in others if found.name == "called AE"] == ["HEIMDALLR"]
+        # A start has not come to them yet: the file is of the stack that ran before.
+        lock.note(held_by(running, "starting"))
+        one, *others = doctor.examine(shell)
+        assert one.level == "ok" and one.detail.startswith("those of this call are looked at; the stack is starting")
+        assert [found.detail for found in others if found.name == "called AE"] == ["OTHER"]
+        lock.note(held_by(running, "starting", "DICOM listener", started_at="1970-01-01T00:00:00+00:00"))
+        one, two, *_ = doctor.examine(same)
+        assert one.detail.startswith("those of the running stack") and two.detail.endswith("step: DICOM listener")
+        file.write_text("{")
+        one, *others = doctor.examine(shell)
+        assert one.level == "ok" and one.detail.startswith("those of this call are looked at; those of the running")
+    finally:
+        lock.release()
+    assert "settings" not in {found.name for found in doctor.examine(shell)}
 
 
 @pytest.mark.parametrize(
@@ -162,6 +234,21 @@ def test_a_token_that_others_can_read_is_found(tmp_path: Path, mode: int) -> Non
     token.chmod(mode)
     found = finding(doctor.check_ray_token, settings, "Ray token")
     assert not found.ok and f"{mode:o}" in found.detail and f"chmod 600 {token}" in found.mend
+
+
+def test_a_log_that_cannot_be_written_is_found(tmp_path: Path) -> None:
+    settings = of(tmp_path, log_level="DEBUG", log_file_mib=3, log_files=7)
+    found = finding(doctor.check_log, settings, "log")
+    assert found.ok and not found.mend and f"{settings.log_dir}, DEBUG and above, at most 21 MiB" in found.detail
+    assert not settings.log_dir.exists()
+    (settings.log_dir / "listener.log").mkdir(parents=True)
+    found = finding(doctor.check_log, settings, "log")
+    assert not found.ok and "listener.log cannot be written" in found.detail and "chown" in found.mend
+    (settings.log_dir / "listener.log").rmdir()
+    settings.log_dir.rmdir()
+    settings.log_dir.write_bytes(b"")
+    found = finding(doctor.check_log, settings, "log")
+    assert not found.ok and found.detail == f"{settings.log_dir} is no folder" and "mv " in found.mend
 
 
 def test_a_full_disk_is_found_with_what_is_lacking(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

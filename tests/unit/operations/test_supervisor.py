@@ -174,6 +174,7 @@ def test_a_head_is_ended_after_an_attempt_to_connect_has_ended(
         order.append("connected")
 
     monkeypatch.setattr(connection, "ray_module", lambda: SilentRay(connecting))
+    monkeypatch.setattr(supervisor_module, "ATTEMPT_S", 30.0)
     monkeypatch.setattr(SilentHead, "stop", lambda *_, **__: order.append("head ended") or [])
     with pytest.raises(NotReady, match="the connection to the Ray head"):
         fresh.start()
@@ -262,8 +263,9 @@ def test_a_step_that_hangs_ends_the_start_in_time_and_is_named(
 ) -> None:
     HANGING[step](monkeypatch)
     began = time.monotonic()
-    with pytest.raises(NotReady, match=f"not ready in time: {step} has not ended"):
+    with pytest.raises(NotReady, match=f"not ready in time: {step} has not ended") as late:
         fresh.start()
+    assert "this start had 3 s: set start_seconds (HEIMDALLR_START_SECONDS, now 1.5) higher" in late.value.detail
     assert time.monotonic() - began < 15
     monkeypatch.setattr(connection, "ray_module", lambda: SilentRay(nothing))
     assert fresh.stop() == []
@@ -282,6 +284,18 @@ def test_a_question_to_serve_that_hangs_ends_the_start(fresh: Supervisor, monkey
     monkeypatch.setattr(application, "missing", missing)
     with pytest.raises(NotReady, match=r"not ready in time: .*Segmenter is loading.* has not ended"):
         fresh.start()
+
+
+def test_a_start_that_fails_before_its_time_is_up_blames_no_time(
+    fresh: Supervisor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise NotReady("Serve did not start: no")
+
+    monkeypatch.setattr(application, "deploy", refused)
+    with pytest.raises(NotReady) as early:
+        fresh.start()
+    assert early.value.detail == "Serve did not start: no"
 
 
 def test_what_a_step_raises_is_raised_and_what_it_gives_is_given() -> None:

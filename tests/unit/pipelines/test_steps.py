@@ -78,6 +78,31 @@ def test_the_same_study_taken_in_again_has_the_same_manifest(tmp_path: Path) -> 
     assert _manifest(tmp_path / "c", "MONDAY", brighter=True) != first
 
 
+def test_a_study_of_which_an_image_came_cut_and_then_whole_is_measured_as_if_it_had_come_once(tmp_path: Path) -> None:
+    stored: list[StoredInstance] = []
+
+    def add(name: str, content: bytes) -> None:
+        (tmp_path / name).write_bytes(content)
+        with io.BytesIO(content) as file:
+            read = dcmread(file, stop_before_pixels=True)
+        uids = (Uid(read.SeriesInstanceUID), Uid(read.StudyInstanceUID), Uid(read.SOPInstanceUID))
+        stored.append(StoredInstance(*uids, locator=name, sha256=hashlib.sha256(content).hexdigest()))
+
+    contents = [to_bytes(dataset) for dataset in ct_datasets(24)]
+    for number, content in enumerate(contents):
+        add(f"whole{number}", content)
+    whole = choose_series(stored, lambda name: tmp_path / name)
+    add("cut", contents[7][:-1000])
+    volume = prepare(choose_series(stored, lambda name: tmp_path / name), lambda name: (tmp_path / name).read_bytes())
+    expected = prepare(whole, lambda name: (tmp_path / name).read_bytes())
+    assert np.array_equal(volume.array, expected.array)
+    assert volume.source.manifest_sha256 == expected.source.manifest_sha256
+    del stored[7]
+    alone = choose_series(stored, lambda name: tmp_path / name)
+    assert alone.chosen is None
+    assert {decision.code for decision in alone.decisions} == {"truncated"}
+
+
 WHOLE_BODY = {"brain": 1300.0, "liver": 1500.0, "vertebrae_L3": 50.0}
 
 

@@ -67,7 +67,7 @@ def test_a_damaged_note_is_none(root: Path, content: str) -> None:
 def test_no_folder_is_no_note_and_a_replica_goes_on_without_one(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert read_notes(root) == ()
     write_notes(root / "nowhere", INFO)
-    assert "no note for status and doctor" in caplog.messages
+    assert "segmenter.note_not_kept" in caplog.messages
 
 
 def test_status_and_doctor_say_it(settings: Settings, root: Path) -> None:

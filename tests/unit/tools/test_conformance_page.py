@@ -37,3 +37,9 @@ def test_check_tells_a_page_that_is_behind(capsys: pytest.CaptureFixture[str], m
 )
 def test_settings_that_the_page_names_exist(name: str) -> None:
     assert f"`{name}" in TEXT and name in Settings.model_fields
+
+
+def test_every_sop_class_and_transfer_syntax_has_its_name() -> None:
+    for table in ("storage", "syntaxes"):
+        assert [row for row in conformance_page.table_of(TEXT, table) if row[0].startswith("1.2.")] == []
+    assert "| Label Map Segmentation Storage | `1.2.840.10008.5.1.4.1.1.66.7` |" in TEXT

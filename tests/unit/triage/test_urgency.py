@@ -105,6 +105,17 @@ def test_where_ai_ran_and_measured_nothing_it_is_not_called_unavailable():
     assert found.reason == "No AI urgency: AI ran, but no number came out of it. The ordered priority stands."
 
 
+@pytest.mark.parametrize("regions", [0.0, 2.0])
+def test_where_only_the_regions_are_known_it_does_not_say_that_there_is_no_number(regions: float):
+    known = Measurement("body_regions", regions, "1", Status.OK, Provenance("body_regions", 1))
+    found = assess((known, _measurement("liver_volume", None, Status.LABEL_ABSENT)))
+    assert found.urgency is None
+    assert found.reason == (
+        "No AI urgency: AI told which body regions the scan shows, and no other number came out of it. "
+        "The ordered priority stands."
+    )
+
+
 def test_knowing_which_region_was_scanned_is_no_measurement():
     regions = Measurement("body_regions", 1.0, "1", Status.OK, Provenance("body_regions", 1))
     absent = _measurement(ICH, None, Status.NOT_APPLICABLE, reason="anatomy_absent")

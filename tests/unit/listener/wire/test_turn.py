@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 import time
 
-from heimdallr_ray.listener.wire.turn import LONGEST_S, Turn, Untold
+import pytest
+
+from heimdallr_ray.listener.wire.turn import LONGEST_S, Turn, TurnStuck, Untold
 
 HANG_S = 20.0
 
@@ -82,3 +84,40 @@ def test_what_was_answered_before_is_waited_for_and_nothing_that_comes_later() -
     assert passed.wait(HANG_S)
     untold.end(later)
     assert untold.wait(0)
+
+
+def test_a_turn_that_nobody_gives_up_is_waited_for_so_long_and_no_longer() -> None:
+    turn = Turn(longest_s=0.05)
+    held, done = threading.Event(), threading.Event()
+
+    def holder() -> None:
+        with turn:
+            held.set()
+            done.wait(HANG_S)
+
+    thread = threading.Thread(target=holder)
+    thread.start()
+    assert held.wait(HANG_S)
+    with pytest.raises(TurnStuck), turn:
+        pass
+    # Whoever waited for something else meanwhile ends without a turn, and takes nobody's away.
+    other = Turn(longest_s=0.05)
+    taken, gone = threading.Event(), threading.Event()
+
+    def thief() -> None:
+        with other:
+            taken.set()
+            gone.wait(HANG_S)
+
+    second = threading.Thread(target=thief)
+    with pytest.raises(TurnStuck), other, other.waiting():
+        second.start()
+        assert taken.wait(HANG_S)
+    assert not other.mine
+    done.set()
+    gone.set()
+    for one in (thread, second):
+        one.join(HANG_S)
+    with turn, other:
+        assert turn.mine
+        assert other.mine
