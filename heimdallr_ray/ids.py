@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable
+from functools import lru_cache
 
 from heimdallr_ray.errors import BadIdentifier
 
 _UID = re.compile(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))*")
 _LENIENT_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_MAX_KEPT = 128
+"""Characters of a text that is remembered; what is longer without its padding is no UID."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _NAMESPACE = uuid.UUID("5c1f8a52-0d7e-5b3a-9a64-6a1f3f0c7d11")
 
@@ -35,10 +38,10 @@ class Uid(str):
         Raises:
             BadIdentifier: empty, over 64 characters, or other characters than digits and dots.
         """
-        stripped = text.rstrip("\0 ")
-        if not stripped or len(stripped) > 64 or not _LENIENT_UID.fullmatch(stripped):
+        uid = _uid_in(text if len(text) <= _MAX_KEPT else text.rstrip("\0 ")[:_MAX_KEPT])
+        if uid is None:
             raise BadIdentifier("not a DICOM UID (PS3.5 9.1)")
-        return cls(stripped)
+        return uid
 
     @classmethod
     def parse_or_none(cls, text: str | None) -> Uid | None:
@@ -57,6 +60,13 @@ class Uid(str):
     def strict(self) -> bool:
         """True where no component has a leading zero."""
         return _UID.fullmatch(self) is not None
+
+
+@lru_cache(maxsize=4096)
+def _uid_in(text: str) -> Uid | None:
+    """The UID in `text`, or None; an image names each of its own several times over, and its classes every time."""
+    stripped = text.rstrip("\0 ")
+    return Uid(stripped) if len(stripped) <= 64 and _LENIENT_UID.fullmatch(stripped) else None
 
 
 class Sha256(str):

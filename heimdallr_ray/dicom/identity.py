@@ -32,6 +32,8 @@ _SHARED: Final = frozenset(
     }
 )
 """Attributes that the images of one series have in common."""
+_SOP_UIDS: Final = frozenset({_SOP_CLASS, _SOP_INSTANCE})
+_SOUGHT: Final = _SHARED | _SOP_UIDS
 _LONG_VRS: Final = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
@@ -129,7 +131,7 @@ def _locate(
     uids: dict[int, bytes] = {}
     shared: list[tuple[int, bytes, bytes]] = []
     last = -1
-    shared_tags = _SHARED
+    sought = _SOUGHT
     for _ in range(limits.MAX_ELEMENTS):
         if at == end:
             # The object may go on behind its first bytes.
@@ -149,21 +151,23 @@ def _locate(
         if tag <= last:
             # Out of order or repeated: the whole header says which one counts.
             return None
-        last = tag
         if tag > _LAST:
             break
+        last = tag
         if length == UNDEFINED:
             inner = IMPLICIT if vr == b"UN" else encoding
             at = walk.end_of_undefined(Element(tag, vr, at, start, start, True, inner))
             continue
-        stop = start + length
-        if stop > end:
+        at = start + length
+        if at > end:
             return None
-        if tag in shared_tags or (group == 0x0009 and 0x0010 <= element <= 0x00FF):
-            shared.append((tag, vr, head[start:stop]))
-        elif tag in (_SOP_CLASS, _SOP_INSTANCE):
-            uids[tag] = head[start:stop]
-        at = stop
+        if tag in sought:
+            if tag in _SOP_UIDS:
+                uids[tag] = head[start:at]
+            else:
+                shared.append((tag, vr, head[start:at]))
+        elif group == 0x0009 and 0x0010 <= element <= 0x00FF:
+            shared.append((tag, vr, head[start:at]))
     return uids, tuple(shared)
 
 

@@ -142,10 +142,12 @@ class SpoolWriter:
         return self.dataset_offset + self._size
 
     def start(self) -> None:
-        """Group 0002 is written."""
+        """Group 0002 will be written with the first bytes that follow it."""
         start = encode_file_start(self._arrival)
-        self._append(start)
-        self.dataset_offset = len(start)
+        self._head += start
+        self._unwritten.append(start)
+        self._undigested.append(start)
+        self._pending = self.dataset_offset = len(start)
 
     def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Append data set bytes exactly as given.
@@ -158,21 +160,16 @@ class SpoolWriter:
         self._size += len(chunk)
         if self._size > self._max_bytes:
             raise TooLarge("object exceeds max_instance_mib")
-        self._append(chunk)
-
-    def _append(self, chunk: bytes | bytearray | memoryview) -> None:
         if not len(chunk):
             # A peer may send as many empty fragments as it likes.
             return
         if len(self._head) < HEAD_BYTES:
             self._head += chunk[: HEAD_BYTES - len(self._head)]
         self._unwritten.append(chunk)
+        self._undigested.append(chunk)
         self._pending += len(chunk)
         if not self.holds:
-            self._digest.update(chunk)
-            self.flush()
-        else:
-            self._undigested.append(chunk)
+            self.let_go()
 
     @property
     def due(self) -> bool:

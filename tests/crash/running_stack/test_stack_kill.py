@@ -222,7 +222,8 @@ def test_segmenter_killed_during_a_study(stack: Stack, tmp_path: Path, seed: int
     raise AssertionError(f"none of {RUNS} studies was running when the replica was killed")
 
 
-@pytest.mark.parametrize("seed", [FIRST, *MOMENTS])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(1, 11))
 def test_whole_stack_killed_while_a_study_runs(stack: Stack, tmp_path: Path, seed: int) -> None:
     chance = random.Random(f"stack-{seed}")
     for run in range(1, RUNS + 1):

@@ -113,6 +113,7 @@ def demo(folder: Path, run_id: str) -> tuple[str, list[bytes]]:
     return str(study.study_uid), [path.read_bytes() for path in sorted(study.folder.rglob("*.dcm"))]
 
 
+@pytest.mark.slow
 def test_a_consumer_takes_the_labels_that_it_made_ahead_and_they_are_those_of_a_plain_run(
     args: AppArgs, handle: Handle, database: Database, data_dir: Path, tmp_path: Path
 ) -> None:

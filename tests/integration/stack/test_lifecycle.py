@@ -79,7 +79,7 @@ def test_a_start_tells_of_rays_ports_that_listen_on_all_addresses(stack: Stack) 
 
 
 @pytest.mark.parametrize(
-    "after_s", [1.0, 9.0, pytest.param(4.0, marks=pytest.mark.slow), pytest.param(16.0, marks=pytest.mark.slow)]
+    "after_s", [1.0, *(pytest.param(after_s, marks=pytest.mark.slow) for after_s in (4.0, 9.0, 16.0))]
 )
 def test_a_signal_during_the_start_leaves_nothing(own: Stack, after_s: float) -> None:
     with own.log_path().open("ab") as log:

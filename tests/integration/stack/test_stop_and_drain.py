@@ -99,6 +99,7 @@ def drained(stack: Stack, *uids: str) -> None:
         database.close()
 
 
+@pytest.mark.slow
 def test_what_runs_is_taken_up_by_the_next_start_and_a_drain_finishes_the_rest_though_the_listener_dies(
     stack: Stack, tmp_path: Path
 ) -> None:

@@ -102,15 +102,16 @@ def test_without_commit_nothing_stays(spool: Spool) -> None:
 @pytest.mark.parametrize(
     ("code", "error"), [(errno.ENOSPC, StorageFull), (errno.EDQUOT, StorageFull), (errno.EIO, StorageFailed)]
 )
-@pytest.mark.parametrize("call", ["write", "fsync"])
+@pytest.mark.parametrize("calls", [("write", "writev"), ("fsync",)])
 def test_a_refusing_disk_leaves_nothing(
-    spool: Spool, monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception], call: str
+    spool: Spool, monkeypatch: pytest.MonkeyPatch, code: int, error: type[Exception], calls: tuple[str, ...]
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(code, os.strerror(code))
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, call, refuse)
+        for call in calls:
+            patch.setattr(os, call, refuse)
         with pytest.raises(error), spool.writer(ARRIVAL) as writer:
             writer.write(b"data")
             writer.commit()
