@@ -54,6 +54,9 @@ class Work:
 
     def __init__(self) -> None:
         self.committed: list[str] = []
+        self.sizes: list[int] = []
+        self.poison: frozenset[str] = frozenset()
+        self.aside: list[str] = []
         self.written: list[Any] = []
         self.takes_s = 0.0
         self.singly = False
@@ -64,6 +67,9 @@ class Work:
 
     def commit_group(self, group: Sequence[Accepted], notes: Sequence[Note]) -> None:
         time.sleep(self.takes_s)
+        self.sizes.append(len(group))
+        if any(one.entry.name in self.poison for one in group):
+            raise ValueError
         if self.failing_singly and self.singly and len(notes) == 1 and not group:
             raise self.failing_singly.pop(0)
         self.singly = not group and len(notes) == 1
@@ -86,7 +92,8 @@ class Work:
             raise self.clearing.pop(0)
 
     def set_aside(self, item: Accepted, error: HeimdallrError) -> None:
-        raise AssertionError(f"{item} {error}")
+        assert item.entry.name in self.poison, error
+        self.aside.append(item.entry.name)
 
 
 @pytest.fixture
@@ -175,6 +182,40 @@ def test_a_flush_that_takes_too_long_leaves_no_haste_behind(tmp_path: Path, work
     assert not made.flush(0.05)
     assert not made._hurried
     assert made.flush(HANG_S)
+
+
+def waiting(made: Committer, folder: Path, count: int) -> None:
+    """So many objects wait together: the transaction before them takes until all are enqueued."""
+    began, goes_on = threading.Event(), threading.Event()
+
+    def hold(_session: Session) -> None:
+        began.set()
+        goes_on.wait(HANG_S)
+
+    made.note(hold)
+    assert began.wait(HANG_S)
+    for number in range(count):
+        made.enqueue(item(folder, number))
+    goes_on.set()
+
+
+def test_objects_that_wait_share_transactions_of_a_bounded_size(tmp_path: Path, work: Work, made: Committer) -> None:
+    waiting(made, tmp_path, 150)
+    assert made.flush(HANG_S)
+    assert work.committed == [str(number) for number in range(150)]
+    assert work.sizes == [0, 64, 64, 22]
+
+
+def test_one_object_that_can_never_be_a_row_costs_its_neighbours_a_few_transactions(
+    tmp_path: Path, work: Work, made: Committer
+) -> None:
+    work.poison = frozenset({"37"})
+    waiting(made, tmp_path, 64)
+    assert made.flush(HANG_S)
+    assert sorted(work.committed, key=int) == [str(number) for number in range(64) if number != 37]
+    assert work.aside == ["37"]
+    # Halved six times, then tried alone until it is given up.
+    assert len(work.sizes) <= 2 + 2 * 6 + committer.MAX_COMMIT_ATTEMPTS
 
 
 def test_a_note_is_carried_out_once_whatever_fails_afterwards(tmp_path: Path, work: Work, made: Committer) -> None:
