@@ -7,7 +7,7 @@ import io
 import os
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -245,18 +245,26 @@ def test_a_full_disk_refuses_and_room_lets_in_again(
 ) -> None:
     """Check 13 of the reliability list by HTTP, with ENOSPC for the small disk: rows are files, nothing is doubled."""
     objects = [file_bytes(ct_slice(number, STUDY, f"{STUDY}.2", size=128)) for number in range(1, 7)]
-    real = os.write
+    real_write, real_writev = os.write, os.writev
     left = 5 * len(objects[0]) // 2
 
-    def write(fd: int, data: Any) -> int:
+    def take(size: int) -> None:
         nonlocal left
-        if len(data) > 4096:
-            left -= len(data)
+        if size > 4096:
+            left -= size
             if left < 0:
                 raise OSError(errno.ENOSPC, "No space left on device")
-        return real(fd, data)
+
+    def write(fd: int, data: Any) -> int:
+        take(len(data))
+        return real_write(fd, data)
+
+    def writev(fd: int, buffers: Sequence[Any]) -> int:
+        take(sum(map(len, buffers)))
+        return real_writev(fd, buffers)
 
     monkeypatch.setattr(os, "write", write)
+    monkeypatch.setattr(os, "writev", writev)
     answers = [DOORS[door](client, [content]) for content in objects]
     monkeypatch.undo()
     statuses = [answer.status_code for answer in answers]
