@@ -6,14 +6,14 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Protocol
 
 from sqlmodel import Session
 
 from heimdallr_ray.clock import Clock
-from heimdallr_ray.errors import HeimdallrError, Retryable
+from heimdallr_ray.errors import HeimdallrError, Retryable, StorageFailed
 from heimdallr_ray.listener.facts import Accepted
 
 logger = logging.getLogger(__name__)
@@ -37,6 +37,12 @@ NOTES_PER_COMMIT = 512
 MAX_COMMIT_ATTEMPTS = 3
 RETRY_FIRST_S = 0.1
 RETRY_LAST_S = 5.0
+LATER_S = 60.0
+"""An object that cannot be stored, where others can, is tried again so often."""
+MAX_LATER = 1000
+"""Objects that wait for that; more than these are no single objects in trouble."""
+TROUBLE_S = 60.0
+"""Failing for longer is trouble; a database that is started again is not."""
 IDLE_S = 0.5
 REPLAY_EVERY_S = 1.0
 """While there is always something to commit, files that stay on the disk alone are looked for so often."""
@@ -48,8 +54,8 @@ Note = Callable[[Session], None]
 class Work(Protocol):
     """What the committer asks of the receiver."""
 
-    def commit_group(self, group: Sequence[Accepted], notes: Sequence[Note]) -> None:
-        """All of it is in the catalog, in one transaction.
+    def commit_group(self, group: Sequence[Accepted], notes: Sequence[Note]) -> Mapping[str, HeimdallrError]:
+        """All of it is in the catalog, in one transaction, but for those, by spool name, that cannot be stored now.
 
         Raises:
             Retryable: not now.
@@ -87,6 +93,9 @@ class Committer:
         self._noted = self._written = 0
         self._in_hand: dict[str, Accepted] = {}
         self._attempts: dict[str, int] = {}
+        self._later: dict[str, tuple[float, Accepted]] = {}
+        self._refusal = ""
+        self._failing: tuple[float, str] | None = None
         self._overflows = self._replayed = 0
         self._replayed_at = clock.monotonic()
         self._overflowed_studies: dict[str, int] = {}
@@ -159,7 +168,9 @@ class Committer:
     def flush(self, timeout_s: float) -> bool:
         """True once all that was enqueued before is committed or set aside; False where that took too long.
 
-        What comes meanwhile is not waited for: senders that never pause would keep everybody waiting.
+        Objects that the store refuses are tried again for as long as it takes: nobody waits for them, and `study_uids`
+        names their studies until then. What comes meanwhile is not waited for either: senders that never pause would
+        keep everybody waiting.
         """
         deadline = self._clock.monotonic() + timeout_s
         with self._changed:
@@ -167,12 +178,13 @@ class Committer:
             self._flushing += 1
             self._changed.notify_all()
             try:
+                before -= self._later.keys()
                 while before or self._written < noted or self._replayed < overflows:
                     left = deadline - self._clock.monotonic()
                     if left <= 0 or not self.alive:
                         return False
                     self._changed.wait(min(left, 0.5))
-                    before &= self._in_hand.keys()
+                    before &= self._in_hand.keys() - self._later.keys()
             finally:
                 self._flushing -= 1
         return True
@@ -182,6 +194,17 @@ class Committer:
         with self._changed:
             held = {str(item.identity.study_uid) for item in self._in_hand.values()}
             return frozenset(held.union(self._overflowed_studies))
+
+    @property
+    def trouble(self) -> str:
+        """Why objects are no rows, in words; empty where nothing is wrong, or not for long."""
+        with self._changed:
+            waiting, failing = len(self._later), self._failing
+        if waiting:
+            return f"{waiting} acknowledged objects cannot be stored ({self._refusal})"
+        if failing is not None and (for_s := self._clock.monotonic() - failing[0]) > TROUBLE_S:
+            return f"no acknowledged object could be stored for {for_s:.0f} s ({failing[1]})"
+        return ""
 
     @property
     def blind(self) -> bool:
@@ -212,7 +235,7 @@ class Committer:
             self._commit_or_set_aside(group)
         finally:
             with self._changed:
-                queued = {item.entry.name for item in self._queue}
+                queued = {item.entry.name for item in self._queue} | self._later.keys()
                 for item in group:
                     if item.entry.name not in queued:
                         self._in_hand.pop(item.entry.name, None)
@@ -238,11 +261,14 @@ class Committer:
                 # Nothing came for a while, or much has: what was committed leaves the spool.
                 self._work.clear(all_of_it=idle)
                 pause_s = RETRY_FIRST_S
+                self._failing = None
             except Exception as error:
                 # A process loop: whatever failed, the files are still durable, so the group is tried again.
                 self._give_back(group, notes)
+                code = error.code if isinstance(error, HeimdallrError) else type(error).__name__
+                self._failing = (self._failing or (self._clock.monotonic(), code))[0], code
                 if isinstance(error, HeimdallrError):
-                    logger.warning("spool.commit_failed", extra={"instances": len(group), "code": error.code})
+                    logger.warning("spool.commit_failed", extra={"instances": len(group), "code": code})
                 else:
                     logger.exception("spool.commit_failed", extra={"instances": len(group)})
                 with self._changed:
@@ -261,6 +287,9 @@ class Committer:
                 self._changed.wait(IDLE_S)
             if (self._queue or self._notes) and len(self._queue) < self.group_size and not self._hurried:
                 self._changed.wait_for(lambda: len(self._queue) >= self.group_size or self._hurried, self._group_wait_s)
+            now_s = self._clock.monotonic()
+            for name in [name for name, (due_s, _) in self._later.items() if due_s <= now_s]:
+                self._queue.append(self._later.pop(name)[1])
             size = min(len(self._queue), GROUPS_BEHIND * self.group_size)
             group = [self._queue.popleft() for _ in range(size)]
             notes = [self._notes.popleft() for _ in range(min(len(self._notes), NOTES_PER_COMMIT))]
@@ -326,7 +355,7 @@ class Committer:
         """
         alive = self._still_there(group)
         try:
-            self._work.commit_group(alive, notes)
+            refused = self._work.commit_group(alive, notes)
         except Retryable:
             raise
         except Exception:
@@ -341,8 +370,8 @@ class Committer:
                 self._have_written(notes, 1)
             self._commit_or_set_aside(alive)
             return
-        self._done(alive)
         self._have_written(notes, len(notes))
+        self._done_but(alive, refused)
 
     def _still_there(self, group: Sequence[Accepted]) -> list[Accepted]:
         """The objects of `group` that no other process has finished meanwhile."""
@@ -362,7 +391,7 @@ class Committer:
         if not alive:
             return
         try:
-            self._work.commit_group(alive, ())
+            refused = self._work.commit_group(alive, ())
         except Retryable:
             raise
         except Exception as error:
@@ -374,7 +403,30 @@ class Committer:
                 return
             self._count_failure(alive[0], error)
             return
-        self._done(alive)
+        self._done_but(alive, refused)
+
+    def _done_but(self, group: Sequence[Accepted], refused: Mapping[str, HeimdallrError]) -> None:
+        """The group is done with, but for those that the store refused: they wait, and nobody waits for them.
+
+        Raises:
+            Retryable: they are too many.
+        """
+        self._done(item for item in group if item.entry.name not in refused)
+        if not refused:
+            return
+        with self._changed:
+            self.failures += 1
+            if len(self._later.keys() | refused.keys()) > MAX_LATER:
+                raise StorageFailed("the store refuses nearly everything")
+            due_s = self._clock.monotonic() + LATER_S
+            for item in group:
+                if item.entry.name in refused:
+                    self._in_hand[item.entry.name] = item
+                    self._later[item.entry.name] = due_s, item
+            self._refusal = next(iter(refused.values())).code
+            self._changed.notify_all()
+        for name, error in refused.items():
+            logger.error("spool.instance_waits", extra={"spool_name": name, "code": error.code, "reason": error.detail})
 
     def _count_failure(self, item: Accepted, error: Exception) -> None:
         """The object is tried again later, or set aside after MAX_COMMIT_ATTEMPTS."""

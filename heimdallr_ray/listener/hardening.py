@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -32,8 +32,10 @@ def harden(
 ) -> frozenset[str]:
     """All bytes of these studies are on the disk, and their rows say so; returns the studies of which that is true.
 
+    Of an image that the disk refuses its study is not one of them, which is logged.
+
     Raises:
-        Retryable: the database or the disk does not answer now.
+        Retryable: the database does not answer now.
     """
     with database.read() as session:
         rows = undurable(session, study_ids, MAX_PER_SCAN + 1)
@@ -42,13 +44,33 @@ def harden(
         # They come study by study: the last one may have more, and of those not seen nothing is known.
         left = set(study_ids) - {row.study_id for row in rows} | {rows[-1].study_id}
     if rows:
-        missing = set(blobs.harden(Sha256(row.blob_sha256) for row in rows))
+        missing, refused = _hardened(blobs, rows)
         lost = [row for row in rows if row.blob_sha256 in missing]
+        soft = missing | refused
         with database.write() as session:
-            mark_durable(session, [row.id for row in rows if row.blob_sha256 not in missing])
+            mark_durable(session, [row.id for row in rows if row.blob_sha256 not in soft])
             take_back(session, lost, blobs.exists, now=now, actor=actor)
-        left |= {row.study_id for row in lost}
+        left |= {row.study_id for row in rows if row.blob_sha256 in soft}
     return frozenset(study_ids) - left
+
+
+def _hardened(blobs: BlobStore, rows: Sequence[Undurable]) -> tuple[set[str], set[str]]:
+    """The bytes of `rows` are on the disk but for two sets of digests: those that are not there, and those refused."""
+    digests = [Sha256(row.blob_sha256) for row in rows]
+    try:
+        return set(blobs.harden(digests)), set()
+    except StorageFailed:
+        missing, refused = set[str](), set[str]()
+        for row in rows:
+            try:
+                missing.update(blobs.harden([Sha256(row.blob_sha256)]))
+            except StorageFailed as error:
+                refused.add(row.blob_sha256)
+                logger.warning(
+                    "image.not_made_durable",
+                    extra={"study_id": row.study_id, "sha256": row.blob_sha256[:12], "reason": error.detail},
+                )
+        return missing, refused
 
 
 def is_new_boot(folder: Path) -> bool:
@@ -86,15 +108,23 @@ def take_back_lost(database: Database, blobs: BlobStore, quarantine: Path, now: 
         Retryable: the database or the disk does not answer now; what was looked at need not be looked at again.
     """
     n_lost = 0
+    unknown = set[str]()
     for _ in range(MAX_SCANS):
         with database.read() as session:
             rows = undurable(session, None, MAX_PER_SCAN)
+        if len(unknown) >= MAX_PER_SCAN:
+            raise StorageFailed("the disk gives back next to nothing")
+        rows = [row for row in rows if row.id not in unknown]
         if not rows:
             return n_lost
-        lost = [row for row in rows if not _whole(blobs, row, quarantine)]
-        gone = {row.id for row in lost}
-        whole = [row for row in rows if row.id not in gone]
-        blobs.harden(Sha256(row.blob_sha256) for row in whole)
+        seen = {row.id: _whole(blobs, row, quarantine) for row in rows}
+        lost = [row for row in rows if seen[row.id] is False]
+        whole = [row for row in rows if seen[row.id]]
+        # One that cannot be read may be whole: nothing is said of it, and it keeps the others from nothing.
+        unknown.update(row.id for row in rows if seen[row.id] is None)
+        _, refused = _hardened(blobs, whole)
+        unknown.update(row.id for row in whole if row.blob_sha256 in refused)
+        whole = [row for row in whole if row.id not in unknown]
         # Of every row one or the other becomes true, so that the next turn finds others, and what came again meanwhile.
         with database.write() as session:
             mark_durable(session, [row.id for row in whole])
@@ -108,9 +138,16 @@ def take_back_lost(database: Database, blobs: BlobStore, quarantine: Path, now: 
     raise StorageFailed("more images came while those of before the power cut were looked at")
 
 
-def _whole(blobs: BlobStore, row: Undurable, quarantine: Path) -> bool:
+def _whole(blobs: BlobStore, row: Undurable, quarantine: Path) -> bool | None:
+    """True where the bytes give their digest, None where they cannot be read."""
     try:
         blobs.verify(row.blob_sha256)
+    except StorageFailed as error:
+        logger.warning(
+            "image.unreadable",
+            extra={"study_id": row.study_id, "sha256": row.blob_sha256[:12], "reason": error.detail},
+        )
+        return None
     except BlobMissing:
         # The damaged bytes make place for the image when it is sent again.
         damaged = blobs.locate(row.blob_sha256)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -98,7 +98,7 @@ class Receiver:
         group_size: int = GROUP_SIZE,
         group_wait_s: float = GROUP_WAIT_S,
     ) -> None:
-        """Open the spool of `settings`. `commit` and `commit_upload` work without `start`.
+        """Open the spool of `settings`. `commit_group` and `commit_upload` work without `start`.
 
         Raises:
             StorageFull, StorageFailed: the spool folder cannot be made.
@@ -161,14 +161,34 @@ class Receiver:
         """The committer will carry out `note` in a write transaction soon, before rows that are enqueued after it."""
         self._committer.note(note)
 
-    def commit(self, group: Sequence[Accepted], notes: Sequence[Note] = ()) -> RecordOutcome:
+    def commit_group(self, group: Sequence[Accepted], notes: Sequence[Note] = ()) -> Mapping[str, StorageFailed]:
         """The objects of `group` are blobs and rows, in one transaction; `clear` may take their spool files.
 
+        Returns:
+            By spool name, those whose bytes the blob store refuses; they are no rows.
+
         Raises:
-            Retryable: not now (database or disk).
+            Retryable: not now, for all of them (database, or no room).
         """
-        self._blobs.keep([(item.entry.path, item.entry.sha256) for item in group])
-        return self._record(group, notes)
+        refused = self._refused(group)
+        stored = [item for item in group if item.entry.name not in refused]
+        if stored or notes:
+            self._record(stored, notes)
+        return refused
+
+    def _refused(self, group: Sequence[Accepted]) -> dict[str, StorageFailed]:
+        """The objects of `group` are blobs but for these: one file that cannot be replaced stands in nobody's way."""
+        try:
+            self._blobs.keep([(item.entry.path, item.entry.sha256) for item in group])
+        except StorageFailed:
+            refused: dict[str, StorageFailed] = {}
+            for item in group:
+                try:
+                    self._blobs.keep([(item.entry.path, item.entry.sha256)])
+                except StorageFailed as error:
+                    refused[item.entry.name] = error
+            return refused
+        return {}
 
     def clear(self, *, all_of_it: bool) -> None:
         """Spool files of committed objects are gone, where there are many of them or `all_of_it` is asked for.
@@ -190,10 +210,6 @@ class Receiver:
         for entry in finished:
             self.spool.remove(entry)
 
-    def commit_group(self, group: Sequence[Accepted], notes: Sequence[Note]) -> None:
-        """As `commit`, for the committer."""
-        self.commit(group, notes)
-
     def commit_upload(self, items: Sequence[Accepted], notes: Sequence[Note] = ()) -> int:
         """All objects of one upload are rows; a study's objects become rows together or not at all.
 
@@ -208,7 +224,7 @@ class Receiver:
 
         Raises:
             Draining: the stack is about to stop and may have counted its studies already; nothing was stored.
-            Retryable: as `commit`; the upload was not answered and may be sent again.
+            Retryable: as `commit_group`; the upload was not answered and may be sent again.
         """
         with self._drain_mark.storing():
             self._blobs.keep([(item.entry.path, item.entry.sha256) for item in items])
@@ -255,6 +271,11 @@ class Receiver:
     def pending_study_uids(self) -> frozenset[str]:
         """Studies of which an object is durable but not yet a row."""
         return self._committer.study_uids()
+
+    @property
+    def trouble(self) -> str:
+        """Why acknowledged images are no rows, in words; empty where nothing is wrong, or not for long."""
+        return self._committer.trouble
 
     @property
     def blind(self) -> bool:
@@ -307,7 +328,7 @@ class Receiver:
                 lock_study_uid(session, study_uid if known is None else known.study_uid)
                 if known is None or not undurable(session, [known.id], 1):
                     return close(session)
-        raise StorageFailed("images of the study come faster than the disk takes them")
+        raise StorageFailed("the disk refuses images of the study, or they come faster than it takes them")
 
     def settled(self, timeout_s: float) -> bool:
         """True once all that was accepted is a row, and no row names bytes that a power cut took; else not now."""

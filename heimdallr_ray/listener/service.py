@@ -207,7 +207,7 @@ class ListenerService:
             return "the thread that closes studies has ended"
         if not self.commitments.alive:
             return "the thread of storage commitment has ended"
-        return "" if self._draining else self.scp.trouble
+        return self.receiver.trouble or ("" if self._draining else self.scp.trouble)
 
     def _state(self) -> ProcessState:
         self._disk.look()

@@ -321,14 +321,22 @@ class LocalBlobStore:
     def _require_whole(self, target: Path, path: Path, sha256: Sha256) -> None:
         """The blob that is there already has the bytes of `path`, as durably as that file has them.
 
-        A power cut may have left a name without its bytes, where nobody had fsynced them (durability = study).
+        A power cut may have left a name without its bytes, where nobody had fsynced them (durability = study), or the
+        disk may refuse to give them.
         """
-        with target.open("rb") as held:
-            if os.path.samestat(os.fstat(held.fileno()), path.stat()):
-                return
-            if hashlib.file_digest(held, "sha256").hexdigest() == sha256:
-                os.fsync(held.fileno())
-                return
+        ours = path.stat()
+        try:
+            with target.open("rb") as held:
+                if os.path.samestat(os.fstat(held.fileno()), ours):
+                    return
+                if hashlib.file_digest(held, "sha256").hexdigest() == sha256:
+                    os.fsync(held.fileno())
+                    return
+        except OSError as error:
+            # What cannot be read is not kept: the same bytes are at hand.
+            logger.warning(
+                "blob.unreadable", extra={"sha256": sha256[:12], "error": errno.errorcode.get(error.errno or 0, "")}
+            )
         temporary = self._temporary / f"{new_id()}.part"
         temporary.hardlink_to(path)
         temporary.replace(target)

@@ -183,7 +183,7 @@ class Cuts:
 
     def _send_again(self, again: Installation, cut: str) -> None:
         indices = sorted(self.acknowledged)
-        again.receiver.commit([again.accept(again.answer(index, self.bodies[index])) for index in indices])
+        again.receiver.commit_group([again.accept(again.answer(index, self.bodies[index])) for index in indices])
         again.harden()
         assert set(again.stored(cut).values()) >= {sha256(self.bodies[index]) for index in indices}, (
             f"{cut}: an image that was sent again is not stored"
@@ -197,7 +197,7 @@ def work(cuts: Cuts, installation: Installation) -> None:
     answered: list[Answered] = []
 
     def commit() -> None:
-        receiver.commit(waiting)
+        receiver.commit_group(waiting)
         waiting.clear()
 
     def digest() -> None:

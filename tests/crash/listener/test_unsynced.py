@@ -130,7 +130,7 @@ def test_a_study_of_more_rows_than_are_looked_at_once_is_not_called_hard(
     receiver = receiver_of(intake)
     receiver.replay()
     items = [receiver.accept(arrival(index), [body(index, f"{STUDY}.{index % 3}")]) for index in range(12)]
-    receiver.commit(items)
+    receiver.commit_group(items)
     ids = {study.id for study in intake.studies()}
     assert len(ids) == 3
     while ids:
@@ -146,7 +146,7 @@ def test_a_person_closes_nothing_that_a_power_cut_may_take(
 ) -> None:
     receiver = receiver_of(intake)
     receiver.replay()
-    receiver.commit([receiver.accept(arrival(1), [body(1)])])
+    receiver.commit_group([receiver.accept(arrival(1), [body(1)])])
     late = iter(range(2, 4))
     real = receiver.harden
 
@@ -154,7 +154,7 @@ def test_a_person_closes_nothing_that_a_power_cut_may_take(
         hard = real(ids)
         # One more comes just then.
         for index in late:
-            receiver.commit([receiver.accept(arrival(index), [body(index)])])
+            receiver.commit_group([receiver.accept(arrival(index), [body(index)])])
             break
         return hard
 
@@ -172,7 +172,7 @@ def test_all_rows_are_looked_at_however_many_and_by_whoever_comes_first(
     before = receiver_of(intake)
     before.replay()
     items = [before.accept(arrival(index), [body(index)]) for index in range(10)]
-    before.commit(items)
+    before.commit_group(items)
     before.clear(all_of_it=True)
     for item in items[2:9:2]:
         intake.blobs.path(item.entry.sha256).write_bytes(b"torn")
@@ -197,7 +197,7 @@ def test_a_request_for_commitment_that_comes_first_finds_what_the_cut_took(intak
     before = receiver_of(intake)
     before.replay()
     items = [before.accept(arrival(index), [body(index)]) for index in range(1, 4)]
-    before.commit(items)
+    before.commit_group(items)
     before.clear(all_of_it=True)
     torn = intake.blobs.path(items[1].entry.sha256)
     torn.chmod(0o600)
@@ -230,7 +230,7 @@ def test_a_request_for_commitment_that_comes_first_finds_what_the_cut_took(intak
     assert {row.sop_uid for row in rows} == {wanted[0][1], wanted[2][1]}
     assert all(row.durable for row in rows)
     assert [int(event.payload["lost"]) for event in told(intake, "study.images_lost")] == [1]
-    again.commit([again.accept(arrival(2), [body(2)])])
+    again.commit_group([again.accept(arrival(2), [body(2)])])
     assert len(intake.instances()) == 3
     intake.blobs.verify(items[1].entry.sha256)
 
@@ -240,7 +240,7 @@ def test_an_image_that_is_sent_again_while_losses_are_looked_for_keeps_its_row(
 ) -> None:
     receiver = receiver_of(intake)
     receiver.replay()
-    receiver.commit([receiver.accept(arrival(1), [body(1)])])
+    receiver.commit_group([receiver.accept(arrival(1), [body(1)])])
     receiver.clear(all_of_it=True)
     (row,) = intake.instances()
     receiver.spool.close()
@@ -254,7 +254,7 @@ def test_an_image_that_is_sent_again_while_losses_are_looked_for_keeps_its_row(
 
     def meanwhile(digests: Iterable[Sha256]) -> list[Sha256]:
         # What was damaged is set aside, and its row is not yet taken back.
-        again.commit([again.accept(arrival(1), [body(1)])])
+        again.commit_group([again.accept(arrival(1), [body(1)])])
         return hardened(digests)
 
     monkeypatch.setattr(intake.blobs, "harden", meanwhile)

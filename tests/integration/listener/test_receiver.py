@@ -69,9 +69,9 @@ def test_a_death_at_any_point_loses_and_doubles_nothing(
         if after == "adopt":
             patch.setattr(receive, "record_instances", die)
             with pytest.raises(KeyboardInterrupt):
-                receiver.commit(items)
+                receiver.commit_group(items)
         if after == "rows":
-            receiver.commit(items)
+            receiver.commit_group(items)
             patch.setattr(receiver.spool, "remove", die)
             with pytest.raises(KeyboardInterrupt):
                 receiver.clear(all_of_it=True)
@@ -91,9 +91,9 @@ def test_a_duplicate_that_is_replayed_again_and_again_changes_nothing(
     """A process dies each time before the files leave the spool."""
     began = AssociationOpened("a1", Door.DICOM, "CT1", "HEIMDALLR", "127.0.0.1", datetime.now(UTC))
     notes = [lambda session: record_opened(session, [began])]
-    receiver.commit([accept(receiver, 1)], notes)
+    receiver.commit_group([accept(receiver, 1)], notes)
     receiver.clear(all_of_it=True)
-    receiver.commit([accept(receiver, 1), accept(receiver, 1)])
+    receiver.commit_group([accept(receiver, 1), accept(receiver, 1)])
     first = intake.studies()[0].model_dump()
 
     def die(*_: object) -> None:
@@ -158,7 +158,7 @@ def test_one_object_that_cannot_be_committed_does_not_hold_up_the_others(
 def test_a_locked_database_delays_rows_and_loses_none(
     intake: Intake, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = receiver.commit
+    real = receiver.commit_group
     failures = 0
 
     def busy(group: object, notes: object) -> object:
@@ -168,7 +168,7 @@ def test_a_locked_database_delays_rows_and_loses_none(
             raise StorageFailed("not now")
         return real(group, notes)  # pyright: ignore[reportArgumentType]
 
-    monkeypatch.setattr(receiver, "commit", busy)
+    monkeypatch.setattr(receiver, "commit_group", busy)
     receiver.start()
     receiver.enqueue(accept(receiver, 1))
     assert receiver.flush(20)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -57,6 +57,7 @@ class Work:
         self.sizes: list[int] = []
         self.poison: frozenset[str] = frozenset()
         self.aside: list[str] = []
+        self.refusing: set[str] = set()
         self.written: list[Any] = []
         self.takes_s = 0.0
         self.singly = False
@@ -65,7 +66,7 @@ class Work:
         self.found: list[Callable[[], None]] = []
         self.replays = 0
 
-    def commit_group(self, group: Sequence[Accepted], notes: Sequence[Note]) -> None:
+    def commit_group(self, group: Sequence[Accepted], notes: Sequence[Note]) -> Mapping[str, HeimdallrError]:
         time.sleep(self.takes_s)
         self.sizes.append(len(group))
         if any(one.entry.name in self.poison for one in group):
@@ -78,7 +79,9 @@ class Work:
         for note in notes:
             note(cast(Session, writing))
         self.written.extend(writing)
-        self.committed.extend(one.entry.name for one in group)
+        refused = {one.entry.name: StorageFailed("refused") for one in group if one.entry.name in self.refusing}
+        self.committed.extend(one.entry.name for one in group if one.entry.name not in refused)
+        return refused
 
     def replay_ready(self, min_age_s: float) -> int:
         assert min_age_s == 0.0
@@ -216,6 +219,45 @@ def test_one_object_that_can_never_be_a_row_costs_its_neighbours_a_few_transacti
     assert work.aside == ["37"]
     # Halved six times, then tried alone until it is given up.
     assert len(work.sizes) <= 2 + 2 * 6 + committer.MAX_COMMIT_ATTEMPTS
+
+
+def test_what_the_store_refuses_waits_alone_and_is_tried_again(
+    tmp_path: Path, work: Work, made: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer, "LATER_S", 0.1)
+    work.refusing = {"3", "5"}
+    written: list[Note] = [write("note")]
+    made.note(written[0])
+    for number in range(8):
+        made.enqueue(item(tmp_path, number))
+    assert made.flush(HANG_S)
+    assert sorted(work.committed) == ["0", "1", "2", "4", "6", "7"]
+    assert work.written == ["note"]
+    assert made.study_uids() == {"1.2.3.3", "1.2.3.5"}
+    assert made.trouble == "2 acknowledged objects cannot be stored (storage_failed)"
+    work.refusing = set()
+    deadline = time.monotonic() + HANG_S
+    while made.trouble or made.waiting:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert sorted(work.committed) == [str(number) for number in range(8)]
+
+
+def test_a_catalog_that_does_not_answer_for_long_is_trouble(
+    tmp_path: Path, work: Work, made: Committer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(committer, "TROUBLE_S", 0.3)
+    real = work.commit_group
+    work.commit_group = lambda *_: (_ for _ in ()).throw(StorageFailed("away"))  # type: ignore[method-assign]
+    made.enqueue(item(tmp_path, 1))
+    deadline = time.monotonic() + HANG_S
+    while not made.trouble:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert made.trouble.startswith("no acknowledged object could be stored for")
+    work.commit_group = real  # type: ignore[method-assign]
+    assert made.flush(HANG_S)
+    assert made.trouble == ""
 
 
 def test_a_note_is_carried_out_once_whatever_fails_afterwards(tmp_path: Path, work: Work, made: Committer) -> None:
