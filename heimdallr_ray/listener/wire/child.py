@@ -40,20 +40,25 @@ MAX_WAITING = 50_000
 """Accepted objects that wait to be told. More are found in the spool by the listener itself."""
 ROWS_PER_MESSAGE = 2000
 """About 1.4 MB."""
-ANSWER_S = 30.0
 UNTOLD_S = 10.0
 """From an answer to its report: the time of a digest."""
+LATE = "accepted too late"
+"""Why an association ended whose request the listener answered when its peer had been given up."""
 
 
 class RemoteHost:
     """The listener in another process, as associations see it."""
 
-    def __init__(self, channel: Channel, spool: Spool, max_object_bytes: int, *, commitment: bool) -> None:
+    def __init__(
+        self, channel: Channel, spool: Spool, max_object_bytes: int, *, commitment: bool, answer_s: float
+    ) -> None:
+        """`answer_s`: how long a question waits for its answer."""
         self.clock: Clock = SystemClock()
         self.spool = spool
         self.max_object_bytes = max_object_bytes
         self.commitment = commitment
         self._channel = channel
+        self._answer_s = answer_s
         self._changed = threading.Condition()
         self._waiting: list[Message] = []
         self._stored: list[list[Any]] = []
@@ -99,15 +104,20 @@ class RemoteHost:
         with self._changed:
             self._answers[number] = None
             self._tell({**message, "id": number})
-            self._changed.wait_for(lambda: self._answers[number] is not None, ANSWER_S)
+            self._changed.wait_for(lambda: self._answers[number] is not None, self._answer_s)
             return self._answers.pop(number)
 
     def answered(self, message: Message) -> None:
-        """The listener has answered a question."""
+        """The listener has answered a question; an association that nobody waits for any more is ended again."""
         with self._changed:
             if message["id"] in self._answers:
                 self._answers[message["id"]] = message
                 self._changed.notify_all()
+            elif "opened" in message:
+                # It counts as open, and its connection has gone: nobody else would end it.
+                association = message["opened"]["id"]
+                logger.warning("association.answered_late", extra={"association": association})
+                self._tell({"t": "close", "association": association, "how": How.ABORTED.value, "reason": LATE})
 
     # Reports ---------------------------------------------------------------------------------------------------------
 
@@ -231,7 +241,13 @@ def serve(channel: Channel, config: Message) -> None:
         max_object_bytes=config["max_object_bytes"],
         durable=config["durable"],
     )
-    host = RemoteHost(channel, spool, config["max_object_bytes"], commitment=config["commitment"])
+    host = RemoteHost(
+        channel,
+        spool,
+        config["max_object_bytes"],
+        commitment=config["commitment"],
+        answer_s=config["answer_s"],
+    )
     files = config["tls"]
     context = server_context(*map(Path, files)) if files else None
     server = ConnectionServer(host, context, host.gone)

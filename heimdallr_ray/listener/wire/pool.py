@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 from heimdallr_ray import logs
@@ -34,8 +35,11 @@ AGAIN_FIRST_S = 0.5
 AGAIN_LAST_S = 30.0
 HUNG_S = 60.0
 """A process that leaves a question unanswered for so long is ended and started again."""
+ANSWER_S = 30.0
+"""A process gives up what it asked after so long; a peer waits hardly longer for the answer to its request."""
 SILENT_S = 20.0
 """For so long, and it is told."""
+ENDED = "the receiving process has ended"
 LEAVE_S = 5.0
 SEND_S = 5
 """For one message to a process that does not read."""
@@ -46,6 +50,11 @@ class _Child:
     process: subprocess.Popen[bytes]
     channel: Channel
     addresses: Counter[str] = field(default_factory=Counter[str])
+    """Its connections by address; none with zero."""
+    requests: SimpleQueue[tuple[float, Message] | None] = field(
+        default_factory=SimpleQueue[tuple[float, Message] | None]
+    )
+    """Requests for associations, each with when it was heard (seconds, monotonic); None: no more will come."""
     associations: dict[str, OpenAssociation] = field(default_factory=dict[str, OpenAssociation])
     ready: threading.Event = field(default_factory=threading.Event)
     failure: str = ""
@@ -53,6 +62,14 @@ class _Child:
     """Number of the last barrier that came back."""
     silent_since: float | None = None
     """When it was asked what it has not answered yet."""
+    ended: bool = False
+    """Its associations are closed, and it gets no more."""
+
+    def left(self, address: str) -> None:
+        """One connection from there fewer; an address without any is forgotten."""
+        self.addresses[address] -= 1
+        if self.addresses[address] <= 0:
+            del self.addresses[address]
 
 
 class ReceivingProcesses:
@@ -75,6 +92,7 @@ class ReceivingProcesses:
         self._gone = gone
         self._count = count
         self._synced = synced
+        self._answer_s = ANSWER_S
         spool = self._receiver.spool
         self._config: Message = {
             "spool": str(spool.root),
@@ -82,6 +100,7 @@ class ReceivingProcesses:
             "max_object_bytes": spool.max_object_bytes,
             "durable": spool.durable,
             "commitment": desk is not None,
+            "answer_s": self._answer_s,
             "tls": list(tls) if tls else None,
             "log": asdict(where.of("receiver")) if (where := logs.place()) else None,
         }
@@ -156,6 +175,7 @@ class ReceivingProcesses:
             raise
         child = _Child(process, Channel(ours))
         threading.Thread(target=self._hear, args=(child,), name="receiving-process", daemon=True).start()
+        threading.Thread(target=self._decide, args=(child,), name="association-requests", daemon=True).start()
         _tell(child, self._config)
         return child
 
@@ -173,7 +193,8 @@ class ReceivingProcesses:
                     return
                 with self._changed:
                     given_back = not child.addresses[address]
-                    child.addresses[address] -= not given_back
+                    if not given_back:
+                        child.left(address)
                 if given_back:
                     # With all others of the process, which has ended meanwhile.
                     self._registry.refuse_connection("no_process", address)
@@ -235,22 +256,15 @@ class ReceivingProcesses:
         if kind == "stored":
             self._stored(child, message["rows"])
         elif kind == "request":
-            opened = registry.request(
-                message["called_ae"], message["calling_ae"], message["address"], message["implementation"]
-            )
-            if isinstance(opened, Refusal):
-                fields = [opened.reason, opened.result, opened.source, opened.diagnostic]
-                self._answer(child, message, {"refusal": fields})
-            else:
-                child.associations[opened.id] = opened
-                self._answer(child, message, {"opened": encode_opened(opened)})
+            # Whether there is room is asked of the disk, which may take its time; what else is said does not wait.
+            child.requests.put((time.monotonic(), message))
         elif kind == "close":
             opened = child.associations.pop(message["association"], None)
             if opened is not None:
                 registry.close(opened, How(message["how"]), message["reason"])
         elif kind == "gone":
             with self._changed:
-                child.addresses[message["address"]] -= 1
+                child.left(message["address"])
             self._gone(message["address"])
         elif kind == "synced":
             for seconds in message["seconds"]:
@@ -286,6 +300,37 @@ class ReceivingProcesses:
         elif kind == "failed":
             child.failure = message["detail"]
             child.ready.set()
+
+    def _decide(self, child: _Child) -> None:
+        """Requests for associations are answered one after the other, beside all else that the process says."""
+        while (heard := child.requests.get()) is not None:
+            heard_s, message = heard
+            if time.monotonic() - heard_s > self._answer_s:
+                # Given up by the process, which has told its end already.
+                continue
+            try:
+                self._request(child, message)
+            except Exception:
+                # A process loop: as where something else that a process says cannot be dealt with.
+                logger.exception("receiving_process.broken", extra={"pid": child.process.pid})
+                child.process.kill()
+
+    def _request(self, child: _Child, message: Message) -> None:
+        opened = self._registry.request(
+            message["called_ae"], message["calling_ae"], message["address"], message["implementation"]
+        )
+        if isinstance(opened, Refusal):
+            fields = [opened.reason, opened.result, opened.source, opened.diagnostic]
+            self._answer(child, message, {"refusal": fields})
+            return
+        with self._changed:
+            ended = child.ended
+            if not ended:
+                child.associations[opened.id] = opened
+        if ended:
+            self._registry.close(opened, How.ABORTED, ENDED)
+        else:
+            self._answer(child, message, {"opened": encode_opened(opened)})
 
     def _stored(self, child: _Child, rows: list[list[Any]]) -> None:
         ready = self._receiver.spool.ready
@@ -323,8 +368,11 @@ class ReceivingProcesses:
         if was_ready:
             # While its associations are open no study of theirs closes without what is found here.
             self._replay()
+        child.requests.put(None)
+        with self._changed:
+            child.ended = True
         for opened in list(child.associations.values()):
-            self._registry.close(opened, How.ABORTED, "the receiving process has ended")
+            self._registry.close(opened, How.ABORTED, ENDED)
         with self._changed:
             addresses, child.addresses = child.addresses, Counter()
         for address in addresses.elements():

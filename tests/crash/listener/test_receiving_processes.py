@@ -6,18 +6,33 @@ import os
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 from typing import cast
 
 import pytest
 from pydicom import dcmread
+from sqlmodel import select
 
+from heimdallr_ray.catalog.states import How
+from heimdallr_ray.catalog.tables import AssociationRow
 from heimdallr_ray.clients.send import SendReport, send_folder
+from heimdallr_ray.listener.registry import Registry
 from heimdallr_ray.listener.service import ListenerService
-from heimdallr_ray.listener.wire import pool, server
+from heimdallr_ray.listener.wire import child, pool, server
 from heimdallr_ray.listener.wire.pool import ReceivingProcesses
 from heimdallr_ray.listener.wire.server import WireScp
-from tests.support.intake import Intake, dataset_bytes, sha256, wait_for, write_study
+from tests.support.intake import (
+    Intake,
+    all_committed,
+    ct_slice,
+    dataset_bytes,
+    file_bytes,
+    sha256,
+    wait_for,
+    write_study,
+)
+from tests.support.wirepeer import Gone, WirePeer, echoes
 
 IMAGES = 80
 
@@ -119,3 +134,71 @@ def test_a_process_that_hangs_is_told_and_so_is_a_port_that_accepts_nothing(
             assert not service.healthy
             going_on.set()
             wait_for(lambda: service.trouble == "" and service.healthy, 20, "the port to accept again")
+
+
+def test_an_association_that_is_accepted_too_late_is_ended_again_and_holds_nothing_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk hangs while it is asked for room: requests wait, are given up, and leave no association open."""
+    monkeypatch.setattr(pool, "ANSWER_S", 2.0)
+    asks, answers = threading.Event(), threading.Event()
+    answers.set()
+    has_room = Registry._has_room
+
+    def slow(registry: Registry) -> bool:
+        asks.set()
+        assert answers.wait(60)
+        return has_room(registry)
+
+    monkeypatch.setattr(Registry, "_has_room", slow)
+    uid = "1.2.826.0.1.3680043.9.9.1.7"
+    image = dataset_bytes(file_bytes(ct_slice(1, uid.removesuffix(".7"), uid)))
+    intake = Intake(tmp_path / "data", listener_processes=1, max_associations=2, idle_seconds=60.0)
+    ends: list[str] = []
+
+    def come() -> None:
+        try:
+            WirePeer(service.scp.port).close()
+            ends.append("accepted")
+        except Gone:
+            ends.append("gone")
+
+    with intake.listening() as service, WirePeer(service.scp.port) as peer:
+        answers.clear()
+        asks.clear()
+        comers = [threading.Thread(target=come) for _ in range(3)]
+        for comer in comers:
+            comer.start()
+        assert asks.wait(30)
+        assert peer.store(image, f"{uid}.1") == 0
+        assert all_committed(service, 20.0), "a request that waits for the disk holds up what was acknowledged"
+        assert len(intake.instances()) == 1
+        for comer in comers:
+            comer.join(30)
+        assert ends == ["gone"] * 3
+        # Their time began before the listener heard of them.
+        time.sleep(pool.ANSWER_S)
+        answers.set()
+        wait_for(lambda: service.registry.tally.snapshot()["associations"] == 2, 30, "the answer that comes too late")
+        wait_for(lambda: len(service.registry.open_associations()) == 1, 30, "it to be ended again")
+        # Both places but the one of the peer that is still there are free.
+        assert echoes(service.scp.port)
+        assert all_committed(service)
+        with intake.database.read() as session:
+            rows = session.exec(select(AssociationRow).where(AssociationRow.how == How.ABORTED.value)).all()
+        # The others had waited longer than anybody waited for them: they were never open.
+        assert [(row.reason, row.stored) for row in rows] == [(child.LATE, 0)]
+        tally = service.registry.tally.snapshot()
+        assert (tally["associations"], tally["cut.listener_busy"]) == (3, 3)
+
+
+def test_an_address_without_connections_is_forgotten(tmp_path: Path) -> None:
+    intake = Intake(tmp_path / "data", listener_processes=1)
+    with intake.listening() as service:
+        (receiving,) = processes(service)._children
+        for last in range(2, 12):
+            assert echoes(service.scp.port, source=f"127.0.0.{last}")
+        with WirePeer(service.scp.port, source="127.0.0.20") as peer:
+            assert peer.echo() == 0
+            wait_for(lambda: list(receiving.addresses.items()) == [("127.0.0.20", 1)], 20, "the others to be forgotten")
+        wait_for(lambda: not list(receiving.addresses), 20, "the last one to be forgotten")
