@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -12,10 +13,13 @@ import yaml
 
 import heimdallr_ray
 from heimdallr_ray import errors
+from heimdallr_ray.api.services import WELL
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import NotReady
 
 ANSWER_S = 5.0
+DISK = "disk"
+"""The check of the disk: where it fails all works but the doors, which open again by themselves."""
 SERVE_LOGGER = "ray.serve"
 _OURS: Final = re.compile(r"\bheimdallr_ray\.errors\.(\w+)")
 OPEN_STATES = ("receiving", "settling", "queued", "running")
@@ -119,7 +123,24 @@ def missing(settings: Settings) -> str:
         answer = get(settings, "/api/v1/ready")
     except httpx.HTTPError as error:
         return f"HTTP does not answer: {type(error).__name__}"
-    return "" if answer.status_code == 200 else f"/api/v1/ready says {answer.status_code}: {answer.text[:300]}"
+    return "" if answer.status_code == 200 else failing(answer, {DISK})
+
+
+def failing(answer: httpx.Response, spared: Collection[str]) -> str:
+    """What the answer to GET /api/v1/ready says does not work, in words; see `unwell`."""
+    try:
+        return unwell(cast("dict[str, Any]", answer.json()), spared)
+    except (ValueError, KeyError, TypeError):
+        return f"/api/v1/ready answers {answer.status_code} without a readiness document"
+
+
+def unwell(body: Mapping[str, Any], spared: Collection[str]) -> str:
+    """What the document of /api/v1/ready tells of trouble, but for the checks and components of `spared`."""
+    checks = cast("list[dict[str, Any]]", body["checks"])
+    components = cast("dict[str, str]", body["components"])
+    found = [f"{one['name']}: {one['detail']}" for one in checks if not one["ok"] and one["name"] not in spared]
+    troubled = sorted(name for name, word in components.items() if word not in WELL and name not in spared)
+    return "; ".join(found + [f"{name}: {components[name]}" for name in troubled])
 
 
 def unfinished(settings: Settings) -> int | None:

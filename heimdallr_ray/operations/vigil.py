@@ -13,7 +13,6 @@ from typing import Any, Protocol, cast
 
 import httpx
 
-from heimdallr_ray.api.services import WELL
 from heimdallr_ray.config import Settings
 from heimdallr_ray.deployments import readiness
 from heimdallr_ray.operations import application
@@ -76,17 +75,8 @@ class Vigil:
 
 def trouble_of(body: Mapping[str, Any], *, draining: bool) -> str:
     """What the document of /api/v1/ready tells of trouble, but for the listener; empty where there is none."""
-    checks = cast("list[dict[str, Any]]", body["checks"])
-    components = cast("dict[str, str]", body["components"])
-    found = [
-        f"{check['name']}: {check['detail']}"
-        for check in checks
-        if not check["ok"] and not (draining and check["name"] == INTAKE)
-    ]
     # The listener is asked by the supervisor itself, also while nothing answers HTTP.
-    components = {name: word for name, word in components.items() if name != readiness.LISTENER}
-    found += [f"{name}: {word}" for name, word in sorted(components.items()) if word not in WELL]
-    return "; ".join(found)
+    return application.unwell(body, {readiness.LISTENER, *([INTAKE] if draining else [])})
 
 
 def application_trouble(settings: Settings, *, draining: bool) -> str:

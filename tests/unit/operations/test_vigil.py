@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from heimdallr_ray.config import load
 from heimdallr_ray.operations import ports
+from heimdallr_ray.operations.application import DISK, failing
 from heimdallr_ray.operations.vigil import Vigil, Watch, application_trouble, trouble_of
 
 PART = "DICOM listener"
@@ -61,6 +63,18 @@ def test_what_readiness_tells_of_trouble() -> None:
     assert trouble_of(body, draining=False) == "intake: draining"
     body["checks"][0] |= {"ok": False, "detail": "database_busy: locked"}
     assert trouble_of(body, draining=True) == "database: database_busy: locked"
+
+
+def test_a_start_waits_for_all_but_room_on_the_disk() -> None:
+    body = document(Segmenter="ready")
+    body["checks"].append({"name": "disk", "ok": False, "detail": "storage_full: 99 % used"})
+    assert failing(httpx.Response(503, json=body), {DISK}) == ""
+    assert trouble_of(body, draining=False) == "disk: storage_full: 99 % used"
+    body["checks"][0] |= {"ok": False, "detail": "database_busy: locked"}
+    body["components"]["Segmenter"] = "starting"
+    assert failing(httpx.Response(503, json=body), {DISK}) == "database: database_busy: locked; Segmenter: starting"
+    for answer in (httpx.Response(502, text="bad gateway"), httpx.Response(503, json=["no document"])):
+        assert failing(answer, {DISK}).endswith(f"answers {answer.status_code} without a readiness document")
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
