@@ -1,7 +1,8 @@
 """What tells an object's study, series and instance, read from the first bytes of its file as quickly as Python can.
 
 `read_header` reads everything that the package uses and takes half a millisecond; a listener needs twenty attributes of
-each of a thousand objects a second. What is not written as nearly everybody writes it goes to `read_header`.
+each of a thousand objects a second. What is not written as nearly everybody writes it goes to `read_header`; of the
+rest it says the same, since the images of a study are told by both: by this one when they come, by the other one later.
 """
 
 from __future__ import annotations
@@ -22,18 +23,23 @@ from heimdallr_ray.ids import Uid
 _SOP_CLASS: Final = 0x00080016
 _SOP_INSTANCE: Final = 0x00080018
 _CHARACTER_SET: Final = 0x00080005
-_LAST: Final = 0x00401003
+_PRIORITY: Final = 0x00401003
+_PER_FRAME: Final = 0x52009230
+_PIXELS: Final = 0x7FE00008
+"""The first tag of pixels of any kind: where `read_header` ends, whatever lies behind."""
 _SHARED: Final = frozenset(
     {
         _CHARACTER_SET,
         *(0x00080020, 0x00080030, 0x00080050, 0x00080060, 0x00080070, 0x00081030, 0x0008103E),
         *(0x00100010, 0x00100020, 0x00100030, 0x00100040, 0x00180015, 0x00181210),
-        *(0x0020000D, 0x0020000E, 0x00200011, 0x00201208, 0x00280010, _LAST),
+        *(0x0020000D, 0x0020000E, 0x00200011, 0x00201208, 0x00280010, _PRIORITY),
     }
 )
 """Attributes that the images of one series have in common."""
 _SOP_UIDS: Final = frozenset({_SOP_CLASS, _SOP_INSTANCE})
-_SOUGHT: Final = _SHARED | _SOP_UIDS
+_SOUGHT: Final = _SHARED | _SOP_UIDS | {_PER_FRAME}
+_MAX_BYTES: Final = 8 * limits.MAX_ELEMENTS_OF_ONE_LEVEL
+"""No more elements than the bounds of `read_header` allow are in so many bytes: they need not be counted here."""
 _LONG_VRS: Final = frozenset(
     {b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"}
 )
@@ -93,28 +99,39 @@ def read_identity(head: bytes, size: int, offset: int, syntax: str) -> Identifie
     Raises:
         NotDicom, TruncatedObject, TooLarge: as `read_header`.
     """
-    found = read_quickly(head, offset, syntax)
-    if found is not None:
-        return found
+    if size <= limits.MAX_OBJECT_BYTES:
+        found = read_quickly(head, offset, syntax, size)
+        if found is not None:
+            return found
     header = read_head(head, size)
     return None if header is None else Identified(header, header.sop_class_uid, header.sop_uid)
 
 
-def read_quickly(head: bytes, offset: int, syntax: str) -> Identified | None:
-    """As `read_identity`, of the first bytes alone; None too where the object is not written as nearly all are."""
+def read_quickly(head: bytes, offset: int, syntax: str, size: int | None = None) -> Identified | None:
+    """As `read_identity`, of the first bytes alone; None too where the object is not written as nearly all are.
+
+    What is said is what `read_header` says of the whole object: all before its pixels has been walked over. Without
+    `size` an object may go on behind `head`.
+    """
+    if syntax in (DEFLATED_LE, EXPLICIT_BE) or len(head) > _MAX_BYTES:
+        return None
     try:
-        return None if syntax in (DEFLATED_LE, EXPLICIT_BE) else _quickly(head, offset, syntax)
+        return _quickly(head, offset, syntax, size)
     except (NeedMore, HeimdallrError, struct.error):
         return None
 
 
-def _quickly(head: bytes, at: int, syntax: str) -> Identified | None:
+def _quickly(head: bytes, at: int, syntax: str, size: int | None) -> Identified | None:
     encoding = encoding_of(syntax, head, at)
-    located = _locate(Walk(head), at, encoding)
+    located = _locate(Walk(head), at, encoding, size)
     if located is None:
         return None
     uids, shared = located
-    return Identified(_decoded(shared, encoding), _uid(uids.get(_SOP_CLASS)), _uid(uids.get(_SOP_INSTANCE)))
+    sop_class_uid, sop_uid = _uid(uids.get(_SOP_CLASS)), _uid(uids.get(_SOP_INSTANCE))
+    if sop_class_uid is None or sop_uid is None:
+        # The file meta information may have them.
+        return None
+    return Identified(_decoded(shared, encoding), sop_class_uid, sop_uid)
 
 
 def _uid(raw: bytes | None) -> Uid | None:
@@ -122,20 +139,19 @@ def _uid(raw: bytes | None) -> Uid | None:
 
 
 def _locate(
-    walk: Walk, at: int, encoding: Encoding
+    walk: Walk, at: int, encoding: Encoding, size: int | None
 ) -> tuple[dict[int, bytes], tuple[tuple[int, bytes, bytes], ...]] | None:
-    """The two SOP UIDs, and tag, VR and value of what the series shares; None where the walk is not plain."""
+    """The two SOP UIDs, and tag, VR and value of what the series shares; None where the walk is not plain.
+
+    In the order of the object, which may repeat a tag: the last value counts, as in the whole header.
+    """
     head = walk.buffer
     end = len(head)
     explicit = encoding.explicit
     uids: dict[int, bytes] = {}
     shared: list[tuple[int, bytes, bytes]] = []
-    last = -1
     sought = _SOUGHT
-    for _ in range(limits.MAX_ELEMENTS):
-        if at == end:
-            # The object may go on behind its first bytes.
-            return None
+    while at < end:
         start = at + 8
         if explicit:
             group, element, vr, length = _EXPLICIT(head, at)
@@ -148,13 +164,12 @@ def _locate(
             group, element, length = _IMPLICIT(head, at)
             vr = b""
         tag = group << 16 | element
-        if tag <= last:
-            # Out of order or repeated: the whole header says which one counts.
-            return None
-        if tag > _LAST:
-            break
-        last = tag
+        if tag >= _PIXELS:
+            return uids, tuple(shared)
         if length == UNDEFINED:
+            if tag in sought or 0x00090010 <= tag <= 0x000900FF:
+                # No value, also where the same tag has had one before.
+                return None
             inner = IMPLICIT if vr == b"UN" else encoding
             at = walk.end_of_undefined(Element(tag, vr, at, start, start, True, inner))
             continue
@@ -164,11 +179,15 @@ def _locate(
         if tag in sought:
             if tag in _SOP_UIDS:
                 uids[tag] = head[start:at]
+            elif tag == _PER_FRAME:
+                # The whole header opens these items, and may refuse them.
+                return None
             else:
                 shared.append((tag, vr, head[start:at]))
         elif group == 0x0009 and 0x0010 <= element <= 0x00FF:
             shared.append((tag, vr, head[start:at]))
-    return uids, tuple(shared)
+    # No pixels: the object ends here, or it may go on behind its first bytes.
+    return (uids, tuple(shared)) if end == size else None
 
 
 @lru_cache(maxsize=256)
@@ -198,7 +217,7 @@ def _decoded(shared: tuple[tuple[int, bytes, bytes], ...], encoding: Encoding) -
         study_time=values.text(0x00080030, 16),
         study_description=values.text(0x00081030, 64),
         accession_number=values.text(0x00080050, 16),
-        requested_priority=values.text(_LAST, 16).upper(),
+        requested_priority=values.text(_PRIORITY, 16).upper(),
         n_related_instances=values.integer(0x00201208, "n_related_instances"),
         synthetic=manufacturer == SYNTHETIC_CREATOR
         or any(values.text(tag, 64) == SYNTHETIC_CREATOR for tag in values.within(range(0x00090010, 0x00090100))),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heimdallr_ray.dicom import limits
 from heimdallr_ray.dicom.identity import Identified, read_identity, read_quickly
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.listener.arrival import Arrival
@@ -40,9 +41,9 @@ class Reception:
             NotDicom, TruncatedObject, TooLarge: its header cannot be read.
         """
         writer, arrival = self._writer, self._arrival
-        found = self._found or read_identity(
-            writer.head, writer.file_size, writer.dataset_offset, arrival.transfer_syntax_uid
-        )
+        size, found = writer.file_size, self._found
+        if found is None or size > limits.MAX_OBJECT_BYTES:
+            found = read_identity(writer.head, size, writer.dataset_offset, arrival.transfer_syntax_uid)
         if found is None:
             return False
         self._identity = identify(found, arrival, lambda: writer.sha256)
