@@ -21,7 +21,7 @@ from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.listener import room as disk_room
 from heimdallr_ray.listener.overview import watermarks
 from heimdallr_ray.listener.room import RoomLevel
-from heimdallr_ray.operations import accelerator, doors, lock, mending, neighbours, ports, processes, rayhead
+from heimdallr_ray.operations import accelerator, doors, failures, lock, mending, neighbours, ports, processes, rayhead
 from heimdallr_ray.segmentation.notes import HOMES, read_notes, read_refusal
 
 RAY_SERIES = "2.60."
@@ -101,6 +101,15 @@ def _closed_on_purpose(holder: lock.Holder) -> dict[str, str]:
 
 def _starting(holder: lock.Holder) -> str:
     return f"the stack is starting since {holder.started_at}, at the step: {holder.step or FIRST_STEP}"
+
+
+def check_last_end(settings: Settings) -> Iterator[Check]:
+    """The last stack of the data folder was not ended by its own failure, or another runs by now."""
+    failed = None if lock.is_held(settings.run_dir) else failures.read(settings.run_dir)
+    if failed is not None:
+        yield Check("last start", False, f"the stack ended by itself: {failed.words}",
+                    f"{settings.log_dir / 'supervisor.log'} has the rest; forgotten by the next `heimdallr up` that "
+                    "is ready")  # fmt: skip
 
 
 def check_listeners(settings: Settings) -> Iterator[Check]:
@@ -373,6 +382,7 @@ CHECKS: tuple[Callable[[Settings], Iterator[Check]], ...] = (
     check_device,
     check_segmenter,
     check_ports,
+    check_last_end,
     check_listeners,
     check_ray_token,
     check_audit_key,

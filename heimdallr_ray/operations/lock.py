@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from heimdallr_ray.errors import AlreadyRunning
+from heimdallr_ray.folders import make_private
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class DataFolderLock:
         Raises:
             AlreadyRunning: another process holds it; says which.
         """
-        run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(run_dir)
         self._path = run_dir / "supervisor.lock"
         self._note = run_dir / "supervisor.json"
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600)

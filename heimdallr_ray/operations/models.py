@@ -22,6 +22,7 @@ from heimdallr_ray.errors import (
     TooLarge,
     WeightsTampered,
 )
+from heimdallr_ray.folders import make_private
 from heimdallr_ray.ids import Sha256
 from heimdallr_ray.segmentation import fetch as fetching
 from heimdallr_ray.segmentation import registry as states
@@ -130,7 +131,7 @@ def fetch(
     """
     require_licence(archives, licensed=has_licence(settings))
     safe = _made_safe()
-    with opened(folder) as registry:
+    with _opened(settings, folder) as registry:
         for archive in archives:
             if not replacing and registry.is_whole(archive.folder):
                 _require_pinned(registry, archive.folder, digests or {})
@@ -175,7 +176,7 @@ def bring_in(
     with _readable(source):
         parts, beside = _parts(source)
     safe = _made_safe()
-    with opened(folder) as registry:
+    with _opened(settings, folder) as registry:
         for part in parts:
             telling.say(part.name)
             try:
@@ -230,6 +231,22 @@ def _laid_out(part: Path, staging: Path, digest: Sha256 | None) -> tuple[tuple[s
     if (part / MANIFEST_NAME).exists():
         verify(part)
     return copy_folder(part, staging), ""
+
+
+@contextmanager
+def _opened(settings: Settings, folder: Path) -> Generator[OpenRegistry]:
+    """As `opened`; a data folder that is made for its registry is as private as one that another command makes.
+
+    Raises:
+        StorageFull, StorageFailed, AlreadyRunning, WeightsTampered: as `opened`.
+    """
+    if folder.is_relative_to(settings.data_dir):
+        try:
+            make_private(settings.data_dir)
+        except OSError as error:
+            raise storage_error(error) from error
+    with opened(folder) as registry:
+        yield registry
 
 
 @contextmanager

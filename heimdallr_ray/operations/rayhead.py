@@ -22,6 +22,7 @@ import psutil
 
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import Broken, NotReady
+from heimdallr_ray.folders import make_private, open_private
 from heimdallr_ray.operations import ports, processes
 
 NAMESPACE = "heimdallr"
@@ -108,7 +109,7 @@ class RayHead:
             command += ["--min-worker-port", first, "--max-worker-port", last]
         child_environment = {**os.environ, **environment(self.where), "PYTHONUNBUFFERED": "1"}
         child_environment.pop("RAY_ADDRESS", None)
-        with self.where.log_file.open("ab") as log:
+        with open(self.where.log_file, "ab", opener=open_private) as log:
             self.process = subprocess.Popen(  # noqa: S603
                 command,
                 stdin=subprocess.DEVNULL,
@@ -121,7 +122,7 @@ class RayHead:
 
     def _prepare_folders(self) -> None:
         for folder in (self.where.token_file.parent, self.where.log_file.parent):
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(folder)
         left_over = processes.remembered(self.where.processes_file) + processes.belonging_to(str(self.where.temp_dir))
         stubborn = processes.end(left_over, term_s=0, kill_s=5)
         if stubborn:

@@ -18,7 +18,7 @@ from heimdallr_ray.listener.overview import existing, watermarks
 from heimdallr_ray.listener.room import RoomLevel, measure
 from heimdallr_ray.listener.snapshots import FOLDER, Snapshot, read_snapshots
 from heimdallr_ray.listener.snapshots import LISTENER as LISTENER_KIND
-from heimdallr_ray.operations import application, doors, lock, neighbours, supervisor
+from heimdallr_ray.operations import application, doors, failures, lock, neighbours, supervisor
 from heimdallr_ray.operations.doctor import FIRST_STEP, ran_as, weights_dir_of
 from heimdallr_ray.segmentation.engine import EXACT
 from heimdallr_ray.segmentation.notes import HOMES, read_notes, read_refusal
@@ -124,10 +124,12 @@ def collect(settings: Settings) -> dict[str, Any]:
         if ran and "profile" not in settings.model_fields_set:
             settings = settings.model_copy(update={"profile": ran})
         lacking = models_lacking(settings)
+        failed = failures.read(settings.run_dir)
         return {
             "state": "down",
             "data_dir": str(settings.data_dir),
             "profile": settings.profile,
+            **({"failed": failed.words} if failed else {}),
             **({"ports": taken} if taken else {}),
             **({"models": lacking} if lacking else {}),
         }

@@ -18,9 +18,9 @@ from heimdallr_ray import logs
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.config import Settings, is_loopback, save_effective
-from heimdallr_ray.errors import HeimdallrError, NotReady
+from heimdallr_ray.errors import AlreadyRunning, HeimdallrError, NotReady
 from heimdallr_ray.listener.draining import DrainMark
-from heimdallr_ray.operations import accelerator, application, ports, processes
+from heimdallr_ray.operations import accelerator, application, failures, ports, processes
 from heimdallr_ray.operations.bounded import within
 from heimdallr_ray.operations.build import build_id
 from heimdallr_ray.operations.connection import Connection
@@ -148,6 +148,7 @@ class Supervisor:
         self._wait_ready(deadline, last)
         self._head.remember()
         (self.settings.run_dir / "started_before").touch()
+        failures.forget(self.settings.run_dir)
         self._set_state("ready")
         self._progress("ready")
 
@@ -376,6 +377,8 @@ def run(settings: Settings, clock: Clock, progress: Progress) -> int:
         supervisor.wait()
     except HeimdallrError as error:
         log.error("stack.failed", extra={"code": error.code, "detail": error.detail})  # noqa: TRY400
+        if not isinstance(error, AlreadyRunning) and error.detail != STOPPED:
+            failures.note(settings.run_dir, clock.now(), error.code, error.detail)
         progress(f"failed: {error.code}: {error.detail}")
         return 1
     finally:
