@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import socket
 import threading
 import time
@@ -18,7 +19,9 @@ from pydicom.uid import (
     JPEGLSLossless,
     RLELossless,
 )
+from sqlmodel import col, select
 
+from heimdallr_ray.catalog.tables import InstanceRow, SeriesRow, StudyRow
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.errors import HeimdallrError
 from tests.hostile.dicom.test_mutations import damaged, series_in
@@ -126,12 +129,47 @@ def offer_all(listener: ListenerProcess, found: list[tuple[str, bytes]]) -> None
     assert echoes(listener.port)
 
 
+def told(root: Path) -> dict[str, tuple[str, ...]]:
+    """By digest, what each image of the catalog was taken for."""
+    with Intake(root).database.read() as session:
+        rows = session.exec(
+            select(InstanceRow, SeriesRow, StudyRow)
+            .join(SeriesRow, col(InstanceRow.series_id) == col(SeriesRow.id))
+            .join(StudyRow, col(InstanceRow.study_id) == col(StudyRow.id))
+        ).all()
+    return {
+        image.blob_sha256: (study.study_uid, series.series_uid, image.sop_uid, image.sop_class_uid)
+        for image, series, study in rows
+    }
+
+
+def read_back(root: Path, again: Path) -> None:
+    """The images that the killed listener of `root` has answered, as if it had been killed before they were rows.
+
+    None is set aside, and each is of the study, of the series and under the UID that it had.
+    """
+    ready = again / "spool" / "ready"
+    ready.mkdir(parents=True)
+    shutil.copytree(root / "spool" / "intakes", again / "spool" / "intakes")
+    for row in Intake(root).instances():
+        blob = root / "blobs" / row.blob_sha256[:2] / row.blob_sha256
+        (ready / f"{row.spool_name}.{row.blob_sha256}.dcm").hardlink_to(blob)
+    with running(again, idle_s=600) as listener:
+        wait_for(lambda: listener.status()["spool"] == 0, 60, "all that was in the spool to be rows")
+        status = listener.status()
+    assert status["quarantined"] == 0
+    assert status["errors"] == {}
+    assert told(again) == told(root) != {}
+
+
 def test_300_mutants_are_answered(folder: Path) -> None:
-    """Check 17 of the reliability list with 300 of its files."""
+    """Check 17 of the reliability list with 300 of its files, which are told again as they were by who reads them back."""
     found = mutants(300)
     assert read_all(found) < HANG_S
     with running(folder / "data", idle_s=600) as listener:
         offer_all(listener, found)
+        listener.kill()
+        read_back(listener.root, folder / "again")
 
 
 @pytest.mark.slow
@@ -145,6 +183,8 @@ def test_5000_mutants_are_answered_in_180_s(folder: Path) -> None:
         offer_all(listener, found)
         took, spent = time.monotonic() - began, time.process_time() - cpu + listener.cpu_s()
         print(f"{took:.0f} s, {spent:.0f} s of CPU, peak {listener.peak_mib():.0f} MiB")
+        listener.kill()
+        read_back(listener.root, folder / "again")
     assert took < IN_ALL_S
     assert spent < CPU_S
 
