@@ -319,7 +319,10 @@ class InstancesAsked(BaseModel):
 class InstancesKnown(BaseModel):
     """Of those that were asked about."""
 
-    known: list[int] = Field(description="Positions in the question of those that are stored here, byte for byte.")
+    known: list[int] = Field(
+        description="Positions in the question of those that are durable here, byte for byte as the disk has them."
+    )
+    looked_at: int = Field(description="The first so many of the question were looked at; ask again for the others.")
 
 
 class UploadAccepted(BaseModel):

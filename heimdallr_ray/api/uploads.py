@@ -17,17 +17,19 @@ from heimdallr_ray.api.models import InstancesAsked, InstancesKnown, UploadAccep
 from heimdallr_ray.api.multipart import OVERHEAD_BYTES, UploadedFile, receive_file
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.api.taking import MORE_HEADER, SESSION_HEADER, Taking
-from heimdallr_ray.catalog.sessions import known_instances
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import Draining
 from heimdallr_ray.ids import new_id
 from heimdallr_ray.listener.archive import ArchiveLimits, UploadOutcome, receive_upload
 from heimdallr_ray.listener.room import storage_error
+from heimdallr_ray.listener.vouching import vouched_for
 
 _log = logging.getLogger(__name__)
 FIELD = "file"
 MAX_UPLOADS = 4
 """Uploads of one process at once; each may fill a temporary file and occupies a thread."""
+MAX_LOOKS = 4
+"""Questions of one process at once about what is there; each reads the disk in a thread."""
 STALE_S = 24 * 3600
 """A temporary file of this age belongs to a process that died."""
 MAX_SWEEP = 1000
@@ -133,9 +135,9 @@ async def _take(
 
 
 def build_router() -> APIRouter:
-    """Routes of uploads; one set of slots for both."""
+    """Routes of uploads; one set of slots for both, another for the question what is there."""
     router = APIRouter(tags=["upload"])
-    slots = Slots(MAX_UPLOADS)
+    slots, looks = Slots(MAX_UPLOADS), Slots(MAX_LOOKS)
 
     @router.post(
         "/api/v1/upload",
@@ -166,12 +168,17 @@ def build_router() -> APIRouter:
         responses=documented(401, 403, 422, 503),
         summary="Which objects are there already",
     )
-    def known(asked: InstancesAsked, services: ApiServices = SERVICES) -> InstancesKnown:
-        """What was stored before an upload broke off need not be sent again. Tells nothing to who has not the bytes."""
+    async def known(asked: InstancesAsked, services: ApiServices = SERVICES) -> InstancesKnown:
+        """What was stored before an upload broke off need not be sent again. Tells nothing to who has not the bytes.
+
+        Each object that is called known has been read from the disk, so a question that takes long is answered in
+        part: ask again from `looked_at` on. What is here but damaged, or could still be lost in a power cut, is not
+        known; sending it again mends it.
+        """
         pairs = [(item.sop_uid, item.sha256) for item in asked.instances]
-        with services.database.read() as session:
-            found = known_instances(session, pairs)
-        return InstancesKnown(known=[position for position, pair in enumerate(pairs) if pair in found])
+        async with looks.one():
+            vouched = await asyncio.to_thread(vouched_for, services.database, services.blobs, services.clock, pairs)
+        return InstancesKnown(known=list(vouched.known), looked_at=vouched.looked_at)
 
     @router.post(
         "/upload",

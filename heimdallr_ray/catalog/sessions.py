@@ -6,17 +6,14 @@ is lost (listener/completion.py). A client that comes back opens it again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, cast
 
-from sqlmodel import Session, col, select, update
+from sqlmodel import Session, col, update
 
 from heimdallr_ray.catalog.associations import AssociationOpened, record_opened
 from heimdallr_ray.catalog.states import How
-from heimdallr_ray.catalog.tables import AssociationRow, InstanceRow
-
-_CHUNK = 500
+from heimdallr_ray.catalog.tables import AssociationRow
 
 
 def touch_session(session: Session, opened: AssociationOpened) -> None:
@@ -52,15 +49,3 @@ def count_request(session: Session, intake_id: str, *, stored: int, duplicates: 
             n_bytes=col(row.n_bytes) + size,
         )
     )
-
-
-def known_instances(session: Session, pairs: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Those of `pairs` (SOP Instance UID, sha256 of the object) that the catalog has."""
-    wanted, found = set(pairs), set[tuple[str, str]]()
-    uids = sorted({uid for uid, _ in wanted})
-    for start in range(0, len(uids), _CHUNK):
-        statement = select(InstanceRow.sop_uid, InstanceRow.blob_sha256).where(
-            col(InstanceRow.sop_uid).in_(uids[start : start + _CHUNK])
-        )
-        found.update((str(uid), str(sha256)) for uid, sha256 in session.exec(statement).all())
-    return wanted & found

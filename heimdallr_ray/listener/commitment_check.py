@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Final, Protocol
 
 from heimdallr_ray.catalog.commitment_leases import CommitmentLease
@@ -15,12 +11,10 @@ from heimdallr_ray.catalog.commitments import Failure, Reference, StoredCopy, st
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.durability import mark_durable
 from heimdallr_ray.clock import Clock
-from heimdallr_ray.errors import HeimdallrError
 from heimdallr_ray.ids import Sha256
 from heimdallr_ray.listener.commitment_report import FailureReason, failures_of
+from heimdallr_ray.listener.vouching import is_whole
 from heimdallr_ray.storage.blobs import BlobStore
-
-logger = logging.getLogger(__name__)
 
 RENEW_EVERY_S: Final = 20.0
 FLUSH_TIMEOUT_S: Final = 10.0
@@ -109,24 +103,5 @@ class InstanceCheck:
             return FailureReason.CLASS_INSTANCE_CONFLICT
         for copy in meant:
             if copy.blob_sha256 not in verified:
-                verified[copy.blob_sha256] = self._is_whole(copy.blob_sha256)
+                verified[copy.blob_sha256] = is_whole(self._blobs, copy.blob_sha256, "commitment.damaged")
         return None if all(verified[copy.blob_sha256] for copy in meant) else FailureReason.PROCESSING_FAILURE
-
-    def _is_whole(self, blob_sha256: str) -> bool:
-        try:
-            _read_anew(self._blobs.path(blob_sha256))
-            self._blobs.verify(blob_sha256)
-        except HeimdallrError as error:
-            logger.error("commitment.damaged", extra={"blob": blob_sha256[:12], "code": error.code})  # noqa: TRY400
-            return False
-        return True
-
-
-def _read_anew(path: Path) -> None:
-    """What is read of the file next comes from the disk and not from memory, where the file system can do that."""
-    with suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-        finally:
-            os.close(descriptor)

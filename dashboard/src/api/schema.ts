@@ -56,6 +56,10 @@ export interface paths {
         /**
          * Which objects are there already
          * @description What was stored before an upload broke off need not be sent again. Tells nothing to who has not the bytes.
+         *
+         *     Each object that is called known has been read from the disk, so a question that takes long is answered in
+         *     part: ask again from `looked_at` on. What is here but damaged, or could still be lost in a power cut, is not
+         *     known; sending it again mends it.
          */
         post: operations["known_api_v1_instances_known_post"];
         delete?: never;
@@ -753,9 +757,14 @@ export interface components {
         InstancesKnown: {
             /**
              * Known
-             * @description Positions in the question of those that are stored here, byte for byte.
+             * @description Positions in the question of those that are durable here, byte for byte as the disk has them.
              */
             known: number[];
+            /**
+             * Looked At
+             * @description The first so many of the question were looked at; ask again for the others.
+             */
+            looked_at: number;
         };
         /**
          * IntakeView

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import zipfile
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +16,19 @@ import pytest
 from pydicom import dcmread
 from sqlmodel import col, select
 
+from heimdallr_ray.api.uploads import MAX_LOOKS
 from heimdallr_ray.catalog.associations import mark_lost
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.catalog.tables import AssociationRow
 from heimdallr_ray.clients import upload
 from heimdallr_ray.clients.upload import upload_zip
 from heimdallr_ray.errors import BadArchive, NotReady, StorageFull, TruncatedObject
+from heimdallr_ray.listener import vouching
+from heimdallr_ray.listener.arrival import Arrival
+from heimdallr_ray.listener.receive import Receiver
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, wait_for, write_study
 from tests.support.server import serving_intake
+from tests.support.wirepeer import CT, EXPLICIT
 
 UID = "1.2.826.0.1.3680043.9.9.1"
 
@@ -259,6 +267,129 @@ def test_a_session_has_a_name_of_its_form(url: str, tmp_path: Path, session: str
         assert more.status_code == 400
 
 
+def damage(intake: Intake, sop_uid: str) -> Path:
+    """One bit of the object's blob is another than was received."""
+    (row,) = (row for row in intake.instances() if row.sop_uid == sop_uid)
+    path = intake.blobs.path(row.blob_sha256)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.chmod(0o600)
+    path.write_bytes(content)
+    return path
+
+
+def test_what_the_disk_has_damaged_or_lost_is_sent_again_and_is_whole_then(
+    tmp_path: Path, intake: Intake, url: str
+) -> None:
+    paths = write_study(tmp_path / "study", 6)
+    bodies = {sha256(dataset_bytes(path.read_bytes())) for path in paths}
+    upload_zip(tmp_path / "study", url)
+    damage(intake, f"{UID}.7.2")
+    (lost,) = (row for row in intake.instances() if row.sop_uid == f"{UID}.7.5")
+    intake.blobs.path(lost.blob_sha256).unlink()
+    told: list[tuple[int, int]] = []
+    report = upload_zip(tmp_path / "study", url, on_stored=lambda *now: told.append(now))
+    # Four were not sent; of the two that were, the catalog knew the rows.
+    assert (told[0], told[-1]) == ((4, 6), (6, 6))
+    assert (report.accepted, report.requests) == (6, 1)
+    for row in intake.instances():
+        intake.blobs.verify(row.blob_sha256)
+    assert len(intake.instances()) == 6
+    assert set(intake.stored().values()) == bodies
+    third = upload_zip(tmp_path / "study", url)
+    assert (third.already_there, third.requests, third.bytes_sent) == (6, 0, 0)
+
+
+def test_what_a_power_cut_may_still_take_is_sent_again(tmp_path: Path) -> None:
+    """Images that came by C-STORE with durability = study, before their study is closed."""
+    intake = Intake(tmp_path / "data", durability="study")
+    receiver = Receiver(intake.settings, intake.database, intake.blobs, intake.clock)
+    paths = write_study(tmp_path / "study", 3)
+    for index, path in enumerate(paths, start=1):
+        came = Arrival("a1", Door.DICOM, intake.clock.now(), EXPLICIT, CT, f"{UID}.7.{index}")
+        receiver.commit_group([receiver.accept(came, [dataset_bytes(path.read_bytes())])])
+    assert [row.durable for row in intake.instances()] == [False] * 3
+    told: list[tuple[int, int]] = []
+    with serving_intake(intake) as base:
+        upload_zip(tmp_path / "study", base, on_stored=lambda *now: told.append(now))
+        assert told[0] == (0, 3)
+        assert len(intake.instances()) == 3
+        (study,) = intake.studies()
+        assert receiver.harden([study.id]) == {study.id}
+        report = upload_zip(tmp_path / "study", base)
+        assert (report.already_there, report.requests) == (3, 0)
+
+
+def test_an_answer_in_part_is_asked_on(
+    tmp_path: Path, intake: Intake, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study(tmp_path / "study", 7)
+    upload_zip(tmp_path / "study", url)
+    damage(intake, f"{UID}.7.4")
+    # Each answer ends behind its first object, as where the disk is very slow.
+    monkeypatch.setattr(vouching.vouched_for, "__defaults__", (-1.0,))
+    asked: list[int] = []
+    post = httpx.Client.post
+
+    def counted(client: httpx.Client, url: str, **how: Any) -> httpx.Response:
+        if url.endswith(upload.KNOWN_PATH):
+            asked.append(len(how["json"]["instances"]))
+        return post(client, url, **how)
+
+    monkeypatch.setattr(httpx.Client, "post", counted)
+    told: list[tuple[int, int]] = []
+    report = upload_zip(tmp_path / "study", url, on_stored=lambda *now: told.append(now))
+    assert asked == [7, 6, 5, 4, 3, 2, 1]
+    assert (told[0], report.accepted, report.requests) == ((6, 7), 7, 1)
+
+
+def test_a_server_that_looks_at_nothing_is_not_asked_for_ever(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_study(tmp_path / "study", 3)
+    post = httpx.Client.post
+
+    def nothing(client: httpx.Client, url: str, **how: Any) -> httpx.Response:
+        if url.endswith(upload.KNOWN_PATH):
+            return httpx.Response(200, json={"known": [], "looked_at": 0})
+        return post(client, url, **how)
+
+    monkeypatch.setattr(httpx.Client, "post", nothing)
+    assert upload_zip(tmp_path / "study", url).accepted == 3
+
+
+def test_the_doors_answer_while_others_ask_what_is_there(
+    tmp_path: Path, intake: Intake, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk hangs under those who ask: the others are answered, and one more who asks is told to come again."""
+    (path,) = write_study(tmp_path / "study", 1)
+    upload_zip(tmp_path / "study", url)
+    (row,) = intake.instances()
+    hanging, entered = threading.Event(), threading.Semaphore(0)
+    is_whole = vouching.is_whole
+
+    def hangs(*what: Any) -> bool:
+        entered.release()
+        assert hanging.wait(30)
+        return is_whole(*what)
+
+    monkeypatch.setattr(vouching, "is_whole", hangs)
+    body = {"instances": [{"sop_uid": row.sop_uid, "sha256": row.blob_sha256}]}
+    with httpx.Client(trust_env=False, timeout=40) as client, ThreadPoolExecutor(MAX_LOOKS) as pool:
+        ask = partial(client.post, f"{url}{upload.KNOWN_PATH}", json=body)
+        asking = [pool.submit(ask) for _ in range(MAX_LOOKS)]
+        try:
+            assert all(entered.acquire(timeout=30) for _ in asking)
+            refused = ask()
+            assert (refused.status_code, refused.json()["error"]["code"]) == (503, "not_ready")
+            assert client.get(f"{url}/api/v1/health").status_code == 200
+            files = {"file": ("a", path.read_bytes())}
+            assert client.post(f"{url}/api/v1/upload", files=files).status_code == 200
+        finally:
+            hanging.set()
+        assert [one.result().json() for one in asking] == [{"known": [0], "looked_at": 1}] * MAX_LOOKS
+
+
 def test_known_is_bounded(url: str) -> None:
     one = {"sop_uid": "1.2.3", "sha256": "a" * 64}
     with httpx.Client(trust_env=False) as client:
@@ -266,8 +397,8 @@ def test_known_is_bounded(url: str) -> None:
         def ask(instances: list[dict[str, str]]) -> httpx.Response:
             return client.post(f"{url}/api/v1/instances/known", json={"instances": instances})
 
-        assert ask([one] * 2000).json() == {"known": []}
+        assert ask([one] * 2000).json() == {"known": [], "looked_at": 2000}
         assert ask([one] * 2001).status_code == 422
         assert ask([{**one, "sha256": "A" * 64}]).status_code == 422
         assert ask([{**one, "sop_uid": "1" * 65}]).status_code == 422
-        assert ask([]).json() == {"known": []}
+        assert ask([]).json() == {"known": [], "looked_at": 0}
