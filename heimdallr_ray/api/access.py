@@ -1,8 +1,8 @@
 """Who may call a route. Every route names one of these rules; a test walks all routes.
 
 A rule asks for a scope of a token. Where no token is configured, this machine may do everything without one, and no
-other may do anything. Who presents a token is judged by it, from wherever. Who asked is `request.state.actor`
-afterwards, for the audit chain.
+other may do anything; what a proxy on this machine passes on was asked elsewhere. Who presents a token is judged by
+it, from wherever. Who asked is `request.state.actor` afterwards, for the audit chain.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from heimdallr_ray.security.tokens import Scope
 
 _BEARER: Any = Security(HTTPBearer(auto_error=False, description="A token, where one is configured."))
 """For the OpenAPI document; the rules below decide."""
+_FORWARDING = frozenset({"forwarded", "via", "x-real-ip"})
+"""Headers of a proxy (RFC 7239; RFC 9110, 7.6.3), beside X-Forwarded-For, -Host, -Proto and their like."""
 
 
 def services_of(request: Request) -> ApiServices:
@@ -40,14 +42,19 @@ def _address(request: Request) -> str:
     return request.client.host if request.client else ""
 
 
+def _forwarded(request: Request) -> bool:
+    """True where a proxy says that it passes the request on: whose it is, the socket's address does not tell."""
+    return any(name in _FORWARDING or name.startswith("x-forwarded-") for name in request.headers)
+
+
 def _open_to(request: Request, services: ApiServices, scope: Scope) -> bool:
-    """True where nobody configured a token for this and the request comes from this machine."""
+    """True where nobody configured a token for this and the request was made on this machine."""
     settings = services.settings
     configured = [settings.api_token, *([settings.upload_token] if scope is Scope.INGEST else [])]
     if any(secret.get_secret_value() for secret in configured):
         return False
     local = request.client is None or is_loopback(request.client.host)
-    return local and is_loopback(settings.server_host)
+    return local and is_loopback(settings.server_host) and not _forwarded(request)
 
 
 def _admit(request: Request, scope: Scope) -> None:

@@ -14,6 +14,7 @@ from heimdallr_ray.api.access import ACCESS_RULES, anyone, operator, reader, upl
 from heimdallr_ray.api.app import ApiServices, create_app
 from heimdallr_ray.config import load
 from tests.integration.api.conftest import TOKEN, UPLOAD_TOKEN, bearer, client_of
+from tests.support.related import TYPE, related
 from tests.support.seeded import ABDOMEN_UID
 
 STUDY = f"/api/v1/studies/{ABDOMEN_UID}"
@@ -46,6 +47,15 @@ INTAKE = {
     "/dicomweb/studies",
     "/dicomweb/studies/{study_uid}",
 }
+FORWARDING = [
+    "Forwarded",
+    "X-Forwarded-For",
+    "X-Forwarded-Host",
+    "X-Forwarded-Proto",
+    "X-Forwarded-Port",
+    "X-Real-IP",
+    "Via",
+]
 ZIP = {"file": ("study.zip", b"PK", "application/zip")}
 
 
@@ -100,6 +110,36 @@ def test_another_machine_may_not_although_no_token_is_set(seeded: ApiServices, p
     assert answer.status_code == 401
     assert answer.json()["error"]["code"] == "unauthorized"
     assert stranger.post("/upload", files=ZIP).status_code == 401
+
+
+@pytest.mark.parametrize("name", FORWARDING)
+def test_what_a_proxy_on_this_machine_passes_on_is_from_elsewhere(seeded: ApiServices, name: str):
+    local = client_of(create_app(seeded))
+    # Also a proxy that says the request began here: it repeats what its own client told it.
+    for value in ("203.0.113.9", "127.0.0.1", ""):
+        passed_on = {name: value}
+        for path in [*GUARDED, "/api/v1/intake", "/metrics"]:
+            answer = local.get(path, headers=passed_on)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (401, "unauthorized"), path
+        for path in ("/upload", "/api/v1/upload"):
+            assert local.post(path, files=ZIP, headers=passed_on).status_code == 401
+        objects = {"Content-Type": TYPE, **passed_on}
+        assert local.post("/dicomweb/studies", content=related([b"x"]), headers=objects).status_code == 401
+        asked = local.post("/api/v1/instances/known", json={"instances": []}, headers=passed_on)
+        assert asked.status_code == 401
+        for change in CHANGES:
+            assert local.post(f"{STUDY}{change}", json={}, headers=passed_on).status_code == 401
+        assert local.get("/api/v1/health", headers=passed_on).status_code == 200
+
+
+@pytest.mark.parametrize("name", FORWARDING)
+def test_a_token_opens_through_a_proxy(seeded: ApiServices, name: str):
+    client = with_settings(seeded, api_token=TOKEN, upload_token=UPLOAD_TOKEN)
+    passed_on = {name: "203.0.113.9"}
+    assert client.get("/api/v1/studies", headers=passed_on).status_code == 401
+    assert client.get("/api/v1/studies", headers={**passed_on, **bearer(TOKEN)}).status_code == 200
+    answer = client.post("/upload", files=ZIP, headers={**passed_on, "X-Upload-Token": UPLOAD_TOKEN})
+    assert answer.json()["error"]["code"] == "bad_archive"
 
 
 @pytest.mark.parametrize("path", GUARDED)
