@@ -29,8 +29,10 @@ from tests.hostile.listener.test_hostile_objects import (
 from tests.support.bombs import deflated_bomb_data_set
 from tests.support.cost import OwnCost, measured_cost
 from tests.support.intake import ct_slice, dataset_bytes, file_bytes, sha256
+from tests.support.listeners import children_of
 from tests.support.related import TYPE, related
 from tests.support.seeded import services
+from tests.support.starts import started
 
 STUDY = "1.2.826.0.1.3680043.9.9.4"
 TRIES = 2
@@ -135,30 +137,31 @@ def test_hostile_identifiers_name_no_file_and_start_no_process(
     """Check 22 of the reliability list by HTTP: 12 values in 5 identifiers of data set and file meta, and in names."""
     root = made.settings.data_dir
     around = {folder: set(folder.iterdir()) for folder in (tmp_path, Path("/tmp"), Path("/etc"), Path.cwd())}
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    before = children.read_text() if children.exists() else ""
+    children = set(children_of(os.getpid()))
     bodies: list[bytes] = []
-    for value in VALUES:
-        raw, objects = value.encode("utf-8"), list[bytes]()
-        for keyword in IDENTIFIERS:
-            body = with_identifier(keyword, raw, len(bodies))
-            bodies.append(body)
-            objects.append(part10_of(body, value if keyword == "SOPInstanceUID" and value.isascii() else "1.2.3"))
-        answer = DOORS[door](client, objects)
-        assert answer.status_code == 200, (value, answer.text)
+    with started() as processes:
+        for value in VALUES:
+            raw, objects = value.encode("utf-8"), list[bytes]()
+            for keyword in IDENTIFIERS:
+                body = with_identifier(keyword, raw, len(bodies))
+                bodies.append(body)
+                objects.append(part10_of(body, value if keyword == "SOPInstanceUID" and value.isascii() else "1.2.3"))
+            answer = DOORS[door](client, objects)
+            assert answer.status_code == 200, (value, answer.text)
+        # The catalog answers for each of these studies, and nothing of them is markup or a header there.
+        listed = client.get("/api/v1/studies", params={"limit": 200})
+    assert listed.status_code == 200
+    assert "x-evil" not in {name.lower() for name in listed.headers}
+    assert processes == []
+    assert set(children_of(os.getpid())) <= children
     assert len(bodies) == len(VALUES) * len(IDENTIFIERS) == 60
     rows = kept(made)
     assert {sha256(body) for body in bodies} <= set(rows)
     for row in rows.values():
         assert re.fullmatch(r"[0-9.]{1,64}", row.sop_uid)
-    assert (children.read_text() if children.exists() else "") == before
     for folder, entries in around.items():
         assert [path for path in set(folder.iterdir()) - entries if "evil" in path.name] == []
     assert [path for path in root.rglob("*") if "evil" in path.name or path.is_symlink()] == []
-    # The catalog answers for each of these studies, and nothing of them is markup or a header there.
-    listed = client.get("/api/v1/studies", params={"limit": 200})
-    assert listed.status_code == 200
-    assert "x-evil" not in {name.lower() for name in listed.headers}
 
 
 @pytest.mark.parametrize("door", DOORS)

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
 
 from tests.support.bombs import deflated_bomb_data_set
-from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, storescu, wait_for, write_study
+from tests.support.intake import (
+    Intake,
+    all_committed,
+    ct_slice,
+    dataset_bytes,
+    file_bytes,
+    sha256,
+    storescu,
+    wait_for,
+    write_study,
+)
 from tests.support.listeners import Cost, ListenerProcess, children_of, running
+from tests.support.starts import started
 from tests.support.wirepeer import CT, DEFLATED, EXPLICIT, Gone, WirePeer, echoes
 
 STUDY = "1.2.826.0.1.3680043.9.9.3"
@@ -163,6 +174,27 @@ TRACES = re.compile(r"evil|etc|DROP|id>|X-|%|;|\\|'|9{40}|\s")
 """Of one of the values in a name."""
 
 
+def send_hostile(port: int, after_each: Callable[[], object]) -> list[bytes]:
+    """Each value in each identifier was answered Success; returns the data sets."""
+    answers: list[int] = []
+    bodies: list[bytes] = []
+    for value in VALUES:
+        raw = value.encode("utf-8")
+        # A backslash cannot stand in an AE title (PS3.5 table 6.2-1); such a request is no request.
+        calling = "".join(character for character in value if 32 <= ord(character) < 127).replace("\\", "/")[:16]
+        with WirePeer(port, calling=calling) as peer:
+            for keyword in IDENTIFIERS:
+                body = with_identifier(keyword, raw, len(bodies))
+                affected = raw if keyword == "SOPInstanceUID" else f"{STUDY}.5.1.{len(bodies)}"
+                answers.append(peer.store(body, affected))
+                bodies.append(body)
+                after_each()
+    assert len(answers) == 60
+    # A strange identifier is no reason to lose an image.
+    assert set(answers) == {0}
+    return bodies
+
+
 def test_hostile_identifiers_name_no_file_and_start_no_process(tmp_path: Path, listener: ListenerProcess) -> None:
     """Check 22 of the reliability list by C-STORE: 12 values in 5 identifiers, nothing outside the root, no process.
 
@@ -170,25 +202,14 @@ def test_hostile_identifiers_name_no_file_and_start_no_process(tmp_path: Path, l
     """
     outside = {path for path in tmp_path.rglob("*") if listener.root not in path.parents}
     around = set(tmp_path.parent.iterdir()), set(Path("/tmp").iterdir()), set(Path("/etc").iterdir())
-    answers: list[int] = []
-    bodies: list[bytes] = []
     children: set[int] = set()
     receiving = set(listener.receiving())
     assert len(receiving) == 1
-    for value in VALUES:
-        raw = value.encode("utf-8")
-        # A backslash cannot stand in an AE title (PS3.5 table 6.2-1); such a request is no request.
-        calling = "".join(character for character in value if 32 <= ord(character) < 127).replace("\\", "/")[:16]
-        with WirePeer(listener.port, calling=calling) as peer:
-            for keyword in IDENTIFIERS:
-                body = with_identifier(keyword, raw, len(bodies))
-                affected = raw if keyword == "SOPInstanceUID" else f"{STUDY}.5.1.{len(bodies)}"
-                answers.append(peer.store(body, affected))
-                bodies.append(body)
-                children |= set(listener.children()) - receiving
-    assert len(answers) == 60
-    # A strange identifier is no reason to lose an image.
-    assert set(answers) == {0}
+
+    def look() -> None:
+        children.update(set(listener.children()) - receiving)
+
+    bodies = send_hostile(listener.port, look)
     kept = stored(listener)
     assert set(map(sha256, bodies)) <= set(kept.values())
     assert all(re.fullmatch(r"[0-9.]{1,64}", uid) for uid in kept)
@@ -201,6 +222,17 @@ def test_hostile_identifiers_name_no_file_and_start_no_process(tmp_path: Path, l
     assert set(tmp_path.parent.iterdir()) == around[0]
     named = [path for path in listener.root.rglob("*") if TRACES.search(path.name) or path.is_symlink()]
     assert named == []
+
+
+def test_hostile_identifiers_start_no_process_at_any_moment(tmp_path: Path) -> None:
+    """Check 22 again where this process receives: also one that ends at once, and whichever thread starts it."""
+    intake = Intake(tmp_path / "data", listener_processes=0)
+    with started() as processes, intake.listening() as service:
+        bodies = send_hostile(service.scp.port, lambda: None)
+        assert all_committed(service)
+        wait_for(lambda: len(intake.jobs()) > 0, 30, "a study to be closed")
+    assert processes == []
+    assert set(map(sha256, bodies)) <= set(intake.stored().values())
 
 
 @pytest.mark.peers("storescu")
