@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from functools import cache
@@ -27,6 +27,11 @@ OPEN = frozenset({StudyState.RECEIVING, StudyState.SETTLING})
 """States in which images are expected."""
 _CHUNK = 500
 """Values per IN list: below SQLite's 999 of old builds."""
+MAX_COMPARED = 8
+"""Objects of one SOP Instance UID with which another one is compared; who sends more of them has conflicts."""
+
+SameDataSet = Callable[[str, str], bool]
+"""Whether the files of two digests differ in nothing but what they say of themselves before their data set."""
 
 Item = TypeVar("Item")
 
@@ -38,7 +43,7 @@ class RecordOutcome:
     stored: int
     """Rows that are new."""
     duplicates: int
-    """Same study, SOP UID and bytes as a row that exists: acknowledged, no second row."""
+    """Same study, SOP UID and data set as a row that exists: acknowledged, no second row."""
     study_ids: tuple[str, ...]
     """Studies with a new row or a duplicate, sorted."""
     replayed: int = 0
@@ -61,13 +66,21 @@ class _StudyOutcome:
     """Duplicates that came by DICOM, by association."""
 
 
-def record_instances(session: Session, instances: Sequence[ReceivedInstance], now: datetime) -> RecordOutcome:
+def record_instances(
+    session: Session,
+    instances: Sequence[ReceivedInstance],
+    now: datetime,
+    same_data_set: SameDataSet | None = None,
+) -> RecordOutcome:
     """All instances have their row exactly once, and their studies and series know them.
 
     An image for a closed study opens the next epoch: its waiting or running job is cancelled (the worker finds its
     lease stale) and the study is receiving again. A duplicate reopens nothing. Doing it twice changes nothing: an image
     is known by its spool name, and a duplicate, which has no row, is counted only where it comes straight from a door.
     Objects without Study Instance UID that came before by another association are duplicates too (`aliases`).
+
+    `same_data_set` is asked of objects whose study has their SOP Instance UID under another digest alone: the UIDs of a
+    C-STORE request or of file meta information make another file of the same data set. Without it they are conflicts.
     """
     known = _known_spool_names(session, [item.spool_name for item in instances])
     new: list[ReceivedInstance] = []
@@ -79,7 +92,7 @@ def record_instances(session: Session, instances: Sequence[ReceivedInstance], no
     for item in with_standing_uids(session, new, now):
         by_study[item.study_uid].append(item)
     # Sorted: two recorders that meet in several studies lock them in the same order.
-    outcomes = [_record_study(session, uid, by_study[uid], now) for uid in sorted(by_study)]
+    outcomes = [_record_study(session, uid, by_study[uid], now, same_data_set) for uid in sorted(by_study)]
     count_duplicates(session, sum((item.again for item in outcomes), Counter[str]()))
     return RecordOutcome(
         stored=sum(item.stored for item in outcomes),
@@ -92,11 +105,15 @@ def record_instances(session: Session, instances: Sequence[ReceivedInstance], no
 
 
 def _record_study(
-    session: Session, study_uid: str, received: Sequence[ReceivedInstance], now: datetime
+    session: Session,
+    study_uid: str,
+    received: Sequence[ReceivedInstance],
+    now: datetime,
+    same_data_set: SameDataSet | None,
 ) -> _StudyOutcome:
     lock_study_uid(session, study_uid)
     study = session.exec(select(StudyRow).where(StudyRow.study_uid == study_uid)).one_or_none()
-    fresh, known = _fresh_and_known(session, study, received)
+    fresh, known = _fresh_and_known(session, study, received, same_data_set)
     counted = [item for item in known if not item.replayed]
     duplicates, replayed = len(counted), len(known) - len(counted)
     again = _by_association(counted)
@@ -137,22 +154,35 @@ def _by_association(items: Sequence[ReceivedInstance]) -> Counter[str]:
 
 
 def _fresh_and_known(
-    session: Session, study: StudyRow | None, received: Sequence[ReceivedInstance]
+    session: Session,
+    study: StudyRow | None,
+    received: Sequence[ReceivedInstance],
+    same_data_set: SameDataSet | None,
 ) -> tuple[list[ReceivedInstance], list[ReceivedInstance]]:
     """Those that the study does not have yet, and the duplicates."""
     seen: set[tuple[str, str]] = set()
+    held: defaultdict[str, list[str]] = defaultdict(list)
     if study is not None:
         for uids in _chunks([item.sop_uid for item in received]):
             statement = select(InstanceRow.sop_uid, InstanceRow.blob_sha256).where(
                 InstanceRow.study_id == study.id, col(InstanceRow.sop_uid).in_(uids)
             )
-            seen.update(session.exec(statement).all())
+            for sop_uid, sha256 in session.exec(statement).all():
+                seen.add((sop_uid, sha256))
+                held[sop_uid].append(sha256)
     fresh: list[ReceivedInstance] = []
     known: list[ReceivedInstance] = []
     for item in received:
-        key = (str(item.sop_uid), str(item.blob_sha256))
-        (known if key in seen else fresh).append(item)
-        seen.add(key)
+        key = sop_uid, sha256 = str(item.sop_uid), str(item.blob_sha256)
+        there = held[sop_uid]
+        if key in seen or (
+            there and same_data_set and any(same_data_set(sha256, other) for other in there[:MAX_COMPARED])
+        ):
+            known.append(item)
+        else:
+            fresh.append(item)
+            there.append(sha256)
+            seen.add(key)
     return fresh, known
 
 

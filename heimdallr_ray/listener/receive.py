@@ -25,6 +25,7 @@ from sqlmodel import Session
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.durability import undurable
 from heimdallr_ray.catalog.events import record_event
+from heimdallr_ray.catalog.received import ReceivedInstance
 from heimdallr_ray.catalog.studies import RecordOutcome, record_instances, study_by_uid
 from heimdallr_ray.catalog.transitions import lock_study_uid
 from heimdallr_ray.clock import Clock
@@ -39,6 +40,7 @@ from heimdallr_ray.listener.facts import Accepted, identify_instance, to_receive
 from heimdallr_ray.listener.reception import Reception
 from heimdallr_ray.listener.room import Watermarks, storage_error
 from heimdallr_ray.listener.spool import ReadyFile, Spool, Staging
+from heimdallr_ray.listener.wrapping import DataSets, Uncompared
 from heimdallr_ray.listener.writer import SpoolEntry
 from heimdallr_ray.storage.blobs import BlobStore
 
@@ -237,16 +239,33 @@ class Receiver:
         received = [
             to_received(item.entry, item.identity, durable=item.durable, replayed=item.replayed) for item in group
         ]
-        with self._database.write() as session:
-            for note in notes:
-                note(session)
-            outcome = record_instances(session, received, self.clock.now())
+        data_sets = DataSets(self._blobs)
+        while True:
+            try:
+                outcome = self._write(received, notes, data_sets)
+                break
+            except Uncompared:
+                data_sets.compare()
         with self._lock:
             if not staged:
                 self._finished.extend(item.entry for item in group)
             self._committed += outcome.stored
             self._duplicates += outcome.duplicates
             self._conflicts += outcome.conflicts
+        return outcome
+
+    def _write(self, received: Sequence[ReceivedInstance], notes: Sequence[Note], data_sets: DataSets) -> RecordOutcome:
+        """One transaction.
+
+        Raises:
+            Uncompared: images have to be compared first; nothing was written.
+            Retryable: not now.
+        """
+        with self._database.write() as session:
+            for note in notes:
+                note(session)
+            outcome = record_instances(session, received, self.clock.now(), data_sets.same)
+            data_sets.require_compared()
         return outcome
 
     # Committer -------------------------------------------------------------------------------------------------------

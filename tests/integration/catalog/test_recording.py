@@ -12,7 +12,7 @@ from sqlmodel import select
 
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.catalog.received import ReceivedInstance, SeriesFacts, StudyFacts
-from heimdallr_ray.catalog.recording import RecordOutcome
+from heimdallr_ray.catalog.recording import MAX_COMPARED, RecordOutcome
 from heimdallr_ray.catalog.states import Door, JobState, StudyState
 from heimdallr_ray.catalog.studies import instances_of, record_instances, series_rows_of, study_by_uid
 from heimdallr_ray.catalog.tables import InstanceRow, JobRow, StudyRow
@@ -111,6 +111,49 @@ def test_the_same_uid_with_other_bytes_is_kept_and_flagged(database: Database) -
         ("1.2.1.1.1", True),
         ("1.2.1.1.2", False),
     ]
+
+
+def test_another_file_of_the_same_data_set_is_a_duplicate_and_reopens_nothing(database: Database) -> None:
+    """Only images whose UID the study has under another digest are asked about."""
+    asked: list[frozenset[str]] = []
+    wraps = [received(1, content=name, spool=name) for name in ("a", "b", "c")]
+    other = received(1, content="other")
+
+    def same(one: str, another: str) -> bool:
+        asked.append(frozenset((one, another)))
+        return str(other.blob_sha256) not in (one, another)
+
+    def record(*instances: ReceivedInstance, at: float) -> RecordOutcome:
+        with database.write() as session:
+            return record_instances(session, instances, EPOCH + timedelta(seconds=at), same)
+
+    record(wraps[0], received(2), received(3), at=0)
+    record(received(2, spool="again"), received(4), at=1)
+    assert asked == []
+    outcome = record(wraps[1], wraps[2], at=2)
+    assert (outcome.stored, outcome.duplicates, outcome.conflicts) == (0, 2, 0)
+    assert _close(database, at=100)
+    outcome = record(wraps[2], at=101)
+    assert (outcome.stored, outcome.duplicates, outcome.conflicts, outcome.reopened) == (0, 1, 0, ())
+    assert (_study(database).epoch, _study(database).n_instances) == (1, 4)
+    outcome = record(other, wraps[1], at=102)
+    assert (outcome.stored, outcome.duplicates, outcome.conflicts) == (1, 1, 1)
+    assert sorted(row.sop_uid_conflict for row in _instances(database)) == [False, False, False, True, True]
+
+
+def test_of_an_image_that_comes_in_many_forms_a_bounded_number_is_compared(database: Database) -> None:
+    asked = 0
+
+    def different(_one: str, _other: str) -> bool:
+        nonlocal asked
+        asked += 1
+        return False
+
+    forms = [received(1, content=str(n)) for n in range(3 * MAX_COMPARED)]
+    with database.write() as session:
+        outcome = record_instances(session, forms, EPOCH, different)
+    assert (outcome.stored, outcome.conflicts) == (len(forms), len(forms) - 1)
+    assert asked < MAX_COMPARED * len(forms)
 
 
 def test_a_conflict_inside_one_group_and_across_studies_is_flagged(database: Database) -> None:

@@ -140,10 +140,10 @@ def test_one_object_that_cannot_be_committed_does_not_hold_up_the_others(
     poison = accept(receiver, 2)
     real = receive.record_instances
 
-    def refuse(session: object, items: list[object], now: datetime) -> object:
+    def refuse(session: object, items: list[object], now: datetime, same: object) -> object:
         if any(getattr(item, "spool_name", "") == poison.entry.name for item in items):
             raise ValueError("poison")
-        return real(session, items, now)  # pyright: ignore[reportArgumentType]
+        return real(session, items, now, same)  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(receive, "record_instances", refuse)
     receiver.start()
