@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, cast
@@ -177,6 +177,19 @@ def batches(items: Sequence[Item]) -> Iterator[list[Item]]:
         yield batch
 
 
+def _to_send(items: Sequence[Item], known: Collection[tuple[str, str]]) -> list[Item]:
+    """Those of `items` that the server needs: what it does not know, and what tells to which study that belongs.
+
+    An image without Study Instance UID belongs to the study of those that come with it. So where one of them is new the
+    known ones go before it.
+    """
+    named = [item for item in items if item.study_uid and item.key not in known]
+    nameless = [item for item in items if not item.study_uid]
+    if all(item.key in known for item in nameless):
+        return named
+    return named + sorted(nameless, key=lambda item: item.key not in known)
+
+
 def _nobody_asks(_images: int) -> None:
     pass
 
@@ -216,7 +229,7 @@ class _Upload:
             # The environment's proxies are for the internet, not for a hospital's own server.
             with httpx.Client(timeout=timeout, trust_env=False) as client:
                 known = self._known(client, unique)
-                waiting = [item for item in unique if item.key not in known]
+                waiting = _to_send(unique, known)
                 self._images = len(found.items)
                 there = self._there = self._images - len(waiting)
                 self._tell_stored()

@@ -68,7 +68,7 @@ export function StudyPage({ uid }: { uid: string }) {
         <div className="demo" role="note" data-testid="demo">DEMO WEIGHTS <span>{DEMO_INSTALLATION}</span></div>
       )}
       {study.uid_generated && (
-        <div className="demo" role="note" data-testid="uid-made">STUDY UID MADE HERE <span>The images carry no StudyInstanceUID, so Heimdallr made one. The PACS does not know this study under it, and images that are sent later become another study.</span></div>
+        <div className="demo" role="note" data-testid="uid-made">STUDY UID MADE HERE <span>The images carry no StudyInstanceUID, so Heimdallr made one. The PACS does not know this study under it, and images that are sent later join it only when one of these comes with them; alone they become another study.</span></div>
       )}
       {older !== null && <div className="demo" role="status" data-testid="older-result">⟲ {older}</div>}
       <main id="content" className="study">

@@ -143,6 +143,29 @@ def test_objects_without_a_study_stay_one_study_over_a_break(
     assert [study.n_instances for study in intake.studies()] == [9]
 
 
+def nameless(folder: Path, numbers: range) -> Path:
+    """Images of one scan that name neither study nor series, as an anonymiser leaves them."""
+    folder.mkdir()
+    for number in numbers:
+        dataset = ct_slice(number, "", "", size=8)
+        dataset.SOPInstanceUID = f"1.2.826.0.1.3680043.9.9.71.{number}"
+        (folder / f"{number}.dcm").write_bytes(file_bytes(dataset))
+    return folder
+
+
+@pytest.mark.parametrize("first", [range(10), range(9, 10), range(20)])
+def test_images_without_a_study_join_those_of_the_folder_that_are_there(
+    tmp_path: Path, intake: Intake, url: str, first: range
+) -> None:
+    assert upload_zip(nameless(tmp_path / "first", first), url).accepted == len(first)
+    report = upload_zip(nameless(tmp_path / "all", range(20)), url)
+    assert (report.accepted, report.already_there) == (20, len(first))
+    assert report.requests == (0 if len(first) == 20 else 5)
+    (study,) = intake.studies()
+    assert (study.n_instances, study.uid_generated) == (20, True)
+    assert len(intake.instances()) == 20
+
+
 def test_a_zip_goes_on_too_and_a_copy_counts_once(
     tmp_path: Path, intake: Intake, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
