@@ -14,6 +14,7 @@ from heimdallr_ray import logs
 from heimdallr_ray.catalog.database import Database
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.config import load_effective
+from heimdallr_ray.folders import make_private
 from heimdallr_ray.listener.heap import keep_for_good
 from heimdallr_ray.listener.service import ListenerService
 from heimdallr_ray.storage.blobs import LocalBlobStore
@@ -50,7 +51,7 @@ class DicomScp:
         settings = load_effective(Path(settings_file))
         self._build = build
         logs.configure(settings, "listener")
-        settings.data_dir.mkdir(parents=True, exist_ok=True)
+        make_private(settings.data_dir)
         self._database = Database(settings.resolved_database_url)
         self._database.migrate()
         self._service = ListenerService(settings, self._database, LocalBlobStore(settings.blob_dir), SystemClock())

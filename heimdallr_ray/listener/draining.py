@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from heimdallr_ray.errors import Draining
+from heimdallr_ray.folders import make_private
 from heimdallr_ray.listener.spool import storage_error
 
 
@@ -37,7 +38,7 @@ class DrainMark:
             StorageFull, StorageFailed: the mark could not be made.
         """
         try:
-            self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self._run_dir)
             self._mark.touch()
         except OSError as error:
             raise storage_error(error) from error
@@ -80,7 +81,7 @@ class DrainMark:
     @contextmanager
     def _opened(self) -> Generator[int]:
         try:
-            self._run_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(self._run_dir)
             fd = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise storage_error(error) from error

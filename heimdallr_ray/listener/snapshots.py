@@ -26,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.errors import HeimdallrError, NotReady
+from heimdallr_ray.folders import make_private
 from heimdallr_ray.listener.figures import Figures, IntakeFigures, OpenNow
 from heimdallr_ray.listener.spool import storage_error
 
@@ -108,7 +109,7 @@ class Place:
             StorageFull, StorageFailed: the folder cannot be written.
         """
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_private(folder)
             for number in range(MAX_PLACES):
                 name = f"{kind}-{number}"
                 fd = os.open(folder / f"{name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

@@ -30,6 +30,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from heimdallr_ray.errors import BlobMissing, HeimdallrError, NotDicom
+from heimdallr_ray.folders import make_private
 from heimdallr_ray.ids import NewId, Sha256, new_id
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.arrival import Arrival, with_file_start
@@ -109,7 +110,7 @@ class Spool:
         self._headroom = 0
         try:
             for folder in (self.incoming, self.intakes, self.ready, self.quarantined):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+                make_private(folder)
             for folder in (root, root.parent):
                 sync_folder(folder)
             self._ready_fd = os.open(self.ready, os.O_RDONLY | os.O_DIRECTORY)

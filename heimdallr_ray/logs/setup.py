@@ -17,6 +17,7 @@ from typing import Final
 from heimdallr_ray import __version__
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import NotReady
+from heimdallr_ray.folders import make_private
 from heimdallr_ray.logs.file import SharedFile
 from heimdallr_ray.logs.line import OURS, fields_of, is_ours, line_of
 
@@ -115,7 +116,7 @@ def require_writable(settings: Settings) -> None:
     """
     probe = settings.log_dir / f".probe-{os.getpid()}"
     try:
-        settings.log_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(settings.log_dir)
         probe.touch(mode=0o600)
         probe.unlink()
     except OSError as error:
@@ -144,7 +145,7 @@ def configure_at(where: LogPlace, *, console: bool = False) -> None:
     """As `configure`, for a process that was told the place; again: the earlier place is left."""
     close()
     with contextlib.suppress(OSError):
-        Path(where.folder).mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(Path(where.folder))
     handler = LogFileHandler(where)
     root, ours, of_ray = logging.getLogger(), logging.getLogger(OURS), logging.getLogger(_RAY)
     level, others = logging.getLevelNamesMapping()[where.level], root.level

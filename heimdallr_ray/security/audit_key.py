@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from heimdallr_ray.errors import BadSetting, StorageFailed
+from heimdallr_ray.folders import make_private
 
 KEY_BYTES = 32
 _TEXT = re.compile(rb"[0-9a-f]{64}\n?")
@@ -88,7 +89,7 @@ def _make(path: Path) -> None:
     """A key is in `path`, durable: ours, or that of a process which was faster."""
     draft = path.with_name(f"{path.name}.{secrets.token_hex(8)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_private(path.parent)
         fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, secrets.token_hex(KEY_BYTES).encode("ascii") + b"\n")

@@ -19,6 +19,7 @@ from typing import BinaryIO, Protocol
 
 from heimdallr_ray.clock import Clock, SystemClock
 from heimdallr_ray.errors import BlobMissing, HeimdallrError, StorageFailed, StorageFull, TooLarge
+from heimdallr_ray.folders import FOLDER_MODE, make_private
 from heimdallr_ray.ids import Sha256, new_id
 
 logger = logging.getLogger(__name__)
@@ -103,11 +104,10 @@ class LocalBlobStore:
         self._clock = clock or SystemClock()
         self._temporary = root / _TEMPORARY
         with _storage_errors():
-            root.parent.mkdir(mode=0o750, parents=True, exist_ok=True)
-            root.mkdir(mode=0o750, exist_ok=True)
+            make_private(root)
             _fsync_folder(root.parent)
             for folder in (self._temporary, *(root / f"{number:02x}" for number in range(256))):
-                folder.mkdir(mode=0o750, exist_ok=True)
+                folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
             _fsync_folder(root)
         self.sweep()
 

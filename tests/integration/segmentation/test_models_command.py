@@ -66,6 +66,8 @@ def test_fetch_shows_the_terms_installs_and_is_done_the_second_time(
         spec_of(297).dataset_folder, spec_of(298).dataset_folder
     }  # fmt: skip
     assert f"installed in {registry}" in done.output
+    # Images will lie beside the models; nobody else is to read there whoever made the folder.
+    assert (tmp_path / "data").stat().st_mode & 0o077 == 0
     assert [path.name for path in (registry / WORK_FOLDER).iterdir()] == ["lock"]
     pins = json.loads((registry / MANIFEST_NAME).read_text())["imported"]
     for number in (297, 298):
