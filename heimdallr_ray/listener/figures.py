@@ -35,6 +35,7 @@ GATE_REASONS: Final = frozenset(
         "data_without_command",
         "idle",
         "listener_busy",
+        "made_room",
         "malformed_message",
         "malformed_request",
         "no_descriptor",

@@ -28,6 +28,7 @@ NETWORK_TIMEOUT_S = 300.0
 """Silence between two messages; some devices pause for minutes between series."""
 MAX_WAITING_MESSAGES = 2
 """Without an asynchronous window (PS3.7 D.3.3.3, never negotiated here) a peer waits for each answer."""
+TOO_MANY_CONNECTIONS = "too_many_connections"
 PENDING_FACTOR = 2
 """Connections, also those without an association, per association that may be open."""
 
@@ -80,10 +81,10 @@ class GateRules:
         """Why a connection from `address` is closed before anything is asked; "" where it may stay."""
         if not self.admits_address(address):
             return "address"
-        if open_in_all >= PENDING_FACTOR * self.max_associations:
-            return "too_many_connections"
         if open_from_there >= self.max_per_address:
             return "too_many_from_address"
+        if open_in_all >= PENDING_FACTOR * self.max_associations:
+            return TOO_MANY_CONNECTIONS
         return ""
 
     def refusal(self, called_ae: str, calling_ae: str, open_associations: int, *, has_room: bool) -> Refusal | None:
@@ -105,6 +106,7 @@ class Connections:
     def __init__(self, rules: GateRules) -> None:
         self._rules = rules
         self._lock = threading.Lock()
+        self._fewer = threading.Condition(self._lock)
         self._by_address: Counter[str] = Counter()
 
     def admit(self, address: str) -> str:
@@ -123,6 +125,17 @@ class Connections:
             self._by_address[address] -= 1
             if self._by_address[address] <= 0:
                 del self._by_address[address]
+            self._fewer.notify_all()
+
+    def wait_for_fewer(self, than: int, timeout_s: float) -> bool:
+        """True once fewer than so many are open; False where that took too long."""
+        with self._fewer:
+            return self._fewer.wait_for(lambda: self._by_address.total() < than, timeout_s)
+
+    @property
+    def most(self) -> int:
+        """How many may be open."""
+        return PENDING_FACTOR * self._rules.max_associations
 
     @property
     def total(self) -> int:

@@ -13,10 +13,11 @@ from typing import Protocol
 
 from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.listener.commitment import CommitmentDesk
-from heimdallr_ray.listener.gate import Connections
+from heimdallr_ray.listener.gate import TOO_MANY_CONNECTIONS, Connections
 from heimdallr_ray.listener.registry import Registry
 from heimdallr_ray.listener.wire.local import LocalHost
 from heimdallr_ray.listener.wire.serving import ConnectionServer
+from heimdallr_ray.listener.wire.silent import SilentPeers
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,8 @@ BIND_RETRY_S = 0.5
 ACCEPT_TICK_S = 0.25
 TURN_S = 20.0
 """A loop that has not accepted, or waited in vain, for so long is stuck; handing a connection on takes 5 s at most."""
+ROOM_S = 0.5
+"""Until the end of a connection that makes room is known; it takes a few milliseconds."""
 PAUSE_S = 0.1
 """After an accept that failed for want of descriptors or memory."""
 BACKLOG = 128
@@ -127,6 +130,7 @@ class WireScp:
         self.registry = registry
         self._clock = registry.clock
         self._connections = Connections(registry.rules)
+        self._silent = SilentPeers()
         self._serving = make_serving(self._connections.gone)
         self._listening: socket.socket | None = None
         self._thread: threading.Thread | None = None
@@ -197,11 +201,13 @@ class WireScp:
         if self._thread is not None:
             self._thread.join(ACCEPT_TICK_S + grace_s)
         listening.close()
+        self._silent.close()
         self._serving.stop(grace_s)
         logger.info("listener.closed")
 
     def _accept_all(self, listening: socket.socket) -> None:
         while not self._closing.is_set():
+            self._silent.forget()
             try:
                 connection, peer = listening.accept()
             except TimeoutError:
@@ -216,12 +222,25 @@ class WireScp:
                 continue
             self._turned_s = time.monotonic()
             address = str(peer[0])
-            reason = self._connections.admit(address)
+            reason = self._admit(address)
             if reason:
                 connection.close()
                 self.registry.refuse_connection(reason, address)
             else:
+                self._silent.add(connection, address)
                 self._serving.serve(connection, address)
+
+    def _admit(self, address: str) -> str:
+        """As `Connections.admit`; where there is no room, a peer that has only connected makes it."""
+        reason = self._connections.admit(address)
+        if reason != TOO_MANY_CONNECTIONS:
+            return reason
+        silent = self._silent.make_room()
+        if not silent:
+            return reason
+        self.registry.cut("made_room", silent, None)
+        self._connections.wait_for_fewer(self._connections.most, ROOM_S)
+        return self._connections.admit(address)
 
 
 def _bind(host: str, port: int) -> socket.socket:

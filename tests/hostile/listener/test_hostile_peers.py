@@ -11,11 +11,14 @@ import weakref
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from heimdallr_ray.listener.registry import Registry
 from heimdallr_ray.listener.wire import reader
+from heimdallr_ray.listener.wire.server import WireScp
+from heimdallr_ray.listener.wire.silent import PATIENCE_S
 from tests.support.databases import memory_folder
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, wait_for
 from tests.support.listeners import ListenerProcess, running
@@ -335,6 +338,54 @@ def share_beside_crawlers(port: int, bodies: list[bytes], rounds: int) -> float:
 
 def honest_bodies(count: int, size: int) -> list[bytes]:
     return [dataset_bytes(file_bytes(ct_slice(n, STUDY, f"{STUDY}.7", size=size))) for n in range(1, count + 1)]
+
+
+def test_idle_sockets_of_many_addresses_do_not_keep_another_out(tmp_path: Path) -> None:
+    """Check 30 of the reliability list, by four addresses that use up all there is and come again when they are cut."""
+    intake = Intake(tmp_path / "data")
+    ended = threading.Event()
+
+    def hold(port: int, source: str) -> None:
+        held: list[socket.socket] = []
+        while not ended.wait(0.02):
+            for peer in [one for one in held if is_over(one)]:
+                peer.close()
+                held.remove(peer)
+            while len(held) < intake.settings.max_associations_per_address:
+                held.append(socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0)))
+        for peer in held:
+            peer.close()
+
+    def is_over(peer: socket.socket) -> bool:
+        peer.setblocking(False)
+        try:
+            return peer.recv(1) == b""
+        except BlockingIOError:
+            return False
+        except OSError:
+            return True
+
+    with intake.listening() as service:
+        port = service.scp.port
+        holders = [threading.Thread(target=hold, args=(port, f"127.0.0.{n}"), daemon=True) for n in range(2, 6)]
+        for one in holders:
+            one.start()
+        try:
+            wait_for(lambda: cast(WireScp, service.scp)._connections.total >= 64, 30, "all places to be taken")
+            time.sleep(2 * PATIENCE_S)
+            took: list[float] = []
+            for _ in range(20):
+                started = time.monotonic()
+                assert echoes(port, source="127.0.0.1")
+                took.append(time.monotonic() - started)
+                time.sleep(0.2)
+        finally:
+            ended.set()
+            for one in holders:
+                one.join(30)
+        print(f"C-ECHO beside four addresses that hold every place: at most {1000 * max(took):.0f} ms")
+        assert max(took) < 2
+        assert service.registry.tally.snapshot()["cut.made_room"] >= 1
 
 
 @pytest.fixture
