@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, err, failure, out, settings_of
+from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, err, failure, out, settings_of, stamp
 from heimdallr_ray.errors import BadSetting, HeimdallrError, NotFound
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ def list_entries(
         who = " ".join(part for part in (row.actor_kind, row.actor_name or _unnamed(row), row.actor_address) if part)
         facts = " ".join(f"{name}={value}" for name, value in _facts(row).items() if value is not None)
         named = "" if row.study_id is None else f"study={row.study_id} "
-        line = f"{row.id:>8}  {row.at:%Y-%m-%d %H:%M:%S}  {row.action:<28} {row.outcome:<8} {who}  {named}{facts}"
+        line = f"{row.id:>8}  {stamp(row.at)}  {row.action:<28} {row.outcome:<8} {who}  {named}{facts}"
         out.print(line.rstrip(), soft_wrap=True, markup=False)
 
 
@@ -218,5 +218,5 @@ def _print_verdict(verdict: Verdict, kept: Anchor | None) -> None:
     held = "" if kept is None else f", held against the anchor at {kept.entries}"
     out.print(f"the audit chain is whole: {verdict.entries} entries{held}", soft_wrap=True, markup=False)
     if verdict.entries:
-        out.print(f"{verdict.first_at:%Y-%m-%d %H:%M:%S} to {verdict.last_at:%Y-%m-%d %H:%M:%S} UTC", soft_wrap=True)
+        out.print(f"{stamp(verdict.first_at)} to {stamp(verdict.last_at)}", soft_wrap=True)
         out.print(f"head {verdict.tip}", soft_wrap=True, markup=False)

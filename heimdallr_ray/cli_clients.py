@@ -76,6 +76,7 @@ def send(
     port = port or settings.dicom_port
     base = wording.local_base(host, port, settings.dicom_host, settings.dicom_port, server_url(settings))
     secured = tls or any((tls_certificate, tls_key, tls_ca, tls_name))
+    told = settings.peers.get(calling.strip()) if base else None
     server = Server(base, settings.api_token.get_secret_value() or None)
     before = server.tally()
     done = files = 0
@@ -94,8 +95,10 @@ def send(
             if commit_port is not None:
                 # Before the first image: who cannot listen need not send.
                 ends.enter_context(reports.at_port(peer, commit_port))
+                if told is not None and told.port != commit_port:
+                    err.print(wording.of_reports_elsewhere(told, commit_port), soft_wrap=True, markup=False)
             elif commit:
-                require_port_for_reports(peer)
+                require_port_for_reports(peer, told)
             report = send_folder(
                 folder,
                 host=host,
@@ -112,6 +115,7 @@ def send(
                     secured=secured,
                     certified=tls_certificate is not None,
                     address=reports_of.address_seen_by(host, port),
+                    here=wording.on_this_machine(host, settings.dicom_host),
                 ),
             )
             if commit or commit_port is not None:
@@ -123,8 +127,6 @@ def send(
             bar.stop()
             wanted = commit or commit_port is not None
             raise _interrupted(wording.of_interrupted_send(done, files, promise=wanted)) from None
-        except NotReady as error:
-            raise failure(NotReady(f"{error.detail}; is the listener up? `heimdallr status` tells")) from error
         except HeimdallrError as error:
             raise failure(error) from error
     known: int | None = None
@@ -163,6 +165,8 @@ def upload(
     HEIMDALLR_CONFIG, and variables HEIMDALLR_...; a stack that was started with other ones needs them here too. The
     data folder decides nothing, so there is no --data-dir.
     """
+    from httpx import TransportError
+
     from heimdallr_ray.clients import wording
     from heimdallr_ray.clients.aftermath import Fate, Server
     from heimdallr_ray.clients.upload import upload_zip
@@ -196,7 +200,10 @@ def upload(
             bar.stop()
             raise _interrupted(wording.of_interrupted_upload(stored, images, on_its_way)) from None
         except NotReady as error:
-            raise failure(NotReady(f"{error.detail}; is the stack up? `heimdallr status` tells")) from error
+            # A server that says why it does not take them now is up.
+            silent = isinstance(error.__cause__, TransportError)
+            asked = "; is the stack up? `heimdallr status` tells" if silent else ""
+            raise failure(NotReady(f"{error.detail}{asked}")) from error
         except HeimdallrError as error:
             raise failure(error) from error
     base = wording.page_base(url)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -11,11 +11,14 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.config import Settings, load
 from heimdallr_ray.errors import HeimdallrError
 
 err = Console(stderr=True, highlight=False)
 out = Console(highlight=False)
+
+STAMP_CHARS = 23
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", help="heimdallr.toml; otherwise HEIMDALLR_CONFIG, otherwise none.")
@@ -51,6 +54,11 @@ def flow(commands: typer.Typer) -> None:
             flow(group.typer_instance)
 
 
+def stamp(at: datetime | None) -> str:
+    """A time as every command tells it, in UTC as in the log; STAMP_CHARS long."""
+    return f"{'never':<{STAMP_CHARS}}" if at is None else f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+
+
 def say(message: str) -> None:
     """A line with the time, beside the command's output."""
-    err.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {message}", soft_wrap=True)
+    err.print(f"[dim]{SystemClock().now():%H:%M:%S} UTC[/dim] {message}", soft_wrap=True)

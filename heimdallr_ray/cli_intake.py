@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import datetime
 from typing import TYPE_CHECKING
 
 import typer
 
-from heimdallr_ray.cli_common import ConfigOption, DataDirOption, JsonOption, failure, out, settings_of
+from heimdallr_ray.cli_common import (
+    STAMP_CHARS,
+    ConfigOption,
+    DataDirOption,
+    JsonOption,
+    failure,
+    out,
+    settings_of,
+    stamp,
+)
 from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.errors import HeimdallrError
 
@@ -117,7 +125,7 @@ def _associations(view: IntakeView) -> Iterator[str]:
     if not view.associations:
         yield "no association is open"
         return
-    yield f"{'open now':<18} {'address':<24} {'since':<19} {'stored':>8} {'refused':>8}"
+    yield f"{'open now':<18} {'address':<24} {'since':<{STAMP_CHARS}} {'stored':>8} {'refused':>8}"
     for one in view.associations:
         yield (
             f"{_shown(one.calling_ae):<18} {_shown(one.address):<24} {stamp(one.opened_at)} "
@@ -149,7 +157,7 @@ def _senders(view: IntakeView) -> Iterator[str]:
         return
     yield "senders of the last 30 days (images: answered as stored; known: of these, there before; refused: one by one)"
     header = ("sender", "door", "address", "last seen", "last image", "images", "known", "refused", "ended", "unclean")
-    yield "{:<16} {:<6} {:<24} {:<19} {:<19} {:>8} {:>8} {:>8} {:>6} {:>8}".format(*header)
+    yield "{:<16} {:<6} {:<24} {:<23} {:<23} {:>8} {:>8} {:>8} {:>6} {:>8}".format(*header)
     for one in view.senders:
         yield (
             f"{_shown(one.calling_ae) or '-':<16} {one.door:<6} {_shown(one.address):<24} "
@@ -165,11 +173,6 @@ def _number(number: int, noun: str) -> str:
 def _shown(said: str | None) -> str:
     """What a sender wrote, on one line of a terminal."""
     return "".join(one if one.isprintable() else "?" for one in said or "")
-
-
-def stamp(at: datetime | None) -> str:
-    """Local time, 19 characters."""
-    return f"{'never':<19}" if at is None else f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def age(seconds: float) -> str:

@@ -24,6 +24,13 @@ MAX_DIRECTORY_BYTES_PER_ENTRY = 1024
 """Of the central directory: 46 bytes, name, extra field and comment."""
 MAX_NAME_CHARS = 1024
 _CHUNK_BYTES = 1 << 20
+NO_ZIP = "not a ZIP archive"
+LOCAL_HEADER = b"PK\x03\x04"
+"""What a ZIP with an entry begins with."""
+UNREADABLE_WORDS = (
+    "the ZIP is damaged, cut off or packed in a way that is not read here: put the DICOM files into a ZIP anew"
+)
+"""To a person with a ZIP of images."""
 _END_RECORD = b"PK\x05\x06"
 _END_RECORD_BYTES = 22
 _MAX_COMMENT_BYTES = 65_535
@@ -44,17 +51,18 @@ def check_end_record(path: Path, limits: ArchiveLimits) -> None:
     """Nothing happens while the directory that the archive declares is of a size that may be read at all.
 
     Raises:
-        BadArchive: not a ZIP.
+        BadArchive: not a ZIP, or one whose end is missing.
         TooLarge: more entries, or a larger directory, than the limits allow.
         OSError: the file cannot be read.
     """
     with path.open("rb") as stream:
+        head = stream.read(len(LOCAL_HEADER))
         size = stream.seek(0, 2)
         stream.seek(max(0, size - _END_RECORD_BYTES - _MAX_COMMENT_BYTES))
         tail = stream.read(_END_RECORD_BYTES + _MAX_COMMENT_BYTES)
     position = tail.rfind(_END_RECORD)
     if position < 0 or position + _END_RECORD_BYTES > len(tail):
-        raise BadArchive("not a ZIP archive")
+        raise BadArchive("the ZIP archive is cut off" if head == LOCAL_HEADER else NO_ZIP)
     entries, directory_bytes = struct.unpack_from("<HI", tail, position + 10)
     # 0xFFFF and 0xFFFFFFFF say that a ZIP64 record holds the number; the directory's real bytes are bounded below.
     if entries != 0xFFFF and entries > limits.max_entries:

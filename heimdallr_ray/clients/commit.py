@@ -24,6 +24,7 @@ from pynetdicom.association import Association
 from heimdallr_ray.clients.dimse import ANSWER_TIMEOUT_S, Peer, Refusal, associate, end
 from heimdallr_ray.clients.reports import address_towards, reports_at
 from heimdallr_ray.clients.sent import FileStatus
+from heimdallr_ray.config.network import Peer as ReportsTo
 from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.action import PUSH_MODEL, PUSH_MODEL_INSTANCE, REQUEST_COMMITMENT, TRANSFER_SYNTAXES
@@ -145,11 +146,15 @@ class Reports:
             return dict(self._answers.get(transaction_uid, {}))
 
 
-def require_port_for_reports(peer: Peer) -> None:
+def require_port_for_reports(peer: Peer, told: ReportsTo | None = None) -> None:
     """Returns unless the peer is a heimdallr, which never reports on the association on which it was asked.
 
     It is known by the Implementation Class UID of its answer (PS3.7 section D.3.3.2). A peer that takes no association
     now is not judged.
+
+    Args:
+        peer: who is to be asked.
+        told: where the peer reports to us, where its settings are known here and say so.
 
     Raises:
         BadSetting: it is one; or a file that TLS needs cannot be used.
@@ -161,9 +166,13 @@ def require_port_for_reports(peer: Peer) -> None:
     implementation = str(association.acceptor.implementation_class_uid or "")
     end(association)
     if implementation == part10.IMPLEMENTATION_CLASS_UID:
+        way = (
+            f'Give --commit-port PORT, and name it there: commitment_peers = ["{peer.calling_ae}=OUR_ADDRESS:PORT"]'
+            if told is None
+            else f"Your settings have {told}: give --commit-port {told.port}"
+        )
         raise BadSetting(
-            f"{peer.host}:{peer.port} is a heimdallr, which reports on a new association only; nothing was sent. Give "
-            f'--commit-port PORT, and name it there: commitment_peers = ["{peer.calling_ae}=OUR_ADDRESS:PORT"]'
+            f"{peer.host}:{peer.port} is a heimdallr, which reports on a new association only; nothing was sent. {way}"
         )
 
 

@@ -23,7 +23,15 @@ from heimdallr_ray.ids import Sha256
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.arrival import Arrival, encode_file_start
 from heimdallr_ray.listener.facts import identify_instance
-from heimdallr_ray.zips import ArchiveLimits, Budget, check_directory, check_end_record
+from heimdallr_ray.zips import (
+    LOCAL_HEADER,
+    NO_ZIP,
+    UNREADABLE_WORDS,
+    ArchiveLimits,
+    Budget,
+    check_directory,
+    check_end_record,
+)
 
 CHUNK_BYTES = 1 << 20
 _IN_MEMORY_BYTES = 64 << 20
@@ -77,6 +85,8 @@ class EntrySource:
 
     archive: zipfile.ZipFile
     member: zipfile.ZipInfo
+    number: int
+    """From 1 on, as the archive's directory has it: what is told of it where its name may be a patient's."""
     archive_bytes: int
 
     @property
@@ -95,7 +105,8 @@ class EntrySource:
             with self.archive.open(self.member) as stream:
                 yield from Budget(_LIMITS, self.archive_bytes).chunks(stream)
         except (zipfile.BadZipFile, zlib.error, EOFError, struct.error, NotImplementedError) as error:
-            raise BadArchive("the ZIP archive is damaged") from error
+            name = Path(self.archive.filename or "").name
+            raise BadArchive(f"{name}: entry {self.number} is damaged: put the DICOM files into a ZIP anew") from error
 
 
 @contextmanager
@@ -115,16 +126,21 @@ def sources_of(path: Path) -> Generator[list[Source]]:
         return
     try:
         check_end_record(path, _LIMITS)
-    except BadArchive as error:
-        raise BadArchive(f"{path.name}: {error.detail}") from error
-    try:
         archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, struct.error, NotImplementedError, UnicodeError) as error:
-        raise BadArchive(f"{path.name} is called a ZIP archive and is none, or it is damaged") from error
+    except (BadArchive, zipfile.BadZipFile, struct.error, NotImplementedError, UnicodeError) as error:
+        raise BadArchive(f"{path.name}: {_unreadable(path)}") from error
     with archive:
         size = path.stat().st_size
-        members = check_directory(archive.infolist(), archive.start_dir, size, _LIMITS)
-        yield [EntrySource(archive, member, size) for _, member in members]
+        try:
+            members = check_directory(archive.infolist(), archive.start_dir, size, _LIMITS)
+        except BadArchive as error:
+            raise BadArchive(f"{path.name}: {error.detail}") from error
+        yield [EntrySource(archive, member, index + 1, size) for index, member in members]
+
+
+def _unreadable(path: Path) -> str:
+    with path.open("rb") as stream:
+        return UNREADABLE_WORDS if stream.read(2) == b"PK" else NO_ZIP
 
 
 def _is_archive(path: Path) -> bool:
@@ -137,7 +153,11 @@ def _is_archive(path: Path) -> bool:
         return True
     with path.open("rb") as stream:
         head = stream.read(part10.HEAD_BYTES)
-    if part10.has_prefix(head) or reason_to_leave_out(head) != NOT_DICOM:
+    if part10.has_prefix(head):
+        return False
+    if head.startswith(LOCAL_HEADER):
+        return True
+    if reason_to_leave_out(head) != NOT_DICOM:
         return False
     if zipfile.is_zipfile(path):
         return True

@@ -14,6 +14,7 @@ from heimdallr_ray.clients.files import MAX_NAMED, SkippedFile
 from heimdallr_ray.clients.sent import SendReport
 from heimdallr_ray.clients.upload import UploadReport
 from heimdallr_ray.config import Settings, is_loopback
+from heimdallr_ray.config.network import Peer
 from heimdallr_ray.listener.gate import GateRules
 
 EXAMPLES = 3
@@ -28,8 +29,12 @@ def page_base(url: str) -> str | None:
 
 def local_base(host: str, port: int, dicom_host: str, dicom_port: int, url: str) -> str | None:
     """`url` where a C-STORE to `host:port` reaches the installation of the settings, else None."""
-    same_machine = is_loopback(host) or host == dicom_host
-    return page_base(url) if same_machine and port == dicom_port else None
+    return page_base(url) if on_this_machine(host, dicom_host) and port == dicom_port else None
+
+
+def on_this_machine(host: str, dicom_host: str) -> bool:
+    """True where `host` is certain to be this machine: `dicom_host` is what its own listener binds to."""
+    return is_loopback(host) or host == dicom_host
 
 
 def rule_behind(
@@ -39,6 +44,7 @@ def rule_behind(
     secured: bool = False,
     certified: bool = False,
     address: str = "",
+    here: bool = False,
 ) -> str:
     """Which rule of the peer a refusal comes from, as far as it can be known here; empty where it cannot.
 
@@ -48,7 +54,10 @@ def rule_behind(
         secured: True where the connection was TLS.
         certified: True where it showed a certificate of ours.
         address: ours, as the peer sees it; empty where it is not known.
+        here: True where the peer is on this machine.
     """
+    if refusal.kind == "unreachable":
+        return "is the listener up? `heimdallr status` tells" if here else ""
     if refusal.kind == "certificate":
         return _of_certificate(certified, ours=settings is not None)
     silent = refusal.kind == "no_answer"
@@ -136,9 +145,8 @@ def of_send(
     yield from _studies(report.study_uids, base)
     if report.without_study_uid:
         yield f"study    {_count(report.without_study_uid, 'image')} without a StudyInstanceUID; the receiver gives one"
-        if base is not None:
-            # C-STORE has no answer that could name it.
-            yield f"page     {base}/ is the worklist; the study is there under its patient"
+        # C-STORE has no answer that could name it.
+        yield from _worklist(base)
     yield from _then(fates)
 
 
@@ -152,9 +160,13 @@ def of_upload(report: UploadReport, base: str | None, fates: Sequence[Fate] = ()
     if known and new:
         yield f"known    {_count(known, 'image')} {'was' if known == 1 else 'were'} there before"
     elif known:
-        yield f"known    {_count(known, 'image')} of {studies}, there before: nothing new"
+        yield f"known    {_count(known, 'image')}, there before: nothing new"
     yield from _skipped(report.skipped, report.skipped_files)
     yield from _studies(report.study_uids, base)
+    if known and not report.study_uids:
+        # The server names the studies of what it stores, not of what it has.
+        yield f"study    {_count(known, 'image')} without a StudyInstanceUID; the server gave {_them(known)} one"
+        yield from _worklist(base)
     yield from _then(fates)
 
 
@@ -165,6 +177,13 @@ def of_commitment(promised: Commitment) -> Iterator[str]:
     if promised.failures:
         yield f"NOT safe {_count(len(promised.failures), 'image')}: do not delete {_them(len(promised.failures))}"
         yield from _by_reason([(item.path, item.reason) for item in promised.failures])
+
+
+def of_reports_elsewhere(told: Peer, port: int) -> str:
+    """What to know where our own listener reports to `told`, and not to `port`, which waits for its reports."""
+    return (
+        f"your settings have {told}: the listener here reports to port {told.port}, and nobody to --commit-port {port}"
+    )
 
 
 def _them(number: int) -> str:
@@ -227,13 +246,19 @@ def _studies(uids: Sequence[str], base: str | None) -> Iterator[str]:
     yield from _more(len(uids))
 
 
+def _worklist(base: str | None) -> Iterator[str]:
+    if base is not None:
+        yield f"page     {base}/ is the worklist; the study is there under its patient"
+
+
 def _then(fates: Sequence[Fate]) -> Iterator[str]:
     words = Counter(_becomes(fate) for fate in fates)
     for said, number in words.items():
         yield f"then     {said}" + (f" ({number} studies)" if len(words) > 1 and number > 1 else "")
-    if contested := sum(fate.uid_conflicts for fate in fates):
-        uids = _count(contested, "SOP Instance UID")
-        yield f"conflict {uids} with images of different bytes: all are kept, see the page"
+    for fate in fates:
+        if fate.uid_conflicts:
+            uids = f"{_count(fate.uid_conflicts, 'SOP Instance UID')} with images of different bytes"
+            yield f"conflict {uids} in study {fate.study_uid}: all are kept, see its page"
 
 
 _ENDS = {

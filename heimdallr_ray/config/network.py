@@ -61,3 +61,8 @@ class Peer:
         if not re.fullmatch(r"[0-9]{1,5}", port.strip()) or not 1 <= int(port) <= 65535:
             raise ValueError("is not AE=host:port with a port from 1 to 65535")
         return cls(title, host, int(port), tls)
+
+    def __str__(self) -> str:
+        """As it stands in the settings."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.ae_title}={'tls:' if self.tls else ''}{host}:{self.port}"

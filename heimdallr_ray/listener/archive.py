@@ -23,7 +23,7 @@ from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.facts import Accepted
 from heimdallr_ray.listener.receive import NotesOf, Receiver
 from heimdallr_ray.listener.spool import Staging, storage_error
-from heimdallr_ray.zips import ArchiveLimits, Budget, check_directory, check_end_record
+from heimdallr_ray.zips import UNREADABLE_WORDS, ArchiveLimits, Budget, check_directory, check_end_record
 
 logger = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 20
@@ -141,9 +141,7 @@ def _unreadable(path: Path) -> str:
     with path.open("rb") as stream:
         is_zip = stream.read(2) == b"PK"
     if is_zip:
-        return (
-            "the ZIP is damaged, cut off or packed in a way that is not read here: put the DICOM files into a ZIP anew"
-        )
+        return UNREADABLE_WORDS
     return "the file is neither a ZIP nor a DICOM file by its content: put the DICOM files of the study into a ZIP"
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.testing import CliRunner
 
-from heimdallr_ray import cli
+from heimdallr_ray import cli, cli_common
+from heimdallr_ray.clients import upload
+from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.operations import supervisor
 from heimdallr_ray.operations.demo import kept_words
 from tests.support.intake import write_study
@@ -52,6 +56,29 @@ def test_an_upload_to_a_stack_that_is_down_names_the_address_and_the_way_out(tmp
     assert status == 1
     assert "not_ready: http://127.0.0.1:9 does not answer" in said and "`heimdallr status` tells" in said
     assert "uploading" not in said  # no bar where nobody watches one
+
+
+def test_an_upload_to_a_server_that_says_why_not_now_does_not_ask_whether_it_is_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    busy = {"error": {"code": "database_busy", "detail": "the database is locked"}}
+    monkeypatch.setattr(upload, "PAUSE_FIRST_S", 0.0)
+    monkeypatch.setattr(httpx.Client, "post", lambda *_, **__: httpx.Response(503, json=busy))
+    write_study(tmp_path / "study", 1)
+    status, said = invoke("upload", str(tmp_path / "study"))
+    assert status == 1
+    assert "the database is locked" in said and "is the stack up" not in said
+
+
+def test_a_line_beside_the_output_names_its_zone(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = datetime(2026, 3, 1, 23, 30, 15, tzinfo=timezone(timedelta(hours=-2)))
+    monkeypatch.setattr(SystemClock, "now", lambda _: at.astimezone(UTC))
+    cli_common.say("ready")
+    assert capsys.readouterr().err == "01:30:15 UTC ready\n"
+    assert cli_common.stamp(at) == "2026-03-02 01:30:15 UTC"
+    assert {len(cli_common.stamp(one)) for one in (at, None)} == {cli_common.STAMP_CHARS}
 
 
 def test_the_demo_says_what_becomes_of_its_data() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import zipfile
+from pathlib import Path
 
 import pytest
 
-from heimdallr_ray.errors import TooLarge
-from heimdallr_ray.zips import RATIO_FREE_BYTES, ArchiveLimits, Budget, check_directory
+from heimdallr_ray.errors import BadArchive, TooLarge
+from heimdallr_ray.zips import RATIO_FREE_BYTES, ArchiveLimits, Budget, check_directory, check_end_record
 
 LIMIT = 1_000_003
 LIMITS = ArchiveLimits(max_entries=3, max_unpacked_bytes=LIMIT)
@@ -52,6 +53,17 @@ def test_above_a_size_that_is_free_the_ratio_counts() -> None:
     assert check(WIDE, RATIO_FREE_BYTES, archive_bytes=1) == 1
     with pytest.raises(TooLarge, match="implausible multiple"):
         check(WIDE, RATIO_FREE_BYTES + 1, archive_bytes=1)
+
+
+def test_an_archive_without_its_end_is_cut_off_and_another_file_is_none(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "whole.zip", "w") as archive:
+        archive.writestr("1.dcm", bytes(1000))
+    whole = (tmp_path / "whole.zip").read_bytes()
+    check_end_record(tmp_path / "whole.zip", LIMITS)
+    for content, words in ((whole[:-1], "the ZIP archive is cut off"), (whole[1:-1], "not a ZIP archive")):
+        (tmp_path / "other.zip").write_bytes(content)
+        with pytest.raises(BadArchive, match=f"^{words}$"):
+            check_end_record(tmp_path / "other.zip", LIMITS)
 
 
 @pytest.mark.parametrize("pieces", [(LIMIT,), (1, LIMIT - 1)])

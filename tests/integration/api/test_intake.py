@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
 from collections.abc import Generator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
 from heimdallr_ray.api.app import ApiServices, create_app
+from heimdallr_ray.catalog.api_tokens import create_token
 from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, record_closed, record_opened
 from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.catalog.studies import record_instances
@@ -25,7 +28,8 @@ from heimdallr_ray.clock import SystemClock
 from heimdallr_ray.listener.figures import IntakeFigures, OpenNow
 from heimdallr_ray.listener.snapshots import LISTENER, FiguresPublisher, ProcessState
 from heimdallr_ray.security.audit import Action, Actor
-from tests.integration.api.conftest import TOKEN, bearer, client_of
+from heimdallr_ray.security.tokens import Scope, digest, mint
+from tests.integration.api.conftest import TOKEN, UPLOAD_TOKEN, bearer, client_of
 from tests.integration.api.test_uploads import zipped
 from tests.support.intake import write_study
 from tests.support.related import TYPE, related
@@ -209,6 +213,15 @@ def test_figures_are_for_who_holds_a_token_of_that_scope(tmp_path: Path) -> None
     assert client.get("/metrics", headers=bearer(TOKEN)).status_code == 200
     stranger = client_of(create_app(services(tmp_path / "open")), peer=("192.0.2.9", 4000))
     assert stranger.get("/metrics").status_code == 401
+    # Neither of the other kinds of token closes it to this machine; a server that listens elsewhere is.
+    other = services(tmp_path / "other", upload_token=UPLOAD_TOKEN)
+    with other.database.write() as session:
+        create_token(
+            session, "monitor", digest(mint()), Scope.METRICS, now=SystemClock().now(), created_by="x", expires_at=None
+        )
+    assert client_of(create_app(other)).get("/metrics").status_code == 200
+    wide = replace(other, settings=other.settings.model_copy(update={"server_host": "192.0.2.1"}))
+    assert client_of(create_app(wide)).get("/metrics").status_code == 401
 
 
 def invoke(folder: Path, *words: str) -> tuple[int, str]:
@@ -228,6 +241,24 @@ def test_the_command_tells_a_person(busy: ApiServices) -> None:
     document = json.loads(invoke(busy.settings.data_dir, "--json")[1])
     assert status == (1 if document["disk"]["level"] == "refuse" else 0)
     assert document["senders"][0]["calling_ae"] == "MR_1"
+
+
+def test_times_are_utc_and_say_so_wherever_the_machine_stands(
+    busy: ApiServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = re.compile(r"\d\d:\d\d:\d\d(?: UTC)?")
+    told: list[str] = []
+    for zone in ("UTC0", "XST-09:30"):
+        monkeypatch.setenv("TZ", zone)
+        time.tzset()
+        try:
+            told.append(invoke(busy.settings.data_dir)[1])
+        finally:
+            monkeypatch.undo()
+            time.tzset()
+    here, far = (clock.findall(one) for one in told)
+    assert here == far and len(here) >= 5
+    assert [one for one in here if not one.endswith(" UTC")] == []
 
 
 def test_the_command_answers_without_a_stack_too(empty: ApiServices) -> None:

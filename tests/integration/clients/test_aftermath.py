@@ -16,7 +16,7 @@ from heimdallr_ray.clients import upload
 from heimdallr_ray.clients.aftermath import Server, Tally
 from heimdallr_ray.clients.send import send_folder
 from heimdallr_ray.sources import SourceRule
-from tests.support.intake import Intake, write_study
+from tests.support.intake import Intake, ct_slice, file_bytes, write_study
 from tests.support.server import serving_intake
 
 TOKEN = "a token for this test only"
@@ -85,7 +85,7 @@ def test_an_upload_of_what_is_there_stores_nothing_and_says_so(tmp_path: Path) -
     first, again = (one.output for one in said)
     assert first.startswith("stored   3 images of 1 study")
     assert re.search(r"analysis starts in (5[6-9]|60)\d s if nothing more comes: 10 minutes without an image", first)
-    assert again.startswith("known    3 images of 1 study, there before: nothing new")
+    assert again.startswith("known    3 images, there before: nothing new\nstudy    ")
     assert "stored" not in again and "10 minutes without an image" in again
 
 
@@ -100,7 +100,27 @@ def test_an_upload_under_a_known_uid_says_that_both_are_kept(tmp_path: Path) -> 
             cli.app, ["upload", str(tmp_path / "cut.dcm"), *words], env=_environment(tmp_path / "client")
         )
     assert said.exit_code == 0
-    assert "conflict 1 SOP Instance UID with images of different bytes: all are kept, see the page" in said.output
+    told = f"conflict 1 SOP Instance UID with images of different bytes in study {UID}: all are kept, see its page"
+    assert told in said.output
+
+
+def test_images_without_a_study_that_are_known_are_told_as_what_they_are(tmp_path: Path) -> None:
+    intake = Intake(tmp_path / "data", idle_seconds=600, settle_after_release_seconds=600)
+    (tmp_path / "study").mkdir()
+    for index in range(1, 4):
+        unnamed = ct_slice(index, "", f"{UID}.7")
+        (tmp_path / "study" / f"{index}.dcm").write_bytes(file_bytes(unnamed))
+    with installed(intake) as (_, base):
+        words = ["upload", str(tmp_path / "study"), "--url", base]
+        first, again = (
+            CliRunner().invoke(cli.app, words, env=_environment(tmp_path / "client")).output for _ in range(2)
+        )
+    assert first.startswith("stored   3 images of 1 study")
+    assert again.splitlines() == [
+        "known    3 images, there before: nothing new",
+        "study    3 images without a StudyInstanceUID; the server gave them one",
+        f"page     {base}/ is the worklist; the study is there under its patient",
+    ]
 
 
 def test_ctrl_c_tells_what_is_left_and_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -148,4 +168,4 @@ def test_ctrl_c_while_the_server_is_asked_keeps_the_report(
             words = ["upload", str(tmp_path / "study"), "--url", base]
             done = CliRunner().invoke(cli.app, words, env=environment)
             assert done.exit_code == 130
-            assert "3 images of 1 study" in done.output and f"study    {UID}" in done.output
+            assert "known    3 images, there before" in done.output and f"study    {UID}" in done.output

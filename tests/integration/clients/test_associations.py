@@ -19,7 +19,9 @@ from ssl import SSLContext
 import pytest
 from pynetdicom.association import Association
 from sqlmodel import col, select
+from typer.testing import CliRunner
 
+from heimdallr_ray import cli
 from heimdallr_ray.catalog.tables import AssociationRow
 from heimdallr_ray.clients import send, wording
 from heimdallr_ray.clients.dimse import Peer, Refusal, Tls
@@ -94,6 +96,29 @@ def test_a_peer_that_is_not_there_is_told_apart(tmp_path: Path) -> None:
     write_study(tmp_path / "study", 1)
     with pytest.raises(NotReady, match="cannot be reached: Connection refused; 1 image is left"):
         send_folder(tmp_path / "study", "127.0.0.1", free_port(), "ANY", attempts=1)
+
+
+def command(folder: Path, port: int, *more: str) -> str:
+    """What `heimdallr send` tells where its settings have this port, and no server that could be asked."""
+    env = {"HEIMDALLR_DICOM_PORT": str(port), "HEIMDALLR_SERVER_PORT": str(free_port()), "HEIMDALLR_PROFILE": ""}
+    done = CliRunner().invoke(cli.app, ["send", str(folder), *more], env={**env, "HEIMDALLR_DATA_DIR": str(folder)})
+    assert done.exit_code == 1
+    return done.output
+
+
+def test_whether_the_listener_is_up_is_asked_only_where_nobody_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send, "PAUSE_LAST_S", send.PAUSE_FIRST_S)
+    intake = Intake(tmp_path / "data", min_free_mib=1 << 40)
+    write_study(tmp_path / "study", 2)
+    with intake.listening() as service:
+        said = command(tmp_path / "study", service.scp.port)
+    assert "temporary congestion (the disk of the data folder is too full, `heimdallr doctor` tells)" in said
+    assert "2 images are left" in said and "is the listener up" not in said
+    said = command(tmp_path / "study", free_port())
+    words = "cannot be reached: Connection refused (is the listener up? `heimdallr status` tells); 2 images are left"
+    assert words in said
 
 
 def test_our_own_listener_s_rule_is_named(tmp_path: Path) -> None:

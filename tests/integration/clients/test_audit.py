@@ -146,6 +146,8 @@ def test_entries_are_listed_by_study_and_actor_the_newest_last(settings: Setting
     status, said = invoke(settings, "list")
     assert status == 0
     assert [line.split()[0] for line in said.splitlines()] == ["1", "2", "3", "4"]
+    assert {line.split()[3] for line in said.splitlines()} == {"UTC"}
+    assert said.count(f"  {EPOCH:%Y-%m-%d %H:%M:%S} UTC  study.retried") == 3
     assert "study.retried" in said and "ae CT_1 192.0.2.7" in said and "word=[red]" in said
     of_study = json.loads(invoke(settings, "list", "--study", "1.2.2", "--json")[1])
     assert [row["id"] for row in of_study] == [2, 3]

@@ -303,6 +303,41 @@ def test_the_command_s_status_says_whether_every_image_is_safe(tmp_path: Path) -
         assert len(intake.stored()) == count == 3
 
 
+def test_the_port_that_the_settings_have_for_reports_is_named(tmp_path: Path) -> None:
+    at, other = free_port(), free_port()
+    peers = [f"{OURS}=127.0.0.1:{at}"]
+    intake = Intake(tmp_path / "data", commitment_peers=peers)
+    write_study(tmp_path / "study", 2, STUDY)
+
+    def said(port: int, *more: str) -> tuple[int, str]:
+        env = {
+            "HEIMDALLR_DATA_DIR": str(tmp_path / "x"),
+            "HEIMDALLR_PROFILE": "",
+            "HEIMDALLR_DICOM_PORT": str(port),
+            "HEIMDALLR_SERVER_PORT": str(free_port()),
+            "HEIMDALLR_COMMITMENT_PEERS": peers[0],
+        }
+        done = CliRunner().invoke(cli.app, ["send", str(tmp_path / "study"), *more], env=env)
+        return done.exit_code, done.output
+
+    with intake.listening() as service:
+        port = service.scp.port
+        status, told = said(port, "--commit")
+        assert status == 1
+        assert f"Your settings have {OURS}=127.0.0.1:{at}: give --commit-port {at}" in told
+        assert "commitment_peers" not in told and not intake.stored()
+        # Settings that are not those of the peer say nothing of where it reports to.
+        assert "OUR_ADDRESS:PORT" in said(free_port(), "--commit", "--port", str(port))[1]
+        status, told = said(port, "--commit-port", str(other), "--commit-wait", "1")
+        assert status == 1 and "NOT safe 2 images" in told
+        assert (
+            f"your settings have {OURS}=127.0.0.1:{at}: the listener here reports to port {at}, and nobody to "
+            f"--commit-port {other}"
+        ) in told
+        status, told = said(port, "--commit-port", str(at))
+        assert status == 0 and "safe     2 images" in told and "your settings" not in told
+
+
 def test_a_peer_that_reports_nothing_is_waited_for_as_long_as_was_asked(tmp_path: Path) -> None:
     write_study(tmp_path / "study", 3, STUDY)
     with Archive(lambda archive, event: 0).listening() as port:

@@ -77,6 +77,36 @@ def test_a_file_that_is_neither_zip_nor_dicom_is_not_sent(tmp_path: Path) -> Non
         upload_zip(tmp_path / "notes.zip", "http://127.0.0.1:9", TOKEN)
 
 
+def _zipped(path: Path, folder: Path) -> bytes:
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, image in enumerate(write_study(folder, 3), start=1):
+            archive.write(image, f"DOE_JANE/{number}.dcm")
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["study.zip", "study.archive"])
+@pytest.mark.parametrize("cut", [-1, -22, 200])
+def test_a_zip_that_was_cut_off_is_told_as_by_the_server(tmp_path: Path, name: str, cut: int) -> None:
+    whole = _zipped(tmp_path / "whole", tmp_path / "study")
+    (tmp_path / name).write_bytes(whole[:cut])
+    with pytest.raises(BadArchive) as refused:
+        upload_zip(tmp_path / name, "http://127.0.0.1:9", TOKEN)
+    assert refused.value.detail == (
+        f"{name}: the ZIP is damaged, cut off or packed in a way that is not read here: "
+        "put the DICOM files into a ZIP anew"
+    )
+
+
+def test_a_damaged_entry_is_told_by_its_number_and_not_by_its_name(tmp_path: Path) -> None:
+    whole = bytearray(_zipped(tmp_path / "study.zip", tmp_path / "study"))
+    with zipfile.ZipFile(tmp_path / "study.zip") as archive:
+        whole[archive.infolist()[1].header_offset + 2000] ^= 1
+    (tmp_path / "study.zip").write_bytes(whole)
+    with pytest.raises(BadArchive) as refused:
+        upload_zip(tmp_path / "study.zip", "http://127.0.0.1:9", TOKEN)
+    assert refused.value.detail == "study.zip: entry 2 is damaged: put the DICOM files into a ZIP anew"
+
+
 def test_what_is_no_image_is_named_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(EmptyInput, match="no DICOM object there: it holds no file"):

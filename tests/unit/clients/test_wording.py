@@ -50,9 +50,24 @@ def test_what_was_new_is_told_apart_from_what_was_known() -> None:
         "known    1 image was there before",
         "study    1.2",
     ]
-    assert next(wording.of_upload(UploadReport(3, 0, ("1.2", "1.3"), 0, already_there=3), None)) == (
-        "known    3 images of 2 studies, there before: nothing new"
-    )
+    assert list(wording.of_upload(UploadReport(3, 0, ("1.2", "1.3"), 0, already_there=3), None)) == [
+        "known    3 images, there before: nothing new",
+        "study    1.2",
+        "study    1.3",
+    ]
+
+
+def test_known_images_that_name_no_study_are_told_without_a_number_of_studies() -> None:
+    """What the server gave them it does not say again, so "0 studies" would be wrong, and so would any other number."""
+    assert list(wording.of_upload(UploadReport(20, 0, (), 0, already_there=20), HERE)) == [
+        "known    20 images, there before: nothing new",
+        "study    20 images without a StudyInstanceUID; the server gave them one",
+        f"page     {HERE}/ is the worklist; the study is there under its patient",
+    ]
+    assert list(wording.of_upload(UploadReport(1, 0, (), 0, already_there=1), None)) == [
+        "known    1 image, there before: nothing new",
+        "study    1 image without a StudyInstanceUID; the server gave it one",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -82,11 +97,14 @@ def test_studies_that_end_alike_are_told_together() -> None:
     ]
 
 
-def test_contested_uids_are_told_to_who_sends() -> None:
-    words = "SOP Instance UIDs with images of different bytes: all are kept, see the page"
-    fates = [Fate("1.2", "done", uid_conflicts=2), Fate("1.3", "done", uid_conflicts=1)]
-    assert list(wording.of_send(_send(1), None, 0, fates))[-1] == f"conflict 3 {words}"
-    assert list(wording.of_upload(UploadReport(1, 0, ("1.2",), 9), None, fates))[-1] == f"conflict 3 {words}"
+def test_contested_uids_are_told_to_who_sends_with_their_study() -> None:
+    lines = [
+        "conflict 2 SOP Instance UIDs with images of different bytes in study 1.2: all are kept, see its page",
+        "conflict 1 SOP Instance UID with images of different bytes in study 1.4: all are kept, see its page",
+    ]
+    fates = [Fate("1.2", "done", uid_conflicts=2), Fate("1.3", "done"), Fate("1.4", "done", uid_conflicts=1)]
+    assert list(wording.of_send(_send(1), None, 0, fates))[-3:][1:] == lines
+    assert list(wording.of_upload(UploadReport(1, 0, ("1.2",), 9), None, fates))[-2:] == lines
 
 
 def test_what_is_safe_and_what_is_not_is_told() -> None:
@@ -190,6 +208,22 @@ def test_an_address_that_the_settings_do_not_let_in_is_the_reason(tmp_path: Path
     said = wording.rule_behind(refusal, closed, secured=True, certified=True, address="127.0.0.1")
     assert said.startswith("setting allowed_addresses does not hold 127.0.0.1, from which we call; ")
     assert "10.20.0.9, from which we call, may not be" in wording.rule_behind(refusal, closed, address="10.20.0.9")
+
+
+def test_whether_the_listener_is_up_is_asked_where_nobody_answers_on_this_machine(tmp_path: Path) -> None:
+    settings = load({}, data_dir=tmp_path)
+    silent = Refusal("unreachable", "cannot be reached: Connection refused", permanent=False)
+    asked = "is the listener up? `heimdallr status` tells"
+    assert wording.rule_behind(silent, settings, here=True) == asked
+    # A port of this machine that is not the one of the settings.
+    assert wording.rule_behind(silent, None, here=True) == asked
+    assert wording.rule_behind(silent, None) == ""
+    for kind in ("congestion", "local_limit", "no_answer", "called_ae", "rejected"):
+        for of in (settings, None):
+            answered = Refusal(kind, "rejects the association", permanent=False)
+            assert "up?" not in wording.rule_behind(answered, of, here=True)
+    assert wording.on_this_machine("localhost", "10.1.1.1") and wording.on_this_machine("10.1.1.1", "10.1.1.1")
+    assert not wording.on_this_machine("10.1.1.2", "10.1.1.1")
 
 
 def test_a_listener_that_speaks_tls_only_is_named_where_nobody_answers(tmp_path: Path) -> None:
