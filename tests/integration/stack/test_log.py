@@ -148,7 +148,7 @@ def test_what_the_stack_logs_is_in_its_files_without_patients_and_stays(stack: S
     texts = {path: path.read_bytes() for path in (stack.data_dir / "logs").rglob("*") if path.is_file()}
     assert {path.name for path in texts} >= {f"{name}.log" for name in NAMES}
     assert [path for path, text in texts.items() if PATIENT.encode() in text or SECRET.encode() in text] == []
-    private = [stack.data_dir, *(stack.data_dir / "logs" / f"{name}.log" for name in (*NAMES, "ray-head"))]
+    private = [stack.data_dir / "logs" / f"{name}.log" for name in (*NAMES, "ray-head")]
     private += [stack.data_dir / name for name in ("run", "logs", "spool", "blobs")]
     assert [path for path in private if path.stat().st_mode & 0o077] == []
     assert [line["fields"]["state"] for line in lines(stack, "supervisor") if line["event"] == "stack.state"][-2:] == [
