@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import typer
@@ -95,7 +96,7 @@ def lines(view: IntakeView) -> Iterator[str]:
         if shared.n_studies > len(shared.studies):
             yield f"  and in {shared.n_studies - len(shared.studies)} studies more"
     told = ", ".join(f"{about} {number}" for about, number in view.refused_last_hour.items())
-    yield f"refused       {told or 'nothing'} (last hour)"
+    yield f"refused       {told or 'nothing'} ({_counted_since(view)})"
     commitment = view.commitment
     waiting = f"{commitment.waiting} waiting"
     if commitment.oldest_asked_at is not None:
@@ -105,6 +106,16 @@ def lines(view: IntakeView) -> Iterator[str]:
     yield from _associations(view)
     yield from _studies(view)
     yield from _senders(view)
+
+
+def _counted_since(view: IntakeView) -> str:
+    """Of how long the refusals are: processes count for themselves, from their own start."""
+    since = min((one.started_at for one in view.processes), default=None)
+    if since is None:
+        return "of running processes, of which there is none; what was before is in the log and `heimdallr audit list`"
+    if view.at - since >= timedelta(hours=1):
+        return "last hour"
+    return f"since the start at {stamp(since)}; what was before is in the log and `heimdallr audit list`"
 
 
 def _processes(view: IntakeView) -> Iterator[str]:

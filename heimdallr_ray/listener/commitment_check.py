@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Protocol
@@ -13,8 +14,10 @@ from heimdallr_ray.catalog.durability import mark_durable
 from heimdallr_ray.clock import Clock
 from heimdallr_ray.ids import Sha256
 from heimdallr_ray.listener.commitment_report import FailureReason, failures_of
-from heimdallr_ray.listener.vouching import is_whole
+from heimdallr_ray.listener.vouching import flaw_of
 from heimdallr_ray.storage.blobs import BlobStore
+
+logger = logging.getLogger(__name__)
 
 RENEW_EVERY_S: Final = 20.0
 FLUSH_TIMEOUT_S: Final = 10.0
@@ -103,5 +106,8 @@ class InstanceCheck:
             return FailureReason.CLASS_INSTANCE_CONFLICT
         for copy in meant:
             if copy.blob_sha256 not in verified:
-                verified[copy.blob_sha256] = is_whole(self._blobs, copy.blob_sha256, "commitment.damaged")
+                flaw = flaw_of(self._blobs, copy.blob_sha256)
+                verified[copy.blob_sha256] = not flaw
+                if flaw:
+                    logger.error("commitment.damaged", extra={"blob": copy.blob_sha256[:12], "code": flaw})
         return None if all(verified[copy.blob_sha256] for copy in meant) else FailureReason.PROCESSING_FAILURE

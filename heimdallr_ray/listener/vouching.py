@@ -58,21 +58,23 @@ def vouched_for(
         if not any(copy.durable and copy.blob_sha256 == sha256 for copy in copies.get(sop_uid, ())):
             continue
         if sha256 not in whole:
-            whole[sha256] = is_whole(blobs, sha256, "upload.damaged")
+            flaw = flaw_of(blobs, sha256)
+            whole[sha256] = not flaw
+            if flaw:
+                logger.error("upload.damaged", extra={"blob": sha256[:12], "code": flaw})
         if whole[sha256]:
             known.append(position)
     return Vouched(tuple(known), len(pairs))
 
 
-def is_whole(blobs: BlobStore, sha256: str, otherwise: str) -> bool:
-    """True where the blob's bytes on the disk give its name; else the event `otherwise` is logged."""
+def flaw_of(blobs: BlobStore, sha256: str) -> str:
+    """The code of what is wrong with the blob; empty where its bytes on the disk give its name."""
     try:
         _read_anew(blobs.path(sha256))
         blobs.verify(sha256)
     except HeimdallrError as error:
-        logger.error(otherwise, extra={"blob": sha256[:12], "code": error.code})  # noqa: TRY400
-        return False
-    return True
+        return error.code
+    return ""
 
 
 def _read_anew(path: Path) -> None:

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Generator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from typer.testing import CliRunner
 
+from heimdallr_ray import cli_intake
 from heimdallr_ray.api.app import ApiServices, create_app
+from heimdallr_ray.api.intake import IntakeView
 from heimdallr_ray.catalog.api_tokens import create_token
 from heimdallr_ray.catalog.associations import AssociationClosed, AssociationOpened, record_closed, record_opened
 from heimdallr_ray.catalog.states import Door, How
@@ -230,11 +232,30 @@ def invoke(folder: Path, *words: str) -> tuple[int, str]:
     return done.exit_code, done.output
 
 
+@pytest.mark.parametrize(
+    ("age", "words"),
+    [
+        (timedelta(hours=1), "(last hour)"),
+        (timedelta(minutes=59), "(since the start at 2026-01-02 02:01:00 UTC; what was before is in the log"),
+        (None, "nothing (of running processes, of which there is none"),
+    ],
+)
+def test_refusals_are_told_with_the_time_that_they_cover(busy: ApiServices, age: timedelta | None, words: str) -> None:
+    view = IntakeView.model_validate(client_of(create_app(busy)).get("/api/v1/intake").json())
+    view.at = datetime(2026, 1, 2, 3, tzinfo=UTC)
+    view.refused_last_hour = {} if age is None else {"rejected.called_ae": 2}
+    view.processes = [] if age is None else view.processes[:1]
+    for one in view.processes:
+        one.started_at = view.at - age if age else view.at
+    (line,) = [line for line in cli_intake.lines(view) if line.startswith("refused")]
+    assert words in line
+
+
 def test_the_command_tells_a_person(busy: ApiServices) -> None:
     status, said = invoke(busy.settings.data_dir)
     assert "listener-0    port 11112, well, 1 open" in said
     assert "2 acknowledged and not yet in the catalog, the oldest 90 s old" in said
-    assert "rejected.calling_ae 3, cut.slow_sender 1 (last hour)" in said
+    assert "rejected.calling_ae 3, cut.slow_sender 1 (since the start at 2" in said
     assert "1 receiving, 1 settling" in said
     assert "  quiet for 60 s after a release" in said
     assert "CT_1" in said and "MR_1" in said and "192.0.2.8" in said

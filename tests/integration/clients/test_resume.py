@@ -389,14 +389,14 @@ def test_the_doors_answer_while_others_ask_what_is_there(
     upload_zip(tmp_path / "study", url)
     (row,) = intake.instances()
     hanging, entered = threading.Event(), threading.Semaphore(0)
-    is_whole = vouching.is_whole
+    flaw_of = vouching.flaw_of
 
-    def hangs(*what: Any) -> bool:
+    def hangs(*what: Any) -> str:
         entered.release()
         assert hanging.wait(30)
-        return is_whole(*what)
+        return flaw_of(*what)
 
-    monkeypatch.setattr(vouching, "is_whole", hangs)
+    monkeypatch.setattr(vouching, "flaw_of", hangs)
     body = {"instances": [{"sop_uid": row.sop_uid, "sha256": row.blob_sha256}]}
     with httpx.Client(trust_env=False, timeout=40) as client, ThreadPoolExecutor(MAX_LOOKS) as pool:
         ask = partial(client.post, f"{url}{upload.KNOWN_PATH}", json=body)
