@@ -22,6 +22,7 @@ from heimdallr_ray.api import (
     uploads,
 )
 from heimdallr_ray.api.access import ANYONE
+from heimdallr_ray.api.flow import SayingWhatIsTaken
 from heimdallr_ray.api.guard import Guard
 from heimdallr_ray.api.services import ApiServices
 from heimdallr_ray.events.reader import CatalogEvents
@@ -71,4 +72,5 @@ def create_app(services: ApiServices) -> FastAPI:
         return app.openapi()
 
     app.add_middleware(Guard, settings=services.settings)
+    app.add_middleware(SayingWhatIsTaken)
     return app

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import psutil
 
+from heimdallr_ray.api import flow
 from heimdallr_ray.config import Settings
 from heimdallr_ray.errors import Broken, NotReady
 from heimdallr_ray.folders import make_private, open_private
@@ -80,6 +81,8 @@ def environment(where: RayPlaces) -> dict[str, str]:
         "RAY_worker_niceness": "0",
         "RAY_DEDUP_LOGS": "0",
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "heimdallr_ray.api.flow:proxy_middlewares",
+        flow.FOLDER: str(where.temp_dir / "flow"),
     }
 
 
