@@ -15,7 +15,9 @@ from heimdallr_ray.listener.gate import ASSOCIATE_TIMEOUT_S
 LEAST_REQUEST_BYTES = 74
 """Header and fixed fields of an A-ASSOCIATE-RQ (PS3.8 table 9-11). Who has sent less has asked for nothing."""
 PATIENCE_S = 0.5
-"""An honest peer's request follows its connection at once; nobody is sent away sooner."""
+"""An honest peer's request follows its connection at once; nobody is sent away sooner but one of a crowd."""
+CROWD = 4
+"""Silent connections from one address at once: more than honest devices open in the same moment."""
 KEPT_S = ASSOCIATE_TIMEOUT_S + 1.0
 """By then it has asked or was cut."""
 _ESTABLISHED = 1
@@ -68,10 +70,10 @@ class SilentPeers:
         """
         self.forget()
         until_s = self._now_s() - PATIENCE_S
-        silent = [peer for peer in self._peers if peer.since_s <= until_s]
+        crowds = Counter(peer.address for peer in self._peers)
+        silent = [peer for peer in self._peers if peer.since_s <= until_s or crowds[peer.address] > CROWD]
         if not silent:
             return ""
-        crowds = Counter(peer.address for peer in silent)
         # They are in the order in which they came, and max takes the first of several.
         gone = max(silent, key=lambda peer: crowds[peer.address])
         self._peers.remove(gone)

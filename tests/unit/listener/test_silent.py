@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator
 
 import pytest
 
-from heimdallr_ray.listener.wire.silent import KEPT_S, LEAST_REQUEST_BYTES, PATIENCE_S, SilentPeers
+from heimdallr_ray.listener.wire.silent import CROWD, KEPT_S, LEAST_REQUEST_BYTES, PATIENCE_S, SilentPeers
 from tests.support.intake import wait_for
 
 Connect = Callable[[], tuple[socket.socket, socket.socket]]
@@ -73,6 +73,17 @@ def test_of_the_largest_crowd_the_one_that_came_first_makes_room(
     assert peers.make_room() == "a"
     assert is_ended(ends[0])
     assert len(peers) == 3
+
+
+def test_one_of_a_crowd_need_not_have_waited(hours: Hours, peers: SilentPeers, connect: Connect) -> None:
+    for address in ("lone", *["crowd"] * CROWD):
+        peers.add(connect()[1], address)
+    assert peers.make_room() == ""
+    peers.add(connect()[1], "crowd")
+    assert peers.make_room() == "crowd"
+    assert peers.make_room() == ""
+    hours.now_s += PATIENCE_S
+    assert peers.make_room() == "crowd"
 
 
 def test_who_has_asked_or_gone_or_was_there_for_long_makes_none(
