@@ -31,7 +31,7 @@ HEADER: Final = b"x-heimdallr-flow"
 LEAST_BYTES = 1 << 20
 """Smaller bodies are not worth a file."""
 WINDOW_BYTES = 8 << 20
-"""Of a body may be on its way inside; two or three of Serve's messages of several MiB."""
+"""Of a body may be on its way between the two sides."""
 POLL_S = 0.005
 UNHEARD_S = 10.0
 """An application that does not say anything for so long, where the window is full, is none of ours."""
@@ -70,6 +70,8 @@ class _Taken:
         self._path = folder / self.name
         self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE)
         os.pwrite(self._descriptor, bytes(_HEARD_AT + 1), 0)
+        self.closed = False
+        """The application has answered: whoever still reads its request is not held back."""
 
     def look(self) -> tuple[bool, int]:
         """Whether the application has said anything, and how many bytes it has taken."""
@@ -78,6 +80,7 @@ class _Taken:
 
     def close(self) -> None:
         """The file is gone."""
+        self.closed = True
         with suppress(OSError):
             self._path.unlink()
         os.close(self._descriptor)
@@ -123,7 +126,7 @@ def _held_back(receive: Receive, taken: _Taken) -> Receive:
     async def wait_for_room() -> None:
         nonlocal governed
         began = time.monotonic()
-        while True:
+        while not taken.closed:
             heard, count = taken.look()
             if sent - count <= WINDOW_BYTES:
                 return
@@ -159,12 +162,14 @@ class SayingWhatIsTaken:
             await self._app(scope, receive, send)
             return
         taken = pending = 0
+        answered = False
 
         async def saying() -> Message:
             nonlocal taken, pending
-            # Who asks for the next is done with the last one.
+            # Who asks for the next is done with the last one. Behind the answer the descriptor may be another file's.
             taken, pending = taken + pending, 0
-            os.pwrite(descriptor, taken.to_bytes(_HEARD_AT, "little"), 0)
+            if not answered:
+                os.pwrite(descriptor, taken.to_bytes(_HEARD_AT, "little"), 0)
             message = await receive()
             pending = len(message.get("body", b""))
             return message
@@ -173,6 +178,7 @@ class SayingWhatIsTaken:
             os.pwrite(descriptor, b"\1", _HEARD_AT)
             await self._app(scope, saying, send)
         finally:
+            answered = True
             os.close(descriptor)
 
     def _file(self, scope: Scope) -> int | None:

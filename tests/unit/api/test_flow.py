@@ -113,6 +113,32 @@ def test_an_application_that_answers_at_once_is_not_sent_the_rest(folder: Path) 
     assert list(folder.iterdir()) == []
 
 
+def test_who_reads_on_behind_the_answer_reaches_no_file_of_anybody(folder: Path, tmp_path: Path) -> None:
+    client = Client(100 << 20)
+    receives: list[Receive] = []
+
+    async def application(_scope: Scope, receive: Receive, _send: Send) -> None:
+        receives.append(receive)
+        await receive()
+
+    async def between(scope: Scope, receive: Receive, send: Send) -> None:
+        receives.append(receive)
+        await SayingWhatIsTaken(application)(scope, receive, send)
+
+    async def all_of_it() -> None:
+        await HoldingBack(between, folder)(client.scope(), client.receive, never)
+        # The numbers of the descriptors are given out again.
+        others = [(tmp_path / name).open("w+b", buffering=0) for name in "abcd"]
+        for receive in receives:
+            for _ in range(2 * flow.WINDOW_BYTES // CHUNK):
+                await receive()
+        assert [other.read() for other in others] == [b""] * 4
+        for other in others:
+            other.close()
+
+    run(all_of_it())
+
+
 def test_one_that_says_nothing_is_waited_for_a_while_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(flow, "UNHEARD_S", 0.2)
     client = Client(20 << 20)
