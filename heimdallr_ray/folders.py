@@ -29,3 +29,16 @@ def open_private(path: str, flags: int) -> int:
         OSError: it cannot be opened.
     """
     return os.open(path, flags | os.O_CLOEXEC, FILE_MODE)
+
+
+def sync_folder(folder: Path) -> None:
+    """The names in `folder` are on the disk.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,4 +1,4 @@
-"""Folders of the spool: made durable, and held by a lock while whoever made them lives."""
+"""Folders of the spool, held by a lock while whoever made them lives."""
 
 from __future__ import annotations
 
@@ -8,19 +8,6 @@ import shutil
 from pathlib import Path
 
 from heimdallr_ray.listener.room import storage_error
-
-
-def sync_folder(folder: Path) -> None:
-    """The names in `folder` are on the disk.
-
-    Raises:
-        OSError: the disk refused.
-    """
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def locked_folder(folder: Path) -> tuple[Path, int]:

@@ -122,8 +122,8 @@ def take_back_lost(database: Database, blobs: BlobStore, quarantine: Path, now: 
         whole = [row for row in rows if seen[row.id]]
         # One that cannot be read may be whole: nothing is said of it, and it keeps the others from nothing.
         unknown.update(row.id for row in rows if seen[row.id] is None)
-        _, refused = _hardened(blobs, whole)
-        unknown.update(row.id for row in whole if row.blob_sha256 in refused)
+        missing, refused = _hardened(blobs, whole)
+        unknown.update(row.id for row in whole if row.blob_sha256 in missing | refused)
         whole = [row for row in whole if row.id not in unknown]
         # Of every row one or the other becomes true, so that the next turn finds others, and what came again meanwhile.
         with database.write() as session:

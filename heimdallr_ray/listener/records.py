@@ -15,8 +15,9 @@ from pathlib import Path
 
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import NotDicom
+from heimdallr_ray.folders import sync_folder
 from heimdallr_ray.listener.arrival import MAX_RECORD_BYTES, Arrival, encode_record, parse_record
-from heimdallr_ray.listener.folders import remove_unlocked, sync_folder
+from heimdallr_ray.listener.folders import remove_unlocked
 from heimdallr_ray.listener.room import storage_error
 
 _OPEN_ATTEMPTS = 8

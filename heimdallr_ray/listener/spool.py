@@ -30,12 +30,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from heimdallr_ray.errors import BlobMissing, HeimdallrError, NotDicom
-from heimdallr_ray.folders import make_private
+from heimdallr_ray.folders import make_private, sync_folder
 from heimdallr_ray.ids import NewId, Sha256, new_id
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.arrival import Arrival, with_file_start
 from heimdallr_ray.listener.boot import boot_id
-from heimdallr_ray.listener.folders import locked_folder, remove_unlocked, sync_folder
+from heimdallr_ray.listener.folders import locked_folder, remove_unlocked
 from heimdallr_ray.listener.records import IntakeRecords
 from heimdallr_ray.listener.room import RoomLevel, Watermarks, measure, require_room, storage_error
 from heimdallr_ray.listener.writer import UNSYNCED, SpoolEntry, SpoolWriter

@@ -19,7 +19,7 @@ from typing import BinaryIO, Protocol
 
 from heimdallr_ray.clock import Clock, SystemClock
 from heimdallr_ray.errors import BlobMissing, HeimdallrError, StorageFailed, StorageFull, TooLarge
-from heimdallr_ray.folders import FOLDER_MODE, make_private
+from heimdallr_ray.folders import FOLDER_MODE, make_private, sync_folder
 from heimdallr_ray.ids import Sha256, new_id
 
 logger = logging.getLogger(__name__)
@@ -105,10 +105,10 @@ class LocalBlobStore:
         self._temporary = root / _TEMPORARY
         with _storage_errors():
             make_private(root)
-            _fsync_folder(root.parent)
+            sync_folder(root.parent)
             for folder in (self._temporary, *(root / f"{number:02x}" for number in range(256))):
                 folder.mkdir(mode=FOLDER_MODE, exist_ok=True)
-            _fsync_folder(root)
+            sync_folder(root)
         self.sweep()
 
     def put(self, content: bytes | Iterable[bytes]) -> BlobRef:
@@ -135,7 +135,7 @@ class LocalBlobStore:
                 target = self.locate(sha256)
                 # Replacing a blob by its own bytes is harmless, and two writers may race for it.
                 temporary.replace(target)
-                _fsync_folder(target.parent)
+                sync_folder(target.parent)
         return BlobRef(sha256, size)
 
     def keep(self, files: Sequence[tuple[Path, Sha256]]) -> None:
@@ -162,7 +162,7 @@ class LocalBlobStore:
         """
         with _storage_errors():
             for folder in {self.locate(sha256).parent for sha256 in digests}:
-                _fsync_folder(folder)
+                sync_folder(folder)
 
     def harden(self, digests: Iterable[Sha256]) -> list[Sha256]:
         """Name and bytes of blobs that were kept from files which nobody fsynced survive a power cut from now on.
@@ -368,14 +368,6 @@ def _write_all(descriptor: int, chunk: bytes) -> None:
     view = memoryview(chunk)
     while view:
         view = view[os.write(descriptor, view) :]
-
-
-def _fsync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _remove_if_abandoned(path: Path, changed_before: float) -> bool:

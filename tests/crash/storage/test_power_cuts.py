@@ -70,7 +70,7 @@ def test_the_model_disk_finds_a_missing_fsync(tmp_path: Path, forgotten: str) ->
     with pytest.MonkeyPatch.context() as patch, pytest.raises(AssertionError, match=r"lost|half a blob"):
         recorder = BlobCuts(base, patch)
         if forgotten == "folder":
-            patch.setattr(blobs, "_fsync_folder", lambda folder: None)
+            patch.setattr(blobs, "sync_folder", lambda folder: None)
         else:
             noted = blobs.os.fsync
 
