@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 import uuid
 from collections.abc import Callable
 from functools import lru_cache
@@ -21,7 +22,7 @@ NewId = Callable[[], str]
 
 def new_id() -> str:
     """A fresh random identifier: 32 hexadecimal digits."""
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
 
 
 class Uid(str):

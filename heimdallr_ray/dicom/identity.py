@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from heimdallr_ray.dicom import limits
+from heimdallr_ray.dicom.alike import Layouts, Span
 from heimdallr_ray.dicom.elements import IMPLICIT, UNDEFINED, Element, Encoding, NeedMore, Walk
 from heimdallr_ray.dicom.header import SYNTHETIC_CREATOR, Header
 from heimdallr_ray.dicom.read import DEFLATED_LE, EXPLICIT_BE, encoding_of, read_head
@@ -37,6 +38,7 @@ _SHARED: Final = frozenset(
 )
 """Attributes that the images of one series have in common."""
 _SOP_UIDS: Final = frozenset({_SOP_CLASS, _SOP_INSTANCE})
+_NOWHERE: Final = (0, 0)
 _SOUGHT: Final = _SHARED | _SOP_UIDS | {_PER_FRAME}
 _MAX_BYTES: Final = 8 * limits.MAX_ELEMENTS_OF_ONE_LEVEL
 """No more elements than the bounds of `read_header` allow are in so many bytes: they need not be counted here."""
@@ -79,6 +81,9 @@ class IdentityFacts:
     n_related_instances: int | None = None
 
 
+_alike = Layouts[tuple[IdentityFacts, Uid, Span]]()
+
+
 class Identified(NamedTuple):
     """One object: what it shares with its series, and what it does not."""
 
@@ -115,6 +120,11 @@ def read_quickly(head: bytes, offset: int, syntax: str, size: int | None = None)
     """
     if syntax in (DEFLATED_LE, EXPLICIT_BE) or len(head) > _MAX_BYTES:
         return None
+    alike = _alike.find(head, offset, syntax)
+    if alike is not None:
+        facts, sop_class_uid, (start, end) = alike
+        sop_uid = _uid(head[offset + start : offset + end])
+        return None if sop_uid is None else Identified(facts, sop_class_uid, sop_uid)
     try:
         return _quickly(head, offset, syntax, size)
     except (NeedMore, HeimdallrError, struct.error):
@@ -123,32 +133,40 @@ def read_quickly(head: bytes, offset: int, syntax: str, size: int | None = None)
 
 def _quickly(head: bytes, at: int, syntax: str, size: int | None) -> Identified | None:
     encoding = encoding_of(syntax, head, at)
-    located = _locate(Walk(head), at, encoding, size)
+    free: list[Span] = []
+    located = _locate(Walk(head), at, encoding, size, free)
     if located is None:
         return None
-    uids, shared = located
-    sop_class_uid, sop_uid = _uid(uids.get(_SOP_CLASS)), _uid(uids.get(_SOP_INSTANCE))
+    uids, shared, end = located
+    class_at, instance_at = uids.get(_SOP_CLASS, _NOWHERE), uids.get(_SOP_INSTANCE, _NOWHERE)
+    sop_class_uid, sop_uid = _uid(head[slice(*class_at)]), _uid(head[slice(*instance_at)])
     if sop_class_uid is None or sop_uid is None:
         # The file meta information may have them.
         return None
-    return Identified(_decoded(shared, encoding), sop_class_uid, sop_uid)
+    facts = _decoded(shared, encoding)
+    if end:
+        own = instance_at[0] - at, instance_at[1] - at
+        spans = [(start - at, stop - at) for start, stop in free]
+        _alike.keep(head, at, syntax, end, [*spans, own], (facts, sop_class_uid, own))
+    return Identified(facts, sop_class_uid, sop_uid)
 
 
-def _uid(raw: bytes | None) -> Uid | None:
+def _uid(raw: bytes) -> Uid | None:
     return Uid.parse_or_none(raw[:128].decode("ascii", "replace")) if raw else None
 
 
 def _locate(
-    walk: Walk, at: int, encoding: Encoding, size: int | None
-) -> tuple[dict[int, bytes], tuple[tuple[int, bytes, bytes], ...]] | None:
-    """The two SOP UIDs, and tag, VR and value of what the series shares; None where the walk is not plain.
+    walk: Walk, at: int, encoding: Encoding, size: int | None, free: list[Span]
+) -> tuple[dict[int, Span], tuple[tuple[int, bytes, bytes], ...], int] | None:
+    """Where the two SOP UIDs are, and tag, VR and value of what the series shares; None where the walk is not plain.
 
-    In the order of the object, which may repeat a tag: the last value counts, as in the whole header.
+    In the order of the object, which may repeat a tag: the last value counts, as in the whole header. Third, the end of
+    what was looked at up to pixels, 0 where there are none; into `free` go the values before it that do not matter.
     """
     head = walk.buffer
     end = len(head)
     explicit = encoding.explicit
-    uids: dict[int, bytes] = {}
+    uids: dict[int, Span] = {}
     shared: list[tuple[int, bytes, bytes]] = []
     sought = _SOUGHT
     while at < end:
@@ -165,7 +183,7 @@ def _locate(
             vr = b""
         tag = group << 16 | element
         if tag >= _PIXELS:
-            return uids, tuple(shared)
+            return uids, tuple(shared), start
         if length == UNDEFINED:
             if tag in sought or 0x00090010 <= tag <= 0x000900FF:
                 # No value, also where the same tag has had one before.
@@ -178,7 +196,7 @@ def _locate(
             return None
         if tag in sought:
             if tag in _SOP_UIDS:
-                uids[tag] = head[start:at]
+                uids[tag] = start, at
             elif tag == _PER_FRAME:
                 # The whole header opens these items, and may refuse them.
                 return None
@@ -186,8 +204,10 @@ def _locate(
                 shared.append((tag, vr, head[start:at]))
         elif group == 0x0009 and 0x0010 <= element <= 0x00FF:
             shared.append((tag, vr, head[start:at]))
+        else:
+            free.append((start, at))
     # No pixels: the object ends here, or it may go on behind its first bytes.
-    return (uids, tuple(shared)) if end == size else None
+    return (uids, tuple(shared), 0) if end == size else None
 
 
 @lru_cache(maxsize=256)

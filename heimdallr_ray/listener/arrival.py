@@ -51,16 +51,10 @@ def encode_file_start(arrival: Arrival) -> bytes:
     object, and one that is sent again would no longer be known as the same.
     """
     # A blank or malformed UID never goes into group 0002.
-    return part10.encode_meta(
-        part10.FileMeta(
-            dataset_offset=0,
-            transfer_syntax_uid=arrival.transfer_syntax_uid,
-            sop_class_uid=Uid.parse_or_none(arrival.sop_class_uid) or "",
-            sop_instance_uid=Uid.parse_or_none(arrival.sop_instance_uid) or STAND_IN_SOP_UID,
-            implementation_class_uid=part10.IMPLEMENTATION_CLASS_UID,
-            implementation_version=part10.IMPLEMENTATION_VERSION,
-        )
-    )
+    uid = (Uid.parse_or_none(arrival.sop_instance_uid) or STAND_IN_SOP_UID).encode("ascii")
+    sop_class_uid = Uid.parse_or_none(arrival.sop_class_uid) or ""
+    before, behind = part10.meta_around(len(uid), sop_class_uid, arrival.transfer_syntax_uid)
+    return before + uid + behind
 
 
 def encode_record(arrival: Arrival) -> bytes:

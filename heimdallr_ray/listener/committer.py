@@ -375,7 +375,7 @@ class Committer:
 
     def _still_there(self, group: Sequence[Accepted]) -> list[Accepted]:
         """The objects of `group` that no other process has finished meanwhile."""
-        alive = [item for item in group if os.path.exists(f"{item.entry.folder}/{item.entry.file_name}")]  # noqa: PTH110
+        alive = [item for item in group if os.path.exists(item.entry.place)]  # noqa: PTH110
         if len(alive) != len(group):
             there = {item.entry.name for item in alive}
             self._done(item for item in group if item.entry.name not in there)

@@ -53,7 +53,6 @@ class FileMeta:
     source_ae: str = ""
 
 
-@lru_cache(maxsize=256)
 def _element(element: int, vr: bytes, value: bytes) -> bytes:
     if len(value) % 2:
         value += b" " if vr in (b"SH", b"AE") else b"\0"
@@ -67,19 +66,47 @@ def encode_meta(meta: FileMeta) -> bytes:
 
     `dataset_offset` of `meta` is ignored. The preamble is zero, so no file of ours is ever executable (CVE-2019-11687).
     """
+    uid = meta.sop_instance_uid.encode("ascii")
+    before, behind = meta_around(
+        len(uid),
+        meta.sop_class_uid,
+        meta.transfer_syntax_uid,
+        meta.implementation_class_uid,
+        meta.implementation_version,
+        meta.source_ae,
+    )
+    return before + uid + behind
+
+
+@lru_cache(maxsize=256)
+def meta_around(
+    uid_length: int,
+    sop_class_uid: str,
+    transfer_syntax_uid: str,
+    implementation_class_uid: str = IMPLEMENTATION_CLASS_UID,
+    implementation_version: str = IMPLEMENTATION_VERSION,
+    source_ae: str = "",
+) -> tuple[bytes, bytes]:
+    """What `encode_meta` gives before and behind a SOP Instance UID of so many characters; a series has it in common.
+
+    `uid_length`: without padding. The other arguments are as the fields of `FileMeta`.
+    """
     elements = [
         _element(0x0001, b"OB", b"\0\1"),
-        _element(0x0002, b"UI", meta.sop_class_uid.encode("ascii")),
-        _element(0x0003, b"UI", meta.sop_instance_uid.encode("ascii")),
-        _element(0x0010, b"UI", meta.transfer_syntax_uid.encode("ascii")),
-        _element(0x0012, b"UI", meta.implementation_class_uid.encode("ascii")),
-        _element(0x0013, b"SH", meta.implementation_version.encode("ascii")),
+        _element(0x0002, b"UI", sop_class_uid.encode("ascii")),
+        _element(0x0003, b"UI", bytes(uid_length)),
+        _element(0x0010, b"UI", transfer_syntax_uid.encode("ascii")),
+        _element(0x0012, b"UI", implementation_class_uid.encode("ascii")),
+        _element(0x0013, b"SH", implementation_version.encode("ascii")),
     ]
-    if meta.source_ae:
+    if source_ae:
         # Source Application Entity Title (PS3.10 table 7.1-1): the AE that sent the object.
-        elements.append(_element(0x0016, b"AE", meta.source_ae.encode("ascii", "replace")))
+        elements.append(_element(0x0016, b"AE", source_ae.encode("ascii", "replace")))
     body = b"".join(elements)
-    return PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(body))) + body
+    whole = PREAMBLE + _element(0x0000, b"UL", struct.pack("<I", len(body))) + body
+    padding = uid_length % 2
+    uid_at = len(whole) - len(b"".join(elements[3:])) - padding - uid_length
+    return whole[:uid_at], whole[uid_at + uid_length :]
 
 
 def _text(value: bytes) -> str:

@@ -181,12 +181,12 @@ class Receiver:
     def _refused(self, group: Sequence[Accepted]) -> dict[str, StorageFailed]:
         """The objects of `group` are blobs but for these: one file that cannot be replaced stands in nobody's way."""
         try:
-            self._blobs.keep([(item.entry.path, item.entry.sha256) for item in group])
+            self._blobs.keep([(item.entry.place, item.entry.sha256) for item in group])
         except StorageFailed:
             refused: dict[str, StorageFailed] = {}
             for item in group:
                 try:
-                    self._blobs.keep([(item.entry.path, item.entry.sha256)])
+                    self._blobs.keep([(item.entry.place, item.entry.sha256)])
                 except StorageFailed as error:
                     refused[item.entry.name] = error
             return refused
@@ -229,7 +229,7 @@ class Receiver:
             Retryable: as `commit_group`; the upload was not answered and may be sent again.
         """
         with self._drain_mark.storing():
-            self._blobs.keep([(item.entry.path, item.entry.sha256) for item in items])
+            self._blobs.keep([(item.entry.place, item.entry.sha256) for item in items])
             self._blobs.settle(item.entry.sha256 for item in items)
             *others, last = whole_studies(items, UPLOAD_GROUP_SIZE)
             known = sum(self._record(group, (), staged=True).duplicates for group in others)

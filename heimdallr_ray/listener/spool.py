@@ -296,7 +296,7 @@ class Spool:
     def remove(self, entry: SpoolEntry) -> None:
         """The file of `entry` is gone. Not made durable: a file that comes back is recognised by its name."""
         with suppress(FileNotFoundError):
-            os.unlink(f"{entry.folder}/{entry.file_name}")  # noqa: PTH108
+            os.unlink(entry.place)  # noqa: PTH108
 
     def sweep(self) -> int:
         """Remove what writers left in `incoming/` when they died; returns how many. Live writers hold a lock."""

@@ -49,7 +49,7 @@ class BlobStore(Protocol):
         """The bytes are durable under their digest."""
         ...
 
-    def keep(self, files: Sequence[tuple[Path, Sha256]]) -> None:
+    def keep(self, files: Sequence[tuple[str | Path, Sha256]]) -> None:
         """The finished files, each with the digest that its writer made of it, are in the store under these digests."""
         ...
 
@@ -138,7 +138,7 @@ class LocalBlobStore:
                 sync_folder(target.parent)
         return BlobRef(sha256, size)
 
-    def keep(self, files: Sequence[tuple[Path, Sha256]]) -> None:
+    def keep(self, files: Sequence[tuple[str | Path, Sha256]]) -> None:
         """Each file's bytes are in the store under the digest that its writer made of them; no byte is read again.
 
         There is no copy where the file system has hard links, and doing it again changes nothing. The files, which
@@ -299,24 +299,25 @@ class LocalBlobStore:
         Raises:
             BadIdentifier: not a digest.
         """
-        digest = Sha256.parse(sha256)
-        return self.root / digest[:2] / digest
+        return Path(self._place(sha256))
 
-    def _link(self, path: Path, sha256: Sha256) -> Path:
-        target = self.locate(sha256)
+    def _place(self, sha256: str) -> str:
+        digest = Sha256.parse(sha256)
+        return f"{self.root}/{digest[:2]}/{digest}"
+
+    def _link(self, path: str | Path, sha256: Sha256) -> None:
+        place = self._place(sha256)
         try:
-            target.hardlink_to(path)
+            os.link(path, place)
         except FileExistsError:
-            self._require_whole(target, path, sha256)
-            return target
+            self._require_whole(Path(place), Path(path), sha256)
         except OSError as error:
             if error.errno not in _NO_HARD_LINK:
                 raise
-            with path.open("rb") as file:
+            with Path(path).open("rb") as file:
                 stored = self.put(iter(lambda: file.read(CHUNK), b""))
             if stored.sha256 != sha256:
                 raise StorageFailed("the file changed while it was copied") from error
-        return target
 
     def _require_whole(self, target: Path, path: Path, sha256: Sha256) -> None:
         """The blob that is there already has the bytes of `path`, as durably as that file has them.

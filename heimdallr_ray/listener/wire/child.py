@@ -14,7 +14,6 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from heimdallr_ray import logs
 from heimdallr_ray.catalog.states import How
@@ -27,7 +26,7 @@ from heimdallr_ray.listener.gate import Refusal
 from heimdallr_ray.listener.heap import keep_for_good
 from heimdallr_ray.listener.room import Watermarks
 from heimdallr_ray.listener.spool import Spool
-from heimdallr_ray.listener.wire.messages import Channel, Message, decode_opened, encode_accepted
+from heimdallr_ray.listener.wire.messages import Channel, Message, Stored, decode_opened, encode_stored
 from heimdallr_ray.listener.wire.reader import Cut
 from heimdallr_ray.listener.wire.serving import ConnectionServer
 from heimdallr_ray.listener.wire.tls import server_context
@@ -38,8 +37,6 @@ SEND_EVERY_S = 0.05
 """Accepted objects are told together; nobody waits for it."""
 MAX_WAITING = 50_000
 """Accepted objects that wait to be told. More are found in the spool by the listener itself."""
-ROWS_PER_MESSAGE = 2000
-"""About 1.4 MB."""
 UNTOLD_S = 10.0
 """From an answer to its report: the time of a digest."""
 LATE = "accepted too late"
@@ -60,8 +57,8 @@ class RemoteHost:
         self._channel = channel
         self._answer_s = answer_s
         self._changed = threading.Condition()
-        self._waiting: list[Message] = []
-        self._stored: list[list[Any]] = []
+        self._waiting: list[Message | list[Stored]] = []
+        self._stored: list[Stored] = []
         self._synced: list[float] = []
         self._urgent = self._overflowed = self._sending = False
         self._numbers = itertools.count(1)
@@ -155,10 +152,9 @@ class RemoteHost:
 
     def stored(self, opened: OpenAssociation, accepted: Accepted, seconds: float) -> None:
         """The object is stored, and its sender has heard Success."""
-        row = encode_accepted(opened.id, accepted, seconds)
         with self._changed:
             if len(self._stored) < MAX_WAITING:
-                self._stored.append(row)
+                self._stored.append((opened.id, accepted, seconds))
             elif not self._overflowed:
                 self._overflowed = True
                 self._tell({"t": "overflowed"})
@@ -184,7 +180,7 @@ class RemoteHost:
 
     def _tell(self, message: Message) -> None:
         if self._stored:
-            self._waiting.append({"t": "stored", "rows": self._stored})
+            self._waiting.append(self._stored)
             self._stored = []
         self._waiting.append(message)
         self._urgent = True
@@ -196,16 +192,17 @@ class RemoteHost:
                 self._changed.wait_for(lambda: self._urgent or self._stored, 1.0)
                 if not self._urgent:
                     self._changed.wait_for(lambda: self._urgent, SEND_EVERY_S)
-                messages, self._waiting = self._waiting, []
+                waiting, self._waiting = self._waiting, []
                 if self._stored:
-                    messages.append({"t": "stored", "rows": self._stored})
+                    waiting.append(self._stored)
                 if self._synced:
-                    messages.append({"t": "synced", "seconds": self._synced})
+                    waiting.append({"t": "synced", "seconds": self._synced})
                 self._stored, self._synced, self._urgent = [], [], False
-                self._overflowed, self._sending = False, bool(messages)
+                self._overflowed, self._sending = False, bool(waiting)
             try:
-                if messages:
-                    self._channel.send([part for message in messages for part in _parts(message)])
+                if waiting:
+                    parts = (encode_stored(one) if isinstance(one, list) else [one] for one in waiting)
+                    self._channel.send([message for part in parts for message in part])
             except OSError:
                 leave()
             with self._changed:
@@ -218,14 +215,6 @@ class RemoteHost:
             self._urgent = True
             self._changed.notify_all()
             return self._changed.wait_for(lambda: not (self._sending or self._waiting or self._stored), timeout_s)
-
-
-def _parts(message: Message) -> list[Message]:
-    """The message, or several of the same meaning, each well below what a line may be."""
-    rows = message.get("rows", ())
-    if len(rows) <= ROWS_PER_MESSAGE:
-        return [message]
-    return [{**message, "rows": rows[at : at + ROWS_PER_MESSAGE]} for at in range(0, len(rows), ROWS_PER_MESSAGE)]
 
 
 def leave() -> None:

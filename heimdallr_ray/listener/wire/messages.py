@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +22,8 @@ from heimdallr_ray.listener.writer import SpoolEntry
 Message = dict[str, Any]
 MAX_LINE_BYTES = 32 << 20
 """A storage commitment request of the largest size, and room."""
+ROWS_PER_MESSAGE = 2000
+"""About 1 MB."""
 _READ_BYTES = 1 << 16
 _MAX_FDS = 16
 
@@ -85,8 +86,36 @@ class Channel:
         self._connection.close()
 
 
-def encode_accepted(association_id: str, accepted: Accepted, seconds: float) -> list[Any]:
-    """An accepted object as JSON."""
+Stored = tuple[str, Accepted, float]
+"""An accepted object, between the id of its association and the seconds that it took."""
+Facts = tuple[StudyFacts, SeriesFacts]
+
+
+def encode_stored(stored: Sequence[Stored]) -> list[Message]:
+    """Accepted objects as a few messages.
+
+    What the images of a series have in common is told once.
+    """
+    return [_encode_part(stored[at : at + ROWS_PER_MESSAGE]) for at in range(0, len(stored), ROWS_PER_MESSAGE)]
+
+
+def _encode_part(stored: Sequence[Stored]) -> Message:
+    # By identity: images of a series share their facts, and to compare them costs more than to tell them.
+    places: dict[tuple[int, int], int] = {}
+    facts: list[tuple[Message, Message]] = []
+    rows: list[list[Any]] = []
+    for association_id, accepted, seconds in stored:
+        identity = accepted.identity
+        key = id(identity.study), id(identity.series)
+        place = places.get(key)
+        if place is None:
+            place = places[key] = len(facts)
+            facts.append((_values(identity.study), _values(identity.series)))
+        rows.append(_encode_accepted(association_id, accepted, seconds, place))
+    return {"t": "stored", "facts": facts, "rows": rows}
+
+
+def _encode_accepted(association_id: str, accepted: Accepted, seconds: float, facts: int) -> list[Any]:
     entry, identity = accepted.entry, accepted.identity
     arrival = entry.arrival
     return [
@@ -107,13 +136,25 @@ def encode_accepted(association_id: str, accepted: Accepted, seconds: float) -> 
         identity.sop_uid,
         identity.sop_class_uid,
         identity.synthetic,
-        _values(identity.study),
-        _values(identity.series),
+        facts,
     ]
 
 
-def decode_accepted(row: Sequence[Any], opened: OpenAssociation, ready: Path) -> tuple[Accepted, float]:
-    """The accepted object in `row`, which came by `opened`, and the seconds that it took."""
+def decode_stored(
+    message: Mapping[str, Any], associations: Mapping[str, OpenAssociation], ready: Path
+) -> Iterator[tuple[OpenAssociation, Accepted, float]]:
+    """The accepted objects in `message`, each with the association by which it came and the seconds that it took.
+
+    Those of an association that is none of `associations` are left out.
+    """
+    facts: list[Facts] = [(StudyFacts(**study), SeriesFacts(**series)) for study, series in message["facts"]]
+    for row in message["rows"]:
+        opened = associations.get(row[0])
+        if opened is not None:
+            yield opened, _decode_accepted(row, opened, ready, facts[int(row[17])]), row[1]
+
+
+def _decode_accepted(row: Sequence[Any], opened: OpenAssociation, ready: Path, facts: Facts) -> Accepted:
     arrival: Arrival = opened.arrival(datetime.fromisoformat(row[6]), row[7], row[8], row[9])
     entry = SpoolEntry(row[2], ready, row[3], arrival, Sha256(row[4]), row[5])
     identity = Identity(
@@ -123,13 +164,12 @@ def decode_accepted(row: Sequence[Any], opened: OpenAssociation, ready: Path) ->
         sop_uid=Uid(row[14]),
         sop_class_uid=row[15],
         synthetic=row[16],
-        study=StudyFacts(**row[17]),
-        series=SeriesFacts(**row[18]),
+        study=facts[0],
+        series=facts[1],
     )
-    return Accepted(entry, identity, durable=row[10]), row[1]
+    return Accepted(entry, identity, durable=row[10])
 
 
-@lru_cache(maxsize=256)
 def _values(facts: StudyFacts | SeriesFacts) -> dict[str, Any]:
     return {name: value for name, value in vars(facts).items() if value is not None}
 

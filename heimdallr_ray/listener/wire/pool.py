@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from queue import SimpleQueue
-from typing import Any
 
 from heimdallr_ray import logs
 from heimdallr_ray.catalog.states import How
@@ -26,7 +25,7 @@ from heimdallr_ray.listener.association import OpenAssociation
 from heimdallr_ray.listener.commitment import CommitmentDesk
 from heimdallr_ray.listener.gate import Refusal
 from heimdallr_ray.listener.registry import Registry
-from heimdallr_ray.listener.wire.messages import Channel, Message, decode_accepted, encode_opened
+from heimdallr_ray.listener.wire.messages import Channel, Message, decode_stored, encode_opened
 
 logger = logging.getLogger(__name__)
 
@@ -254,7 +253,7 @@ class ReceivingProcesses:
         kind = message["t"]
         registry = self._registry
         if kind == "stored":
-            self._stored(child, message["rows"])
+            self._stored(child, message)
         elif kind == "request":
             # Whether there is room is asked of the disk, which may take its time; what else is said does not wait.
             child.requests.put((time.monotonic(), message))
@@ -332,12 +331,9 @@ class ReceivingProcesses:
         else:
             self._answer(child, message, {"opened": encode_opened(opened)})
 
-    def _stored(self, child: _Child, rows: list[list[Any]]) -> None:
-        ready = self._receiver.spool.ready
-        for row in rows:
-            opened = child.associations.get(row[0])
-            if opened is not None:
-                self._registry.stored(opened, *decode_accepted(row, opened, ready))
+    def _stored(self, child: _Child, message: Message) -> None:
+        for stored in decode_stored(message, child.associations, self._receiver.spool.ready):
+            self._registry.stored(*stored)
 
     def _ask(self, child: _Child, message: Message) -> None:
         opened = child.associations.get(message["association"])

@@ -107,12 +107,12 @@ def test_hardening_names_what_is_not_there(store: LocalBlobStore, monkeypatch: p
 def test_keeping_copies_where_no_link_is_possible(
     store: LocalBlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(self: Path, target: Path) -> None:
+    def refuse(_source: Path, _target: str) -> None:
         raise OSError(errno.EXDEV, "cross-device")
 
     source = tmp_path / "spooled"
     source.write_bytes(b"hello")
-    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    monkeypatch.setattr(os, "link", refuse)
     kept(store, source)
     assert not source.samefile(store.path(HELLO))
     assert _files(store) == [f"2c/{HELLO}"]
