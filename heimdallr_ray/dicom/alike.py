@@ -7,13 +7,15 @@ the values that nobody asked for.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Final, Generic, NamedTuple, TypeVar
 
-MAX_BYTES: Final = 16 << 10
-"""Of a header that is compared; the headers of nearly all images are shorter."""
-MAX_LAYOUTS: Final = 64
-"""That are remembered, the newest: several scanners send at once, and decimal strings change their lengths."""
+MAX_BYTES: Final = 32 << 10
+"""Of a header that is compared; the headers of most images are far shorter."""
+MAX_PLACES: Final = 32
+LAYOUTS_OF_A_PLACE: Final = 3
+"""Series of one scanner differ in their UIDs and not in their lengths; those that are sent together take turns."""
 _PIXEL_DATA: Final = b"\xe0\x7f\x10\x00"
 
 Found = TypeVar("Found")
@@ -28,38 +30,39 @@ class _Layout(NamedTuple, Generic[Found]):
 
 
 class Layouts(Generic[Found]):
-    """What was found in headers, by their layout. Safe for several threads."""
+    """What was found in headers, by their layout, the newest ones. Safe for several threads."""
 
     def __init__(self) -> None:
-        self._layouts: dict[tuple[str, int], _Layout[Found]] = {}
+        self._changing = threading.Lock()
+        self._layouts: dict[tuple[str, int], tuple[_Layout[Found], ...]] = {}
 
     def find(self, head: bytes, at: int, syntax: str) -> Found | None:
         """What was found in a header of the layout that begins at `at` of `head`; None where none is known."""
-        layout = self._layouts.get((syntax, _place(head, at)))
-        if layout is None:
-            return None
-        header = head[at : at + layout.size]
-        if len(header) == layout.size and int.from_bytes(header, "little") & layout.mask == layout.looked_at:
-            return layout.found
+        for layout in self._layouts.get((syntax, _place(head, at)), ()):
+            header = head[at : at + layout.size]
+            if len(header) == layout.size and int.from_bytes(header, "little") & layout.mask == layout.looked_at:
+                return layout.found
         return None
 
     def keep(self, head: bytes, at: int, syntax: str, end: int, free: Sequence[Span], found: Found) -> None:
-        """`found` holds for headers that equal `head[at:end]` but for the places in `free`, which are relative to `at`.
+        """`found` holds for headers that equal `head[at:end]` but for the places in `free`, offsets in `head` too.
 
         Nothing is kept of a header that ends behind `head`, or of a long one.
         """
-        header = head[at:end]
-        if len(header) != end - at or len(header) > MAX_BYTES:
+        if end > len(head) or end - at > MAX_BYTES:
             return
+        header = head[at:end]
         mask = bytearray(b"\xff") * len(header)
         for start, stop in free:
-            mask[start:stop] = bytes(stop - start)
+            mask[start - at : stop - at] = bytes(stop - start)
         bits = int.from_bytes(mask, "little")
+        layout = _Layout(len(header), bits, int.from_bytes(header, "little") & bits, found)
         place = syntax, _place(head, at)
-        self._layouts.pop(place, None)
-        while len(self._layouts) >= MAX_LAYOUTS:
-            self._layouts.pop(next(iter(self._layouts), place), None)
-        self._layouts[place] = _Layout(len(header), bits, int.from_bytes(header, "little") & bits, found)
+        with self._changing:
+            others = self._layouts.pop(place, ())
+            while len(self._layouts) >= MAX_PLACES:
+                del self._layouts[next(iter(self._layouts))]
+            self._layouts[place] = (layout, *others[: LAYOUTS_OF_A_PLACE - 1])
 
 
 def _place(head: bytes, at: int) -> int:

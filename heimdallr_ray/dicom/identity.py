@@ -38,6 +38,8 @@ _SHARED: Final = frozenset(
 )
 """Attributes that the images of one series have in common."""
 _SOP_UIDS: Final = frozenset({_SOP_CLASS, _SOP_INSTANCE})
+_META_GROUP: Final = b"\x02\x00"
+"""A data set that begins with it is read as more file meta information, which may name another transfer syntax."""
 _NOWHERE: Final = (0, 0)
 _SOUGHT: Final = _SHARED | _SOP_UIDS | {_PER_FRAME}
 _MAX_BYTES: Final = 8 * limits.MAX_ELEMENTS_OF_ONE_LEVEL
@@ -118,7 +120,7 @@ def read_quickly(head: bytes, offset: int, syntax: str, size: int | None = None)
     What is said is what `read_header` says of the whole object: all before its pixels has been walked over. Without
     `size` an object may go on behind `head`.
     """
-    if syntax in (DEFLATED_LE, EXPLICIT_BE) or len(head) > _MAX_BYTES:
+    if syntax in (DEFLATED_LE, EXPLICIT_BE) or len(head) > _MAX_BYTES or head.startswith(_META_GROUP, offset):
         return None
     alike = _alike.find(head, offset, syntax)
     if alike is not None:
@@ -146,8 +148,7 @@ def _quickly(head: bytes, at: int, syntax: str, size: int | None) -> Identified 
     facts = _decoded(shared, encoding)
     if end:
         own = instance_at[0] - at, instance_at[1] - at
-        spans = [(start - at, stop - at) for start, stop in free]
-        _alike.keep(head, at, syntax, end, [*spans, own], (facts, sop_class_uid, own))
+        _alike.keep(head, at, syntax, end, [*free, instance_at], (facts, sop_class_uid, own))
     return Identified(facts, sop_class_uid, sop_uid)
 
 
@@ -204,7 +205,7 @@ def _locate(
                 shared.append((tag, vr, head[start:at]))
         elif group == 0x0009 and 0x0010 <= element <= 0x00FF:
             shared.append((tag, vr, head[start:at]))
-        else:
+        elif length:
             free.append((start, at))
     # No pixels: the object ends here, or it may go on behind its first bytes.
     return (uids, tuple(shared), 0) if end == size else None

@@ -11,6 +11,9 @@ from heimdallr_ray.listener.arrival import Arrival
 MAX_STUDIES = 4096
 """Studies that are remembered for one association; one that sends more keeps the newest."""
 
+MAX_UID_TEXT = 65
+"""Of the UIDs of a request: one character more than a UID has, so that one that was too long stays none."""
+
 
 @dataclass
 class OpenAssociation:
@@ -43,8 +46,8 @@ class OpenAssociation:
             door=Door.DICOM,
             received_at=now,
             transfer_syntax_uid=transfer_syntax,
-            sop_class_uid=sop_class,
-            sop_instance_uid=sop_instance,
+            sop_class_uid=sop_class[:MAX_UID_TEXT],
+            sop_instance_uid=sop_instance[:MAX_UID_TEXT],
             calling_ae=self.calling_ae or None,
             address=self.address,
             source_implementation=self.implementation,

@@ -175,6 +175,8 @@ class SpoolWriter:
             part = chunk[: self._head_left]
             self._head.append(part if self.holds else bytes(part))
             self._head_left -= len(part)
+            if len(self._head) >= MAX_CHUNKS:
+                self._head = [self.head]
         self._unwritten.append(chunk)
         self._undigested.append(chunk)
         self._pending += len(chunk)

@@ -205,6 +205,10 @@ class RemoteHost:
                     self._channel.send([message for part in parts for message in part])
             except OSError:
                 leave()
+            except Exception:
+                # What it was to tell is in the spool: the listener finds it when this process has ended.
+                logger.exception("receiving_process.broken")
+                leave()
             with self._changed:
                 self._sending = False
                 self._changed.notify_all()

@@ -229,6 +229,17 @@ def test_an_object_cut_at_and_about_each_element_is_told_as_its_header_is(syntax
             assert said_by(read_quickly(content, len(start), syntax)) in (None, wanted)
 
 
+@pytest.mark.parametrize("named", [*PLAIN, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian, "1.2.3"])
+@pytest.mark.parametrize("syntax", PLAIN)
+def test_a_data_set_that_goes_on_with_file_meta_information_is_told_as_its_header_is(syntax: str, named: str) -> None:
+    """Also behind an image of the same layout; the whole header takes the transfer syntax that is named there."""
+    start = file_start(syntax)
+    value = named.encode() + b"\0" * (len(named) % 2)
+    for name in (value, b"1" * len(value), value):
+        content = start + encoded(0x00020010, b"UI", name, syntax) + b"".join(elements(syntax))
+        assert identity_answer(content, len(start), syntax) == header_answer(content)
+
+
 @pytest.mark.parametrize("syntax", PLAIN)
 def test_images_with_later_elements_and_objects_without_pixels_are_read_quickly(syntax: str) -> None:
     start = file_start(syntax)
