@@ -7,6 +7,7 @@ ends with its input.
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 from pathlib import Path
 from typing import Any, cast
@@ -70,8 +71,12 @@ def original(folder: Path, port: int) -> None:
     entity = ApplicationEntity("HEIMDALLR")
     for context in AllStoragePresentationContexts:
         entity.add_supported_context(cast(str, context.abstract_syntax))
+
+    def on_open(event: Any) -> None:  # noqa: ANN401
+        event.assoc.dul.socket.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
     server = cast(Any, entity).start_server(
-        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store)]
+        ("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, on_store), (evt.EVT_CONN_OPEN, on_open)]
     )
     say(server.server_address[1])
     for _ in sys.stdin:

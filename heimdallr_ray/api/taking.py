@@ -97,7 +97,17 @@ class Taking:
             count_request(session, self.id, stored=stored, duplicates=duplicates, refused=refused, size=size)
 
     def _opened(self) -> AssociationOpened:
-        return AssociationOpened(self.id, self._door, None, None, self.address, self._opened_at, self._user_agent)
+        return AssociationOpened(
+            self.id,
+            self._door,
+            None,
+            None,
+            self.address,
+            self._opened_at,
+            self._user_agent,
+            actor_kind=self.actor.kind.value,
+            actor_name=self.actor.name,
+        )
 
     def _record(self, session: Session) -> None:
         if self.in_session:

@@ -39,6 +39,9 @@ class AssociationOpened:
     opened_at: datetime
     implementation: str = ""
     """Implementation version name or class UID of the peer; the user agent of an HTTP client."""
+    actor_kind: str | None = None
+    """`ActorKind` of who stands behind an HTTP request, and that one's name."""
+    actor_name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,11 +97,14 @@ def record_opened(session: Session, items: Sequence[AssociationOpened]) -> None:
             "called_ae": bounded(item.called_ae, AE_LIMIT),
             "address": bounded(item.address, TEXT_LIMIT),
             "implementation": bounded(item.implementation, TEXT_LIMIT),
+            "actor_kind": item.actor_kind,
+            "actor_name": bounded(item.actor_name, TEXT_LIMIT),
             "opened_at": item.opened_at,
         }
         for item in items
     ]
-    _upsert(session, rows, ("door", "calling_ae", "called_ae", "address", "implementation", "opened_at"))
+    told = "door", "calling_ae", "called_ae", "address", "implementation", "actor_kind", "actor_name", "opened_at"
+    _upsert(session, rows, told)
 
 
 def record_closed(session: Session, items: Sequence[AssociationClosed]) -> None:

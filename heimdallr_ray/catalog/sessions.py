@@ -21,7 +21,15 @@ def touch_session(session: Session, opened: AssociationOpened) -> None:
     done = session.connection().execute(
         update(AssociationRow)
         .where(col(AssociationRow.id) == opened.id)
-        .values(opened_at=opened.opened_at, closed_at=None, how=None, reason=None)
+        .values(
+            opened_at=opened.opened_at,
+            actor_kind=opened.actor_kind,
+            actor_name=opened.actor_name,
+            address=opened.address,
+            closed_at=None,
+            how=None,
+            reason=None,
+        )
     )
     if not cast(Any, done).rowcount:
         record_opened(session, [opened])

@@ -168,6 +168,9 @@ class AssociationRow(SQLModel, table=True):
     called_ae: str | None = Field(default=None, max_length=16)
     address: str | None = Field(default=None, max_length=64)
     implementation: str | None = Field(default=None, max_length=64)
+    actor_kind: str | None = Field(default=None, max_length=16)
+    """`ActorKind` of who stood behind an HTTP request, and `actor_name`; None for a DICOM association."""
+    actor_name: str | None = Field(default=None, max_length=64)
     opened_at: datetime | None = Field(default=None, index=True, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
     closed_at: datetime | None = Field(default=None, index=True, sa_type=UtcDateTime)  # pyright: ignore[reportArgumentType]
     how: str | None = Field(default=None, max_length=8)

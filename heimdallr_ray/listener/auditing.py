@@ -144,7 +144,9 @@ class IntakeAudit:
             "why": study.close_code,
         }
         actor = Actor.system("completion")
-        if door == Door.DICOM.value:
+        if sender is not None and sender.actor_kind:
+            actor = Actor(ActorKind(sender.actor_kind), sender.actor_name or "", sender.address or "")
+        elif door == Door.DICOM.value:
             actor = Actor.ae(study.calling_ae, None) if sender is None else Actor.ae(sender.calling_ae, sender.address)
         self._log.append(session, Action.STUDY_RECEIVED, actor, now=now, study_id=study_id, detail=facts)
 

@@ -23,6 +23,7 @@ from tests.hostile.listener.test_archives import CASES, GOOD, archive
 from tests.hostile.listener.test_hostile_objects import (
     ENDLESS,
     IDENTIFIERS,
+    TRACES,
     VALUES,
     with_identifier,
 )
@@ -160,8 +161,9 @@ def test_hostile_identifiers_name_no_file_and_start_no_process(
     for row in rows.values():
         assert re.fullmatch(r"[0-9.]{1,64}", row.sop_uid)
     for folder, entries in around.items():
-        assert [path for path in set(folder.iterdir()) - entries if "evil" in path.name] == []
-    assert [path for path in root.rglob("*") if "evil" in path.name or path.is_symlink()] == []
+        assert [path for path in set(folder.iterdir()) - entries if TRACES.search(path.name)] == []
+    assert set(tmp_path.iterdir()) == around[tmp_path]
+    assert [path for path in root.rglob("*") if TRACES.search(path.name) or path.is_symlink()] == []
 
 
 @pytest.mark.parametrize("door", DOORS)

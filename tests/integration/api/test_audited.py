@@ -101,6 +101,22 @@ def test_an_upload_and_a_stow_request_are_told_with_who_sent_them(site: ApiServi
     assert sum(figures.store_seconds["upload"].counts) == 1
 
 
+@pytest.mark.parametrize("session_header", [{}, {"X-Upload-Session": "ab" * 16}], ids=["alone", "of a session"])
+def test_a_study_that_came_by_upload_names_who_sent_it_when_it_is_closed(
+    site: ApiServices, tmp_path: Path, session_header: dict[str, str]
+) -> None:
+    client = client_of(create_app(site))
+    headers = {**bearer(TOKEN), **session_header}
+    assert client.post("/api/v1/upload", files=zipped(tmp_path, 3), headers=headers).status_code == 200
+    with site.database.write() as session:
+        study_id = session.exec(select(InstanceRow.study_id)).first()
+        assert study_id is not None
+        site.intake_audit.study_received(session, study_id, site.clock.now())
+    accepted, received = entries(site)
+    assert received[:4] == ("study.received", "token", "api_token", "127.0.0.1")
+    assert (received[4]["door"], received[4]["intake"]) == ("upload", accepted[4]["intake"])
+
+
 def test_a_known_token_without_the_scope_is_named_and_its_secret_is_not(site: ApiServices, tmp_path: Path) -> None:
     token = mint()
     with site.database.write() as session:
