@@ -12,6 +12,9 @@ STAMPS := .cache/stamps
 STATIC := heimdallr_ray/dashboard/static
 # More words for pytest, for example: make test PYTEST_ARGS="-k geometry"
 PYTEST_ARGS ?=
+# Tests run in so many processes, those of a file in one; make test PYTEST_WORKERS=0 runs all in one.
+PYTEST_WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --no-loadscope-reorder
 # npm and the programs it starts look for node on PATH.
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix dashboard
 
@@ -52,15 +55,15 @@ lint: setup ## style, types, import rules, spelling
 	$(NPM) run typecheck
 
 test-fast: setup ## the unit tests
-	$(BIN)/python -m pytest tests/unit -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) tests/unit -m "not slow" $(PYTEST_ARGS)
 
 test: setup ## every test that is not minutes long
 	$(if $(WEB_TESTS),$(NPM) run test)
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	$(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-all: setup ## every test
 	$(if $(WEB_TESTS),$(NPM) run test)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 bench: setup ## every benchmark; fails where a bar does not hold
 	$(BIN)/python -m bench all

@@ -1,14 +1,17 @@
 """What all tests share: the folder of real images, and skips that are loud, or failures where CI asks for it.
 
-And a process whose logging each of them leaves as it was.
+And a process whose logging each of them leaves as it was. Where several processes run tests (`-n 2`), those of a file
+share one, those marked `alone` run while no other test does.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import sys
 from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,9 @@ PEER_PACKAGES = (Path(__file__).parent / "peers.txt").read_text(encoding="utf-8"
 # One program of each package; what a test needs of them it names: @pytest.mark.peers("storescu").
 PEER_PROGRAMS = ("dcmsend", "storescp", "Orthanc", "chromium", "chromedriver")
 DATA_VARIABLE = "HEIMDALLR_TEST_DATA"
+DOOR, ROOM = Path(__file__).with_name("peers.txt"), Path(__file__)
+# Folders whose tests share what is costly to start, the longest first.
+TOGETHER = ("integration/stack", "crash/running_stack")
 
 
 def peers_required() -> bool:
@@ -51,6 +57,52 @@ def of_another_python(item: pytest.Item) -> str:
     marker = item.get_closest_marker("python")
     running = f"{sys.version_info.major}.{sys.version_info.minor}"
     return str(marker.args[0]) if marker is not None and marker.args[0] != running else ""
+
+
+def group_of(item: pytest.Item) -> str:
+    """Tests of one group run in one process, in their order: those of a file, or of a folder of TOGETHER."""
+    inside = item.path.relative_to(Path(__file__).parent).as_posix()
+    return next((folder for folder in TOGETHER if inside.startswith(f"{folder}/")), inside)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where several processes run tests: who runs which, and the longest first, that no process ends long after all."""
+    if not one_of_several(config):
+        return
+    groups = {item: group_of(item) for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: TOGETHER.index(groups[item]) if groups[item] in TOGETHER else len(TOGETHER))
+
+
+def one_of_several(config: pytest.Config) -> bool:
+    """True in a process that runs some of the tests, where others run the rest."""
+    return hasattr(config, "workerinput")
+
+
+@contextmanager
+def locked(path: Path, how: int) -> Generator[None]:
+    """A lock between processes; one that dies gives it back."""
+    with path.open("rb") as file:
+        fcntl.flock(file, how)
+        try:
+            yield
+        finally:
+            # Said, because a process that was forked meanwhile would go on holding it.
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test marked `alone` waits for those that run in other processes, and they wait for it."""
+    if not one_of_several(item.config):
+        return (yield)
+    alone = item.get_closest_marker("alone") is not None
+    with ExitStack() as inside:
+        # Who waits in the door lets nobody in before; the files only serve as what is locked.
+        with locked(DOOR, fcntl.LOCK_EX):
+            inside.enter_context(locked(ROOM, fcntl.LOCK_EX if alone else fcntl.LOCK_SH))
+        return (yield)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

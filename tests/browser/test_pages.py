@@ -121,7 +121,7 @@ def test_a_measured_study(page: Page, site: Site):
 
 def test_the_overlay_is_off_by_one_key(page: Page, site: Site):
     page.goto(f"{site.url}/studies/{ABDOMEN_UID}")
-    page.get_by_role("button", name="Liver").click()
+    page.get_by_role("button", name="Liver", exact=True).click()
     image = page.locator(".stage img")
     expect(image).to_have_attribute("data-artifact", "liver_overlay.png")
     assert page.locator(".stage img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 100
@@ -303,7 +303,7 @@ def test_a_settling_study_says_when_it_closes_and_a_person_completes_it(chromium
 def test_the_legend_of_a_key_image_hides_nothing_of_it(page: Page, site: Site):
     page.set_viewport_size({"width": 1400, "height": 860})
     page.goto(f"{site.url}/studies/{ABDOMEN_UID}")
-    page.get_by_role("button", name="Liver").click()
+    page.get_by_role("button", name="Liver", exact=True).click()
     legend = page.get_by_role("group", name="Structures")
     expect(legend).to_contain_text("Liver")
     below, stage = legend.bounding_box(), page.locator("#stage").bounding_box()

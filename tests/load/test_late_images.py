@@ -17,6 +17,8 @@ from tests.support.dicom import ct_study
 from tests.support.intake import Intake, dataset_bytes, sha256, storescu, wait_for
 from tests.support.listeners import running
 
+pytestmark = pytest.mark.alone
+
 FIRST, LATE = 24, 10
 QUIET_S = 2.0
 

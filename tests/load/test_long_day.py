@@ -23,6 +23,8 @@ from tests.support.rawimages import image, sop_uid
 from tests.support.server import serving_intake
 from tests.support.wirepeer import WirePeer
 
+pytestmark = pytest.mark.alone
+
 ROOT = "1.2.826.0.1.3680043.9.9.40"
 ASSOCIATIONS, WORKERS = 4, 2
 IDLE_S = 2.0

@@ -23,7 +23,7 @@ from tests.support.intake import Intake, dataset_bytes, sha256, wait_for
 from tests.support.listeners import ListenerProcess, prepared
 from tests.support.orthanc import Orthanc, free_port, orthanc
 
-pytestmark = [pytest.mark.peers("Orthanc"), pytest.mark.data, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.peers("Orthanc"), pytest.mark.data, pytest.mark.timeout(600), pytest.mark.alone]
 
 STUDIES = ("dcm_qa_ct/GE", "dcm_qa_ct/Philips_S21570", "dcm_qa_nih/GE_mr_0004")
 IDLE_S = 8.0

@@ -18,6 +18,8 @@ from tests.support.intake import Intake, dataset_bytes, sha256, wait_for
 from tests.support.listeners import running
 from tests.support.wirepeer import WirePeer
 
+pytestmark = pytest.mark.alone
+
 SENDERS, TIMES, IMAGES = 4, 5, 50
 IDLE_S = 3.0
 

@@ -23,6 +23,8 @@ from tests.support.listeners import running
 from tests.support.rawimages import image, sop_uid
 from tests.support.wirepeer import Gone, NotAccepted, WirePeer, pdata
 
+pytestmark = pytest.mark.alone
+
 ROOT = "1.2.826.0.1.3680043.9.9.20"
 HONEST, SHARED = 17, 4
 IDLE_S = 3.0

@@ -1,4 +1,7 @@
-"""tests/conftest.py: a skip is loud, and a failure where CI asks for it; nobody leaves a log to the tests after it."""
+"""tests/conftest.py: a skip is loud, and a failure where CI asks for it; nobody leaves a log to the tests after it.
+
+And who is to run alone does, also where several processes run tests.
+"""
 
 from __future__ import annotations
 
@@ -48,6 +51,7 @@ markers =
     peers
     data
     gpu
+    alone
 """
 
 
@@ -61,11 +65,11 @@ def suite(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, **variables: str) -> str:
-    """What pytest prints about the small suite with these variables set."""
+def run(folder: Path, *words: str, plugin: str = "no:cacheprovider", **variables: str) -> str:
+    """What pytest prints about the small suite with these words, this plugin and these variables."""
     kept = {name: value for name, value in os.environ.items() if name not in ("REQUIRE_PEERS", "HEIMDALLR_TEST_DATA")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", str(folder)],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", plugin, *words, "-rA", str(folder)],
         cwd=folder,
         env={**kept, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **variables},
         capture_output=True,
@@ -123,3 +127,47 @@ def test_who_leaves_the_process_logging_into_a_file_is_named(suite: Path) -> Non
     assert "2 passed, 1 error" in printed
     assert "ERROR test_suite.py::test_leaves_it - " in printed
     assert "consumer.log: logs.close()" in printed
+
+
+TOUCHING = """
+import time
+from pathlib import Path
+import pytest
+
+HERE = Path(__file__).parent
+
+@pytest.fixture(autouse=True)
+def seen(request):
+    mine = HERE / f"{request.node.name}.runs"
+    mine.touch()
+    yield
+    mine.unlink()
+"""
+BESIDE = (
+    TOUCHING
+    + """
+@pytest.mark.parametrize("number", range(20))
+def test_beside(number): time.sleep(0.05)
+"""
+)
+ALONE = (
+    TOUCHING
+    + """
+@pytest.mark.alone
+@pytest.mark.parametrize("number", range(5))
+def test_alone(number):
+    until = time.monotonic() + 0.1
+    while time.monotonic() < until:
+        assert len(list(HERE.glob("*.runs"))) == 1
+"""
+)
+
+
+def test_a_test_marked_alone_runs_while_no_other_process_runs_one(suite: Path) -> None:
+    (suite / "test_suite.py").write_text(BESIDE, encoding="utf-8")
+    (suite / "test_alone.py").write_text(ALONE, encoding="utf-8")
+    words = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
+    assert "25 passed" in run(suite, *words, plugin="xdist.plugin")
+    unmarked = ALONE.replace("@pytest.mark.alone", "")
+    (suite / "test_alone.py").write_text(unmarked, encoding="utf-8")
+    assert "25 passed" not in run(suite, *words, plugin="xdist.plugin")

@@ -105,6 +105,8 @@ class ReceivingProcesses:
         }
         self._changed = threading.Condition()
         self._children: list[_Child] = []
+        self._starting: list[_Child] = []
+        """Not ready yet; they have served nobody."""
         self._barriers = itertools.count(1)
         self._stopping = threading.Event()
 
@@ -173,6 +175,8 @@ class ReceivingProcesses:
             ours.close()
             raise
         child = _Child(process, Channel(ours))
+        with self._changed:
+            self._starting.append(child)
         threading.Thread(target=self._hear, args=(child,), name="receiving-process", daemon=True).start()
         threading.Thread(target=self._decide, args=(child,), name="association-requests", daemon=True).start()
         _tell(child, self._config)
@@ -227,16 +231,21 @@ class ReceivingProcesses:
         """Open connections got `grace_s` to end by themselves, then they were cut off; the processes have ended."""
         self._stopping.set()
         with self._changed:
-            children = list(self._children)
+            children, starting = list(self._children), list(self._starting)
+        for child in starting:
+            child.process.kill()
         for child in children:
             _tell(child, {"t": "stop", "grace_s": grace_s})
         with self._changed:
-            self._changed.wait_for(lambda: not self._children, 2 * grace_s + LEAVE_S)
-            left = list(self._children)
+            self._changed.wait_for(self._all_ended, 2 * grace_s + LEAVE_S)
+            left = self._children + self._starting
         for child in left:
             child.process.kill()
         with self._changed:
-            self._changed.wait_for(lambda: not self._children, LEAVE_S)
+            self._changed.wait_for(self._all_ended, LEAVE_S)
+
+    def _all_ended(self) -> bool:
+        return not self._children and not self._starting
 
     # What a process says ---------------------------------------------------------------------------------------------
 
@@ -294,6 +303,7 @@ class ReceivingProcesses:
                 self._changed.notify_all()
         elif kind == "ready":
             with self._changed:
+                self._starting.remove(child)
                 self._children.append(child)
             child.ready.set()
         elif kind == "failed":
@@ -374,8 +384,7 @@ class ReceivingProcesses:
         for address in addresses.elements():
             self._gone(address)
         with self._changed:
-            if was_ready:
-                self._children.remove(child)
+            (self._children if was_ready else self._starting).remove(child)
             self._changed.notify_all()
         child.ready.set()
         if was_ready and not self._stopping.is_set():
@@ -393,9 +402,13 @@ class ReceivingProcesses:
     def _replace(self) -> None:
         """Another process serves, as soon as one starts."""
         pause_s = AGAIN_FIRST_S
-        while not self._stopping.is_set():
+        while True:
             try:
-                child = self._spawn()
+                # A stop sees this process, or none is started behind it.
+                with self._changed:
+                    if self._stopping.is_set():
+                        return
+                    child = self._spawn()
             except OSError as error:
                 logger.warning(
                     "receiving_process.not_started", extra={"error": errno.errorcode.get(error.errno or 0, "")}

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import cast
 
+import psutil
 import pytest
 from pydicom import dcmread
 from sqlmodel import select
@@ -46,6 +47,26 @@ def digests(paths: list[Path]) -> dict[str, str]:
         str(dcmread(path, stop_before_pixels=True).SOPInstanceUID): sha256(dataset_bytes(path.read_bytes()))
         for path in paths
     }
+
+
+def test_a_stop_ends_also_the_process_that_is_just_starting(tmp_path: Path) -> None:
+    intake = Intake(tmp_path / "data", listener_processes=1)
+    with intake.listening() as service:
+        (first,) = processes(service).pids
+        os.kill(first, signal.SIGKILL)
+        started = wait_for(lambda: [one for one in receivers() if one.pid != first], 30, "another process")
+    assert started
+    assert not any(one.is_running() for one in started)
+    assert not receivers()
+
+
+def receivers() -> list[psutil.Process]:
+    """Receiving processes of this test that run."""
+    return [
+        one
+        for one in psutil.Process().children()
+        if one.status() != psutil.STATUS_ZOMBIE and child.__name__ in one.cmdline()
+    ]
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

@@ -24,6 +24,8 @@ from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, wa
 from tests.support.listeners import ListenerProcess, running
 from tests.support.wirepeer import EXPLICIT, Gone, WirePeer, associate_rq, echoes, pdata
 
+pytestmark = pytest.mark.alone
+
 STUDY = "1.2.826.0.1.3680043.9.9.4"
 MIB = 1 << 20
 OFFERED = 256 * MIB

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from datetime import datetime
 
 import numpy as np
+import pytest
 
 from heimdallr_ray.dicom.assemble import assemble
 from heimdallr_ray.dicom.read import read_header
 from heimdallr_ray.dicom.series import IndexedInstance, group, select
 from heimdallr_ray.dicom.synthetic import write_ct_series
 from heimdallr_ray.ids import Uid
+
+pytestmark = pytest.mark.alone
 
 
 def least_cpu_s(action: Callable[[], object], times: int = 3) -> float:
