@@ -26,6 +26,21 @@ def locked_folder(folder: Path) -> tuple[Path, int]:
     return folder, fd
 
 
+def is_held(folder: Path) -> bool:
+    """True while whoever made the folder lives."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def remove_unlocked(path: Path) -> bool:
     """True where `path`, a file or a folder of files, was held by nobody and is gone."""
     try:

@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 SYNC_S = 5.0
 """How long a scan for complete studies waits for a receiving process to tell what it has accepted."""
+PREDECESSOR_S = 10.0
+"""How long a start waits for the receiving processes of a listener that was killed. They end within milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -148,6 +150,8 @@ class ListenerService:
         Raises:
             BadSetting: the port cannot be bound within `bind_timeout_s`.
         """
+        if not self.receiver.spool.outlived(PREDECESSOR_S):
+            logger.warning("receiving_process.outlives_listener")
         try:
             self.receiver.replay()
         except Retryable as error:

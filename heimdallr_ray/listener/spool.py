@@ -3,6 +3,7 @@
 Layout under the spool folder, all names made here, none received:
 
     incoming/<writer>.open/<intake>.<n>.part   being written; the folder is locked while its writer lives, else swept
+    incoming/<writer>.receiving/               the same of a receiving process, held from its start
     incoming/<n>.staging/                      an upload that becomes instances as a whole; locked, swept likewise
     intakes/<intake>.json            what an association knew of its sender; locked while it is open
     ready/<intake>.<n>.dcm           durable; may be acknowledged
@@ -29,13 +30,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from heimdallr_ray.errors import BlobMissing, HeimdallrError, NotDicom
+from heimdallr_ray.errors import BlobMissing, HeimdallrError, NotDicom, StorageFull
 from heimdallr_ray.folders import make_private, sync_folder
 from heimdallr_ray.ids import NewId, Sha256, new_id
 from heimdallr_ray.listener import part10
 from heimdallr_ray.listener.arrival import Arrival, with_file_start
 from heimdallr_ray.listener.boot import boot_id
-from heimdallr_ray.listener.folders import locked_folder, remove_unlocked
+from heimdallr_ray.listener.folders import is_held, locked_folder, remove_unlocked
 from heimdallr_ray.listener.records import IntakeRecords
 from heimdallr_ray.listener.room import RoomLevel, Watermarks, measure, require_room, storage_error
 from heimdallr_ray.listener.writer import UNSYNCED, SpoolEntry, SpoolWriter
@@ -47,6 +48,7 @@ _INTAKE_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")
 _READY_NAME = re.compile(
     r"((?:([0-9A-Za-z_-]{1,40})\.)?[0-9A-Za-z_-]{1,40})(?:\.([0-9a-f]{64}|unsynced-[0-9a-f]{8}))?\.dcm"
 )
+LOOK_EVERY_S = 0.02
 ROOM_FRESH_S = 0.25
 """How long the knowledge that there is room stands, for objects whose size is not known beforehand."""
 
@@ -81,9 +83,10 @@ class Spool:
         marks: Watermarks | None = None,
         max_object_bytes: int = 1 << 40,
         durable: bool = True,
+        receiving: bool = False,
         make_name: NewId = new_id,
     ) -> None:
-        """Create the folders where they are missing.
+        """Create the folders where they are missing; `receiving`: a successor waits until this process has ended.
 
         Raises:
             StorageFull: no room to create them.
@@ -103,6 +106,7 @@ class Spool:
         self._lock = threading.Lock()
         self._records = IntakeRecords(self.intakes, durable=durable)
         self._own: tuple[Path, int] | None = None
+        self._kind = "receiving" if receiving else "open"
         self._nonce = make_name()[:8]
         self._unsynced = f"{UNSYNCED}-{hashlib.sha256(boot_id().encode()).hexdigest()[:8]}"
         self._numbers = itertools.count(1)
@@ -116,6 +120,10 @@ class Spool:
             self._ready_fd = os.open(self.ready, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise storage_error(error) from error
+        if receiving:
+            with suppress(StorageFull):
+                # A full disk gives it no folder, and takes no object either; the first that it takes makes it.
+                self._own_folder()
 
     def close(self) -> None:
         """Release the handles; an association's record is no longer held."""
@@ -216,7 +224,7 @@ class Spool:
         """
         with self._lock:
             if self._own is None:
-                self._own = locked_folder(self.incoming / f"{self._make_name()}.open")
+                self._own = locked_folder(self.incoming / f"{self._make_name()}.{self._kind}")
             return self._own[0]
 
     def end_intake(self, intake_id: str) -> None:
@@ -297,6 +305,19 @@ class Spool:
         """The file of `entry` is gone. Not made durable: a file that comes back is recognised by its name."""
         with suppress(FileNotFoundError):
             os.unlink(entry.place)  # noqa: PTH108
+
+    def outlived(self, timeout_s: float) -> bool:
+        """True once no receiving process is at work; False where one still was after so long.
+
+        Before a listener has started its own they are those of a killed predecessor, which end as soon as they see it.
+        What they acknowledge until then is in `ready/` afterwards.
+        """
+        deadline = time.monotonic() + timeout_s
+        while any(is_held(folder) for folder in self.incoming.glob("*.receiving")):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(LOOK_EVERY_S)
+        return True
 
     def sweep(self) -> int:
         """Remove what writers left in `incoming/` when they died; returns how many. Live writers hold a lock."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from pydicom import dcmread
 
@@ -69,6 +70,15 @@ def kill_one_that_receives(listener: ListenerProcess, chance: random.Random) -> 
     assert listener.alive
 
 
+def replace_listener(first: ListenerProcess, second: ListenerProcess) -> None:
+    """SIGKILL to the first, and the second begins at once, while receiving processes of the first may still answer."""
+    receiving = first.receiving()
+    first.kill()
+    second.begin()
+    for pid in receiving:
+        wait_for(lambda pid=pid: not psutil.pid_exists(pid), 30, "the end of a receiving process without its listener")
+
+
 def kill_during_send(
     tmp_path: Path,
     seed: int,
@@ -107,12 +117,14 @@ def kill_during_send(
         first.begin()
         before = first.receiving()
         assert len(before) == processes
-        kill: Callable[[], None] = first.kill if victim == LISTENER else lambda: kill_one_that_receives(first, chance)
+        kill: Callable[[], None] = (
+            (lambda: replace_listener(first, second))
+            if second is not None
+            else lambda: kill_one_that_receives(first, chance)
+        )
         sender.start()
         moment.kill(kill)
         print(f"the {victim} ({processes} receiving): left unfinished in the spool {half_written(root)} bytes")
-        if second is not None:
-            second.begin()
         sender.join(240)
         assert not sender.is_alive()
         intake = Intake(root)

@@ -233,6 +233,7 @@ def serve(channel: Channel, config: Message) -> None:
         marks=Watermarks(*config["marks"]),
         max_object_bytes=config["max_object_bytes"],
         durable=config["durable"],
+        receiving=True,
     )
     host = RemoteHost(
         channel,

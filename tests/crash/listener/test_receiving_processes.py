@@ -7,19 +7,24 @@ import signal
 import socket
 import threading
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
 
 import psutil
 import pytest
 from pydicom import dcmread
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from sqlmodel import select
 
-from heimdallr_ray.catalog.states import How
+from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.catalog.tables import AssociationRow
 from heimdallr_ray.clients.send import SendReport, send_folder
+from heimdallr_ray.listener import service as service_module
+from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.registry import Registry
 from heimdallr_ray.listener.service import ListenerService
+from heimdallr_ray.listener.spool import Spool
 from heimdallr_ray.listener.wire import child, pool, server
 from heimdallr_ray.listener.wire.pool import ReceivingProcesses
 from heimdallr_ray.listener.wire.server import WireScp
@@ -58,6 +63,53 @@ def test_a_stop_ends_also_the_process_that_is_just_starting(tmp_path: Path) -> N
     assert started
     assert not any(one.is_running() for one in started)
     assert not receivers()
+
+
+def spool_image(spool: Spool, study: str) -> None:
+    """As a receiving process does before it answers Success."""
+    content = dataset_bytes(file_bytes(ct_slice(1, study, f"{study}.7")))
+    arrival = Arrival(
+        intake_id="a1",
+        door=Door.DICOM,
+        received_at=datetime.now(UTC),
+        transfer_syntax_uid=ExplicitVRLittleEndian,
+        sop_class_uid=CTImageStorage,
+        sop_instance_uid=f"{study}.7.1",
+        calling_ae="CT1",
+        address="127.0.0.1",
+    )
+    with spool.writer(arrival) as writer:
+        writer.write(content)
+        writer.commit()
+
+
+def test_what_a_killed_listeners_process_still_answers_is_known_when_its_successor_begins(tmp_path: Path) -> None:
+    intake = Intake(tmp_path / "data", listener_processes=1)
+    left = Spool(intake.settings.spool_dir, receiving=True)
+
+    def answer_and_end() -> None:
+        time.sleep(1.0)
+        spool_image(left, "1.2.826.0.1.3680043.9.9.1")
+        left.close()
+
+    ending = threading.Thread(target=answer_and_end)
+    ending.start()
+    with intake.listening():
+        assert not ending.is_alive()
+        assert len(intake.instances()) == 1
+    ending.join(30)
+
+
+def test_a_process_of_a_killed_listener_that_does_not_end_is_told_and_does_not_keep_its_successor_from_beginning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(service_module, "PREDECESSOR_S", 0.2)
+    intake = Intake(tmp_path / "data", listener_processes=1)
+    left = Spool(intake.settings.spool_dir, receiving=True)
+    with intake.listening() as service:
+        assert echoes(service.scp.port)
+    left.close()
+    assert "receiving_process.outlives_listener" in caplog.messages
 
 
 def receivers() -> list[psutil.Process]:
