@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import pytest
 from pydicom import dcmread
 
 from heimdallr_ray.clients.send import SendReport, send_folder
+from tests.support.freeport import free_port
 from tests.support.intake import Intake, ct_slice, dataset_bytes, file_bytes, sha256, wait_for
 from tests.support.kills import DuringSend
 from tests.support.listeners import ListenerProcess, prepared
@@ -31,15 +31,6 @@ AFTER_ABORT_S = 30.0
 """Longer than a receiving process takes to be there again: the study may not be closed meanwhile."""
 STUDY = "1.2.826.0.1.3680043.9.9.1"
 LISTENER, RECEIVER = "listener", "receiver"
-
-
-def free_port() -> int:
-    """A port that nobody's outgoing connection can take while the listener is down: below the ephemeral ones."""
-    for port in random.sample(range(20_000, 30_000), 200):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
-    raise AssertionError("no port is free")
 
 
 def write_mixed(folder: Path, count: int) -> dict[str, str]:

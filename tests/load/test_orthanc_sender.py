@@ -19,9 +19,10 @@ from pydicom import dcmread
 from sqlmodel import col, select
 
 from heimdallr_ray.catalog.tables import AssociationRow
+from tests.support.freeport import free_port
 from tests.support.intake import Intake, dataset_bytes, sha256, wait_for
 from tests.support.listeners import ListenerProcess, prepared
-from tests.support.orthanc import Orthanc, free_port, orthanc
+from tests.support.orthanc import Orthanc, orthanc
 
 pytestmark = [pytest.mark.peers("Orthanc"), pytest.mark.data, pytest.mark.timeout(600), pytest.mark.alone]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Generator, Mapping
@@ -15,17 +14,12 @@ from typing import Any
 
 import httpx
 
+from tests.support.freeport import free_port
+
 PROGRAM = shutil.which("Orthanc", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin"]))
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 """Debian's package orthanc-dicomweb."""
 START_S = 60.0
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Orthanc:

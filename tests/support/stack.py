@@ -18,6 +18,7 @@ import psutil
 
 from heimdallr_ray.catalog.states import TERMINAL
 from heimdallr_ray.operations import lock, ports, processes
+from tests.support.freeport import free_port
 
 START_S = 150.0
 """Five times a quiet start; how long one takes is asked by the benchmark `road`, and the default by test_lifecycle."""
@@ -39,7 +40,7 @@ class Stack:
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
-        self.server_port, self.dicom_port = ports.pick_free(2)
+        self.server_port, self.dicom_port = free_port(), free_port()
 
     @property
     def url(self) -> str:

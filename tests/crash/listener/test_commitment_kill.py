@@ -11,9 +11,9 @@ from random import Random
 import pytest
 
 from tests.support.commitment import CT, ask, report_peer, request_dataset, rows
+from tests.support.freeport import free_port
 from tests.support.intake import Intake, storescu, wait_for, write_study
 from tests.support.listeners import prepared
-from tests.support.orthanc import free_port
 
 STUDY = "1.2.826.0.1.3680043.9.9.18"
 INSTANCES = 20

@@ -29,8 +29,8 @@ from heimdallr_ray.clients.reports import address_seen_by
 from heimdallr_ray.clients.send import send_folder
 from heimdallr_ray.errors import BadSetting, NotReady
 from tests.support.certificates import authority
+from tests.support.freeport import free_port
 from tests.support.intake import Intake, all_committed, dataset_bytes, sha256, wait_for, write_study
-from tests.support.orthanc import free_port
 
 
 @contextmanager

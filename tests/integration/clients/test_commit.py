@@ -33,8 +33,9 @@ from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.listener.gate import ASSOCIATE_TIMEOUT_S
 from tests.support.certificates import authority
 from tests.support.commitment import flip_a_bit, report_information, tell
+from tests.support.freeport import free_port
 from tests.support.intake import Intake, all_committed, wait_for, write_study
-from tests.support.orthanc import free_port, orthanc
+from tests.support.orthanc import orthanc
 
 STUDY = "1.2.826.0.1.3680043.9.9.18"
 OURS = "HEIMDALLR_SCU"

@@ -32,8 +32,8 @@ from tests.support.commitment import (
     request_dataset,
     rows,
 )
+from tests.support.freeport import free_port
 from tests.support.intake import Intake, storescu, wait_for, write_study
-from tests.support.orthanc import free_port
 
 STUDY = "1.2.826.0.1.3680043.9.9.16"
 TRANSACTION = "1.2.826.0.1.3680043.9.9.16.900"

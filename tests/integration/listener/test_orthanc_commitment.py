@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from tests.support.commitment import CT, flip_a_bit, rows
+from tests.support.freeport import free_port
 from tests.support.intake import Intake, wait_for, write_study
-from tests.support.orthanc import Orthanc, free_port, orthanc
+from tests.support.orthanc import Orthanc, orthanc
 
 STUDY = "1.2.826.0.1.3680043.9.9.17"
 pytestmark = pytest.mark.peers("Orthanc")
