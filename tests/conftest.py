@@ -27,8 +27,8 @@ PEER_PACKAGES = (Path(__file__).parent / "peers.txt").read_text(encoding="utf-8"
 PEER_PROGRAMS = ("dcmsend", "storescp", "Orthanc", "chromium", "chromedriver")
 DATA_VARIABLE = "HEIMDALLR_TEST_DATA"
 DOOR, ROOM = Path(__file__).with_name("peers.txt"), Path(__file__)
-# Folders whose tests share what is costly to start, the longest first.
-TOGETHER = ("integration/stack", "crash/running_stack")
+# Folders whose tests start the whole product: one after the other, and before all else.
+STACKS = ("integration/stack", "crash/running_stack")
 
 
 def peers_required() -> bool:
@@ -60,19 +60,19 @@ def of_another_python(item: pytest.Item) -> str:
 
 
 def group_of(item: pytest.Item) -> str:
-    """Tests of one group run in one process, in their order: those of a file, or of a folder of TOGETHER."""
+    """Tests of one group run in one process, in their order: those of a file, or those of all STACKS."""
     inside = item.path.relative_to(Path(__file__).parent).as_posix()
-    return next((folder for folder in TOGETHER if inside.startswith(f"{folder}/")), inside)
+    return "stacks" if inside.startswith(tuple(f"{folder}/" for folder in STACKS)) else inside
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes run tests: who runs which, and the longest first, that no process ends long after all."""
+    """Where several processes run tests: who runs which. The longest come first, that no process ends long after."""
     if not one_of_several(config):
         return
     groups = {item: group_of(item) for item in items}
     for item, group in groups.items():
         item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: TOGETHER.index(groups[item]) if groups[item] in TOGETHER else len(TOGETHER))
+    items.sort(key=lambda item: groups[item] != "stacks")
 
 
 def one_of_several(config: pytest.Config) -> bool:
