@@ -14,7 +14,7 @@ STATIC := heimdallr_ray/dashboard/static
 PYTEST_ARGS ?=
 # Tests run in so many processes, those of a file in one; make test PYTEST_WORKERS=0 runs all in one.
 PYTEST_WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadgroup --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 # npm and the programs it starts look for node on PATH.
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix dashboard
 

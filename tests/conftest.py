@@ -13,8 +13,13 @@ import sys
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
 
 # Before any test imports Ray: no usage statistics leave the machine.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -28,7 +33,7 @@ PEER_PROGRAMS = ("dcmsend", "storescp", "Orthanc", "chromium", "chromedriver")
 DATA_VARIABLE = "HEIMDALLR_TEST_DATA"
 DOOR, ROOM = Path(__file__).with_name("peers.txt"), Path(__file__)
 # Folders whose tests start the whole product: one after the other, and before all else.
-STACKS = ("integration/stack", "crash/running_stack")
+STACKS = ("tests/integration/stack/", "tests/crash/running_stack/")
 
 
 def peers_required() -> bool:
@@ -59,20 +64,28 @@ def of_another_python(item: pytest.Item) -> str:
     return str(marker.args[0]) if marker is not None and marker.args[0] != running else ""
 
 
-def group_of(item: pytest.Item) -> str:
+def group_of(nodeid: str) -> str:
     """Tests of one group run in one process, in their order: those of a file, or those of all STACKS."""
-    inside = item.path.relative_to(Path(__file__).parent).as_posix()
-    return "stacks" if inside.startswith(tuple(f"{folder}/" for folder in STACKS)) else inside
+    file = nodeid.partition("::")[0]
+    return "stacks" if file.startswith(STACKS) else file
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where several processes run tests: who runs which. The longest come first, that no process ends long after."""
-    if not one_of_several(config):
-        return
-    groups = {item: group_of(item) for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] != "stacks")
+    """Where several processes run tests, the longest group comes first, that no process ends long after the others."""
+    if one_of_several(config):
+        items.sort(key=lambda item: group_of(item.nodeid) != "stacks")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Where several processes run tests: who runs which."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 def one_of_several(config: pytest.Config) -> bool:

@@ -166,7 +166,7 @@ def test_alone(number):
 def test_a_test_marked_alone_runs_while_no_other_process_runs_one(suite: Path) -> None:
     (suite / "test_suite.py").write_text(BESIDE, encoding="utf-8")
     (suite / "test_alone.py").write_text(ALONE, encoding="utf-8")
-    words = ("-n", "2", "--dist", "loadgroup", "--no-loadscope-reorder")
+    words = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
     assert "25 passed" in run(suite, *words, plugin="xdist.plugin")
     unmarked = ALONE.replace("@pytest.mark.alone", "")
     (suite / "test_alone.py").write_text(unmarked, encoding="utf-8")
