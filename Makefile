@@ -14,7 +14,8 @@ STATIC := heimdallr_ray/dashboard/static
 PYTEST_ARGS ?=
 # Tests run in so many processes, those of a file in one; make test PYTEST_WORKERS=0 runs all in one.
 PYTEST_WORKERS ?= 2
-PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
+# A test that hangs ends its process and the run, as it does in one process.
+PYTEST := $(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 # npm and the programs it starts look for node on PATH.
 NPM := PATH="$(CURDIR)/$(BIN):$$PATH" npm --prefix dashboard
 

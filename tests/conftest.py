@@ -10,12 +10,14 @@ import fcntl
 import os
 import shutil
 import sys
+import time
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
+from _pytest.config import create_terminal_writer
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
@@ -32,6 +34,8 @@ PEER_PACKAGES = (Path(__file__).parent / "peers.txt").read_text(encoding="utf-8"
 PEER_PROGRAMS = ("dcmsend", "storescp", "Orthanc", "chromium", "chromedriver")
 DATA_VARIABLE = "HEIMDALLR_TEST_DATA"
 DOOR, ROOM = Path(__file__).with_name("peers.txt"), Path(__file__)
+# More than the longest test may take.
+LOCKED_S = 3600.0
 # Folders whose tests start the whole product: one after the other, and before all else.
 STACKS = ("tests/integration/stack/", "tests/crash/running_stack/")
 
@@ -55,6 +59,10 @@ def missing_programs(item: pytest.Item) -> list[str]:
 def pytest_configure(config: pytest.Config) -> None:
     """The marker that this file itself gives its meaning."""
     config.addinivalue_line("markers", "python(version): says something of this version of Python alone, as of '3.11'")
+    if one_of_several(config):
+        # What pytest-timeout says of a test that hangs; a worker's stdout is nowhere. Not captured yet.
+        writer = create_terminal_writer(config, os.fdopen(os.dup(2), "w"))
+        config.get_terminal_writer = lambda: writer
 
 
 def of_another_python(item: pytest.Item) -> str:
@@ -93,11 +101,24 @@ def one_of_several(config: pytest.Config) -> bool:
     return hasattr(config, "workerinput")
 
 
+def taken(file: BinaryIO, how: int) -> bool:
+    """True where the lock was free."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
 @contextmanager
 def locked(path: Path, how: int) -> Generator[None]:
     """A lock between processes; one that dies gives it back."""
+    deadline = time.monotonic() + LOCKED_S
     with path.open("rb") as file:
-        fcntl.flock(file, how)
+        while not taken(file, how):
+            if time.monotonic() > deadline:
+                pytest.exit(f"another process of tests has held {path.name} for {LOCKED_S:.0f} s", 1)
+            time.sleep(0.02)
         try:
             yield
         finally:

@@ -33,7 +33,7 @@ class OperatingSettings(SettingsPart):
     ray_client_port: int = Field(10397, ge=0, le=65535, description="Port of the Ray client server.")
     ray_metrics_port: int = Field(8397, ge=0, le=65535, description="Port of Ray's metrics export.")
     ray_worker_ports: str = Field(
-        "22000-22999", pattern=r"^(\d+-\d+)?$", description="Port range of Ray workers; empty: any free port."
+        "22000-22999", pattern=r"^(\d+-\d+)?$", description="Port range of Ray workers; empty: Ray's own, 10002-19999."
     )
     ray_num_cpus: int = Field(0, ge=0, description="Logical CPUs of the Ray head; 0: enough for all deployments.")
     object_store_mib: int = Field(1024, ge=100, description="Ray's object store on this host.")

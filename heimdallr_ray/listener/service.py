@@ -150,9 +150,9 @@ class ListenerService:
         Raises:
             BadSetting: the port cannot be bound within `bind_timeout_s`.
         """
-        if not self.receiver.spool.outlived(PREDECESSOR_S):
-            logger.warning("receiving_process.outlives_listener")
         try:
+            if left := self.receiver.spool.outlived(PREDECESSOR_S):
+                logger.warning("receiving_process.outlives_listener", extra={"pids": left, "waited_s": PREDECESSOR_S})
             self.receiver.replay()
         except Retryable as error:
             # The files stay where they are and the watcher tries again; senders need not wait for the database.

@@ -3,7 +3,7 @@
 Layout under the spool folder, all names made here, none received:
 
     incoming/<writer>.open/<intake>.<n>.part   being written; the folder is locked while its writer lives, else swept
-    incoming/<writer>.receiving/               the same of a receiving process, held from its start
+    incoming/<writer>.<pid>.receiving/         the same of a receiving process, held from its start
     incoming/<n>.staging/                      an upload that becomes instances as a whole; locked, swept likewise
     intakes/<intake>.json            what an association knew of its sender; locked while it is open
     ready/<intake>.<n>.dcm           durable; may be acknowledged
@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
 import os
 import re
 import shutil
@@ -30,7 +31,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from heimdallr_ray.errors import BlobMissing, HeimdallrError, NotDicom, StorageFull
+from heimdallr_ray.errors import BlobMissing, HeimdallrError, NotDicom, StorageFailed, StorageFull
 from heimdallr_ray.folders import make_private, sync_folder
 from heimdallr_ray.ids import NewId, Sha256, new_id
 from heimdallr_ray.listener import part10
@@ -43,11 +44,14 @@ from heimdallr_ray.listener.writer import UNSYNCED, SpoolEntry, SpoolWriter
 
 __all__ = ["ReadyFile", "Spool", "SpoolEntry", "SpoolWriter", "Staging", "require_room", "storage_error"]
 
+logger = logging.getLogger(__name__)
+
 _READ_BYTES = 1 << 20
 _INTAKE_ID = re.compile(r"[0-9A-Za-z_-]{1,40}")
 _READY_NAME = re.compile(
     r"((?:([0-9A-Za-z_-]{1,40})\.)?[0-9A-Za-z_-]{1,40})(?:\.([0-9a-f]{64}|unsynced-[0-9a-f]{8}))?\.dcm"
 )
+_RECEIVING_NAME = re.compile(r"[0-9A-Za-z_-]{1,40}\.(\d{1,10})\.receiving")
 LOOK_EVERY_S = 0.02
 ROOM_FRESH_S = 0.25
 """How long the knowledge that there is room stands, for objects whose size is not known beforehand."""
@@ -106,7 +110,7 @@ class Spool:
         self._lock = threading.Lock()
         self._records = IntakeRecords(self.intakes, durable=durable)
         self._own: tuple[Path, int] | None = None
-        self._kind = "receiving" if receiving else "open"
+        self._kind = f"{os.getpid()}.receiving" if receiving else "open"
         self._nonce = make_name()[:8]
         self._unsynced = f"{UNSYNCED}-{hashlib.sha256(boot_id().encode()).hexdigest()[:8]}"
         self._numbers = itertools.count(1)
@@ -121,9 +125,11 @@ class Spool:
         except OSError as error:
             raise storage_error(error) from error
         if receiving:
-            with suppress(StorageFull):
-                # A full disk gives it no folder, and takes no object either; the first that it takes makes it.
+            try:
                 self._own_folder()
+            except (StorageFull, StorageFailed) as error:
+                # Such a disk takes no object either; the first that it takes makes the folder.
+                logger.warning("receiving_process.no_folder", extra={"code": error.code, "reason": error.detail})
 
     def close(self) -> None:
         """Release the handles; an association's record is no longer held."""
@@ -217,7 +223,9 @@ class Spool:
         writer.close()
 
     def _own_folder(self) -> Path:
-        """The folder of this writer in `incoming/`; made with the first object, and locked while the writer lives.
+        """The folder of this writer in `incoming/`, locked while the writer lives.
+
+        Made with the first object, or with the spool where a successor waits for this process.
 
         Raises:
             StorageFull, StorageFailed: it cannot be made.
@@ -306,22 +314,39 @@ class Spool:
         with suppress(FileNotFoundError):
             os.unlink(entry.place)  # noqa: PTH108
 
-    def outlived(self, timeout_s: float) -> bool:
-        """True once no receiving process is at work; False where one still was after so long.
+    def outlived(self, timeout_s: float) -> list[int]:
+        """Empty once no receiving process is at work; else the ids of those that still were after so long.
 
         Before a listener has started its own they are those of a killed predecessor, which end as soon as they see it.
         What they acknowledge until then is in `ready/` afterwards.
+
+        Raises:
+            StorageFull, StorageFailed: the folders cannot be looked at.
         """
         deadline = time.monotonic() + timeout_s
-        while any(is_held(folder) for folder in self.incoming.glob("*.receiving")):
+        while left := [pid for pid, folder in self._of_receiving() if is_held(folder)]:
             if time.monotonic() > deadline:
-                return False
+                return left
             time.sleep(LOOK_EVERY_S)
-        return True
+        return []
+
+    def _of_receiving(self) -> list[tuple[int, Path]]:
+        try:
+            named = [(_RECEIVING_NAME.fullmatch(path.name), path) for path in self.incoming.iterdir()]
+        except OSError as error:
+            raise storage_error(error) from error
+        return [(int(name[1]), path) for name, path in named if name is not None]
 
     def sweep(self) -> int:
-        """Remove what writers left in `incoming/` when they died; returns how many. Live writers hold a lock."""
-        return sum(remove_unlocked(path) for path in sorted(self.incoming.iterdir()))
+        """Remove what writers left in `incoming/` when they died; returns how many. Live writers hold a lock.
+
+        Raises:
+            StorageFull, StorageFailed: the folder cannot be read, or what is in it not removed.
+        """
+        try:
+            return sum(remove_unlocked(path) for path in sorted(self.incoming.iterdir()))
+        except OSError as error:
+            raise storage_error(error) from error
 
     def quarantine(self, file: ReadyFile, error: HeimdallrError, at: datetime) -> None:
         """Set the ready file aside, durably, with its reason beside it. Nothing acknowledged is ever deleted.

@@ -61,13 +61,22 @@ def kill_one_that_receives(listener: ListenerProcess, chance: random.Random) -> 
     assert listener.alive
 
 
-def replace_listener(first: ListenerProcess, second: ListenerProcess) -> None:
+def replace_listener(first: ListenerProcess, second: ListenerProcess, root: Path) -> None:
     """SIGKILL to the first, and the second begins at once, while receiving processes of the first may still answer."""
     receiving = first.receiving()
     first.kill()
+    print(f"left unfinished in the spool: {half_written(root)} bytes")
     second.begin()
     for pid in receiving:
-        wait_for(lambda pid=pid: not psutil.pid_exists(pid), 30, "the end of a receiving process without its listener")
+        wait_for(lambda pid=pid: has_ended(pid), 30, "the end of a receiving process without its listener")
+
+
+def has_ended(pid: int) -> bool:
+    """Gone, or waiting for nobody but whoever asks for its end."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def kill_during_send(
@@ -109,13 +118,12 @@ def kill_during_send(
         before = first.receiving()
         assert len(before) == processes
         kill: Callable[[], None] = (
-            (lambda: replace_listener(first, second))
+            (lambda: replace_listener(first, second, root))
             if second is not None
             else lambda: kill_one_that_receives(first, chance)
         )
         sender.start()
         moment.kill(kill)
-        print(f"the {victim} ({processes} receiving): left unfinished in the spool {half_written(root)} bytes")
         sender.join(240)
         assert not sender.is_alive()
         intake = Intake(root)

@@ -14,7 +14,7 @@ from typing import Any
 
 import httpx
 
-from tests.support.freeport import free_port
+from tests.support.freeport import free_ports
 
 PROGRAM = shutil.which("Orthanc", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin"]))
 DICOMWEB = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
@@ -33,7 +33,7 @@ class Orthanc:
         more: Mapping[str, Any] | None = None,
     ) -> None:
         self.aet = aet
-        self.http_port, self.dicom_port = free_port(), free_port()
+        self.http_port, self.dicom_port = free_ports(2)
         self._folder = folder
         self.index = folder / "storage" / "index"
         """Its SQLite database."""

@@ -18,7 +18,7 @@ import psutil
 
 from heimdallr_ray.catalog.states import TERMINAL
 from heimdallr_ray.operations import lock, ports, processes
-from tests.support.freeport import free_port
+from tests.support.freeport import free_ports
 
 START_S = 150.0
 """Five times a quiet start; how long one takes is asked by the benchmark `road`, and the default by test_lifecycle."""
@@ -40,7 +40,7 @@ class Stack:
     process: subprocess.Popen[bytes] | None = None
 
     def __post_init__(self) -> None:
-        self.server_port, self.dicom_port = free_port(), free_port()
+        self.server_port, self.dicom_port = free_ports(2)
 
     @property
     def url(self) -> str:

@@ -72,7 +72,8 @@ def run(folder: Path, *words: str, plugin: str = "no:cacheprovider", **variables
         [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", plugin, *words, "-rA", str(folder)],
         cwd=folder,
         env={**kept, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", **variables},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         timeout=120,
         check=False,
@@ -129,6 +130,8 @@ def test_who_leaves_the_process_logging_into_a_file_is_named(suite: Path) -> Non
     assert "consumer.log: logs.close()" in printed
 
 
+IN_TWO = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder", "--max-worker-restart=0")
+
 TOUCHING = """
 import time
 from pathlib import Path
@@ -166,8 +169,28 @@ def test_alone(number):
 def test_a_test_marked_alone_runs_while_no_other_process_runs_one(suite: Path) -> None:
     (suite / "test_suite.py").write_text(BESIDE, encoding="utf-8")
     (suite / "test_alone.py").write_text(ALONE, encoding="utf-8")
-    words = ("-n", "2", "--dist", "loadfile", "--no-loadscope-reorder")
-    assert "25 passed" in run(suite, *words, plugin="xdist.plugin")
+    assert "25 passed" in run(suite, *IN_TWO, plugin="xdist.plugin")
     unmarked = ALONE.replace("@pytest.mark.alone", "")
     (suite / "test_alone.py").write_text(unmarked, encoding="utf-8")
-    assert "25 passed" not in run(suite, *words, plugin="xdist.plugin")
+    assert "25 passed" not in run(suite, *IN_TWO, plugin="xdist.plugin")
+
+
+HANGING = """
+import time
+from pathlib import Path
+
+def test_hangs():
+    with Path(__file__).with_name("runs").open("a") as runs:
+        runs.write("once ")
+    time.sleep(60)
+"""
+
+
+def test_a_test_that_hangs_in_one_of_several_processes_is_named_with_its_stack_and_not_run_again(suite: Path) -> None:
+    (suite / "test_suite.py").write_text(HANGING, encoding="utf-8")
+    words = (*IN_TWO, "-p", "pytest_timeout", "-o", "timeout=2", "-o", "timeout_method=thread")
+    printed = run(suite, *words, plugin="xdist.plugin")
+    assert "Timeout" in printed
+    assert "time.sleep(60)" in printed
+    assert "test_suite.py::test_hangs" in printed
+    assert (suite / "runs").read_text() == "once "

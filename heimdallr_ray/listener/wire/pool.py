@@ -107,6 +107,8 @@ class ReceivingProcesses:
         self._children: list[_Child] = []
         self._starting: list[_Child] = []
         """Not ready yet; they have served nobody."""
+        self._starts = 0
+        """Processes that the operating system is just making."""
         self._barriers = itertools.count(1)
         self._stopping = threading.Event()
 
@@ -145,13 +147,16 @@ class ReceivingProcesses:
         started: list[_Child] = []
         try:
             for _ in range(self._count):
-                started.append(self._spawn())
+                if (child := self._spawn()) is not None:
+                    started.append(child)
             deadline = time.monotonic() + START_S
-            for child in started:
-                if not child.ready.wait(max(0.0, deadline - time.monotonic())) or child.failure:
-                    if child.failure:
-                        raise BadSetting(child.failure)
-                    raise NotReady("a receiving process does not start")
+            ready = [child.ready.wait(max(0.0, deadline - time.monotonic())) for child in started]
+            if failure := next((child.failure for child in started if child.failure), ""):
+                raise BadSetting(failure)
+            with self._changed:
+                serving = sum(child in self._children for child in started)
+            if not all(ready) or serving < self._count:
+                raise NotReady("a receiving process does not start")
         except (OSError, HeimdallrError) as error:
             self._stopping.set()
             for child in started:
@@ -160,7 +165,30 @@ class ReceivingProcesses:
                 raise NotReady("a receiving process cannot be started") from error
             raise
 
-    def _spawn(self) -> _Child:
+    def _spawn(self) -> _Child | None:
+        """A new process, not ready yet; None once a stop was asked for, which sees every process or keeps it away."""
+        with self._changed:
+            if self._stopping.is_set():
+                return None
+            self._starts += 1
+        made: list[_Child] = []
+        try:
+            made.append(_Child(*self._process()))
+        finally:
+            with self._changed:
+                self._starts -= 1
+                self._starting.extend(made)
+                stopped = self._stopping.is_set()
+                self._changed.notify_all()
+        (child,) = made
+        threading.Thread(target=self._hear, args=(child,), name="receiving-process", daemon=True).start()
+        threading.Thread(target=self._decide, args=(child,), name="association-requests", daemon=True).start()
+        if stopped:
+            child.process.kill()
+        _tell(child, self._config)
+        return child
+
+    def _process(self) -> tuple[subprocess.Popen[bytes], Channel]:
         ours, theirs = socket.socketpair()
         # A process that does not read any more must not hold up whoever tells it something.
         ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", SEND_S, 0))
@@ -174,13 +202,7 @@ class ReceivingProcesses:
         except OSError:
             ours.close()
             raise
-        child = _Child(process, Channel(ours))
-        with self._changed:
-            self._starting.append(child)
-        threading.Thread(target=self._hear, args=(child,), name="receiving-process", daemon=True).start()
-        threading.Thread(target=self._decide, args=(child,), name="association-requests", daemon=True).start()
-        _tell(child, self._config)
-        return child
+        return process, Channel(ours)
 
     # Connections -----------------------------------------------------------------------------------------------------
 
@@ -245,7 +267,7 @@ class ReceivingProcesses:
             self._changed.wait_for(self._all_ended, LEAVE_S)
 
     def _all_ended(self) -> bool:
-        return not self._children and not self._starting
+        return not self._children and not self._starting and not self._starts
 
     # What a process says ---------------------------------------------------------------------------------------------
 
@@ -369,11 +391,8 @@ class ReceivingProcesses:
         except subprocess.TimeoutExpired:
             child.process.kill()
             status = child.process.wait(LEAVE_S)
-        with self._changed:
-            was_ready = child in self._children
-        if was_ready:
-            # While its associations are open no study of theirs closes without what is found here.
-            self._replay()
+        # While its associations are open no study of theirs closes without what is found here.
+        self._replay()
         child.requests.put(None)
         with self._changed:
             child.ended = True
@@ -384,6 +403,7 @@ class ReceivingProcesses:
         for address in addresses.elements():
             self._gone(address)
         with self._changed:
+            was_ready = child in self._children
             (self._children if was_ready else self._starting).remove(child)
             self._changed.notify_all()
         child.ready.set()
@@ -404,16 +424,14 @@ class ReceivingProcesses:
         pause_s = AGAIN_FIRST_S
         while True:
             try:
-                # A stop sees this process, or none is started behind it.
-                with self._changed:
-                    if self._stopping.is_set():
-                        return
-                    child = self._spawn()
+                child = self._spawn()
             except OSError as error:
                 logger.warning(
                     "receiving_process.not_started", extra={"error": errno.errorcode.get(error.errno or 0, "")}
                 )
             else:
+                if child is None:
+                    return
                 if child.ready.wait(START_S) and not child.failure and child.process.poll() is None:
                     return
                 child.process.kill()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
+import subprocess
 import threading
 import time
 from datetime import UTC, datetime
@@ -20,12 +22,14 @@ from sqlmodel import select
 from heimdallr_ray.catalog.states import Door, How
 from heimdallr_ray.catalog.tables import AssociationRow
 from heimdallr_ray.clients.send import SendReport, send_folder
+from heimdallr_ray.errors import NotReady
 from heimdallr_ray.listener import service as service_module
 from heimdallr_ray.listener.arrival import Arrival
 from heimdallr_ray.listener.registry import Registry
 from heimdallr_ray.listener.service import ListenerService
 from heimdallr_ray.listener.spool import Spool
 from heimdallr_ray.listener.wire import child, pool, server
+from heimdallr_ray.listener.wire.messages import Channel
 from heimdallr_ray.listener.wire.pool import ReceivingProcesses
 from heimdallr_ray.listener.wire.server import WireScp
 from tests.support.intake import (
@@ -63,6 +67,53 @@ def test_a_stop_ends_also_the_process_that_is_just_starting(tmp_path: Path) -> N
     assert started
     assert not any(one.is_running() for one in started)
     assert not receivers()
+
+
+@pytest.mark.parametrize("ends", [1, 2])
+def test_a_listener_whose_receiving_processes_end_before_they_serve_does_not_start(
+    tmp_path: Path, ends: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that the operating system kills says nothing; the port must not open with nobody, or too few, behind it."""
+    intake = Intake(tmp_path / "data", listener_processes=2)
+    make, made = ReceivingProcesses._process, list[int]()
+
+    def killed(serving: ReceivingProcesses) -> tuple[subprocess.Popen[bytes], Channel]:
+        process, channel = make(serving)
+        made.append(process.pid)
+        if len(made) <= ends:
+            process.kill()
+        return process, channel
+
+    monkeypatch.setattr(ReceivingProcesses, "_process", killed)
+    with pytest.raises(NotReady), intake.listening():
+        pass
+    wait_for(lambda: not receivers(), 30, "the other process to end too")
+    assert len(made) == 2
+
+
+def test_a_stop_does_not_wait_for_a_process_that_the_system_does_not_make(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bound holds, what is asked of the others is answered meanwhile, and the late one is ended."""
+    intake = Intake(tmp_path / "data", listener_processes=2)
+    make, asked, going_on = ReceivingProcesses._process, threading.Event(), threading.Event()
+
+    def hung(serving: ReceivingProcesses) -> tuple[subprocess.Popen[bytes], Channel]:
+        asked.set()
+        assert going_on.wait(60)
+        return make(serving)
+
+    with intake.listening() as service:
+        monkeypatch.setattr(ReceivingProcesses, "_process", hung)
+        os.kill(processes(service).pids[0], signal.SIGKILL)
+        assert asked.wait(30)
+        assert echoes(service.scp.port)
+        assert all_committed(service)
+        assert service.trouble == "1 of 2 receiving processes run"
+        began = time.monotonic()
+    assert time.monotonic() - began < 60
+    going_on.set()
+    wait_for(lambda: not receivers(), 30, "the late one to end")
 
 
 def spool_image(spool: Spool, study: str) -> None:
@@ -109,16 +160,19 @@ def test_a_process_of_a_killed_listener_that_does_not_end_is_told_and_does_not_k
     with intake.listening() as service:
         assert echoes(service.scp.port)
     left.close()
-    assert "receiving_process.outlives_listener" in caplog.messages
+    said = [record for record in caplog.records if record.message == "receiving_process.outlives_listener"]
+    assert [vars(record)["pids"] for record in said] == [[os.getpid()]]
 
 
 def receivers() -> list[psutil.Process]:
     """Receiving processes of this test that run."""
-    return [
-        one
-        for one in psutil.Process().children()
-        if one.status() != psutil.STATUS_ZOMBIE and child.__name__ in one.cmdline()
-    ]
+    found: list[psutil.Process] = []
+    for one in psutil.Process().children():
+        # It may end while it is looked at.
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if one.status() != psutil.STATUS_ZOMBIE and child.__name__ in one.cmdline():
+                found.append(one)
+    return found
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])

@@ -175,6 +175,7 @@ def test_300_mutants_are_answered(folder: Path) -> None:
         read_back(listener.root, folder / "again")
 
 
+@pytest.mark.alone
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_5000_mutants_are_answered_in_180_s(folder: Path) -> None:

@@ -33,7 +33,7 @@ from heimdallr_ray.errors import BadSetting
 from heimdallr_ray.listener.gate import ASSOCIATE_TIMEOUT_S
 from tests.support.certificates import authority
 from tests.support.commitment import flip_a_bit, report_information, tell
-from tests.support.freeport import free_port
+from tests.support.freeport import free_port, free_ports
 from tests.support.intake import Intake, all_committed, wait_for, write_study
 from tests.support.orthanc import orthanc
 
@@ -305,7 +305,7 @@ def test_the_command_s_status_says_whether_every_image_is_safe(tmp_path: Path) -
 
 
 def test_the_port_that_the_settings_have_for_reports_is_named(tmp_path: Path) -> None:
-    at, other = free_port(), free_port()
+    at, other = free_ports(2)
     peers = [f"{OURS}=127.0.0.1:{at}"]
     intake = Intake(tmp_path / "data", commitment_peers=peers)
     write_study(tmp_path / "study", 2, STUDY)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import sys
@@ -15,7 +16,9 @@ import pytest
 
 from heimdallr_ray.catalog.states import Door
 from heimdallr_ray.errors import BlobMissing, NotDicom, StorageFailed, StorageFull, TooLarge
+from heimdallr_ray.listener import folders
 from heimdallr_ray.listener.arrival import Arrival
+from heimdallr_ray.listener.folders import is_held, locked_folder, remove_unlocked
 from heimdallr_ray.listener.records import RECORD_AGE_S
 from heimdallr_ray.listener.room import Watermarks
 from heimdallr_ray.listener.spool import Spool
@@ -301,3 +304,65 @@ def test_chunks_that_are_held_are_few_however_small(spool: Spool) -> None:
     assert entry.path.read_bytes().endswith(content)
     assert hashlib.sha256(entry.path.read_bytes()).hexdigest() == entry.sha256
     assert held < len(content)
+
+
+def test_a_folder_that_is_swept_before_it_is_locked_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, locks, real = tmp_path / "new", list[int](), fcntl.flock
+
+    def sweeping(fd: int, how: int) -> None:
+        locks.append(fd)
+        if len(locks) == 1:
+            folder.rmdir()
+        if len(locks) == 2:
+            raise BlockingIOError(errno.EWOULDBLOCK, "looked at")
+        real(fd, how)
+
+    monkeypatch.setattr(fcntl, "flock", sweeping)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    made, fd = locked_folder(folder)
+    assert len(locks) == 3
+    assert os.path.samestat(os.fstat(fd), made.stat())
+    assert len(list(Path("/proc/self/fd").iterdir())) == before + 1
+    monkeypatch.undo()
+    assert is_held(folder) and not remove_unlocked(folder)
+    os.close(fd)
+    assert not is_held(folder)
+
+
+def test_a_folder_that_is_swept_again_and_again_is_a_failure_of_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "new"
+    monkeypatch.setattr(folders, "AGAIN_S", 0.0)
+    monkeypatch.setattr(fcntl, "flock", lambda _fd, _how: folder.rmdir())
+    with pytest.raises(StorageFailed):
+        locked_folder(folder)
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC])
+def test_a_receiving_process_starts_on_a_disk_that_gives_it_no_folder(
+    tmp_path: Path, code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It refuses objects, and takes them as soon as the disk does."""
+    Spool(tmp_path / "spool").close()
+    with monkeypatch.context() as refusing:
+        refusing.setattr(fcntl, "flock", lambda _fd, _how: (_ for _ in ()).throw(OSError(code, "no")))
+        spool = Spool(tmp_path / "spool", receiving=True)
+    assert "receiving_process.no_folder" in caplog.messages
+    assert spool.outlived(0.0) == []
+    with spool.writer(ARRIVAL) as writer:
+        writer.write(b"abc")
+        writer.commit()
+    assert spool.outlived(0.0) == [os.getpid()]
+    spool.close()
+    assert spool.outlived(0.0) == []
+
+
+def test_who_cannot_be_looked_at_is_not_taken_for_gone(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Spool(spool.root, receiving=True)
+    monkeypatch.setattr(fcntl, "flock", lambda _fd, _how: (_ for _ in ()).throw(OSError(errno.EIO, "no")))
+    with pytest.raises(StorageFailed):
+        spool.outlived(0.0)
+    held.close()
